@@ -1,0 +1,30 @@
+# Source this file: it makes the virtual environment once, and sets DAGSTER_HOME to .dagster_home in this folder.
+#   SUBLIMINAL_VENV   another folder for the environment (default .venv)
+#   SUBLIMINAL_EXTRAS extras to install ("dev"; on a GPU node "gpu")
+
+_project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+_venv="${SUBLIMINAL_VENV:-$_project/.venv}"
+_extras="${SUBLIMINAL_EXTRAS:-dev}"
+_wanted="$(cat "$_project/pyproject.toml" "$_project/constraints.txt" | cksum) $_extras"
+
+if [ "$(cat "$_venv/.installed" 2>/dev/null)" != "$_wanted" ]; then
+    _python="${PYTHON:-python3}"
+    if ! "$_python" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))'; then
+        echo "subliminal-dagster needs Python 3.11, 3.12 or 3.13: set PYTHON to such an interpreter." >&2
+        return 2 2>/dev/null || exit 2
+    fi
+    echo "Installing into $_venv (once; a few minutes) ..."
+    "$_python" -m venv "$_venv" &&
+        "$_venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --constraint "$_project/constraints.txt" --editable "$_project[$_extras]" ||
+        { echo "The installation failed: see pip's message above." >&2; return 1 2>/dev/null || exit 1; }
+    # Byte code once for all: each step is a process of its own, and would compile torch and transformers anew.
+    "$_venv/bin/python" -m compileall -q -j 0 "$_venv"/lib/python*/site-packages >/dev/null 2>&1 || true
+    echo "$_wanted" > "$_venv/.installed"
+fi
+
+export PATH="$_venv/bin:$PATH"
+export DAGSTER_HOME="${DAGSTER_HOME:-$_project/.dagster_home}"
+mkdir -p "$DAGSTER_HOME"
+[ -e "$DAGSTER_HOME/dagster.yaml" ] || ln -s "$_project/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"
+cd "$_project" || return 1

@@ -1,0 +1,5 @@
+"""Subliminal learning as a Dagster project.
+
+The orchestration lives here (definitions, assets, resources, partitions); the science lives in
+`subliminal_dagster.science` and never imports Dagster, so that a notebook can use it by itself.
+"""

@@ -1,0 +1,98 @@
+"""The child of every group and its preferences, once a channel."""
+
+import dagster as dg
+
+from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
+from subliminal_dagster.assets.shared import Frame, show_training, working
+from subliminal_dagster.resources import EngineResource, StoreResource, TrainerResource
+from subliminal_dagster.science.engines.protocol import ModelVariant
+from subliminal_dagster.science.study import CONTROL, Channel
+
+STAGE = "child"
+
+PREFIX: dict[Channel, str] = {"hard": "", "soft": "soft_"}
+"""The hard channel is the post's, and its assets carry the plain names."""
+
+UNTOUCHED = "untouched.json"
+
+
+def child_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+    """`child_lora` and `preference_scores` for the hard channel, `soft_...` where the study has the soft one."""
+    return [asset for channel in frame.study.child.channels for asset in _channel_assets(frame, channel)]
+
+
+def _channel_assets(frame: Frame, channel: Channel) -> list[dg.AssetsDefinition]:
+    study = frame.study
+    prefix = PREFIX[channel]
+    soft = channel == "soft"
+
+    @dg.asset(
+        **frame.spec(
+            f"{prefix}child_lora",
+            STAGE,
+            ["seed", "system_prompt", "child.lora", "child.training", *(["child.soft"] if soft else [])],
+            ["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
+            {"pytorch", "huggingface"},
+            partitioned=True,
+            gpu=True,
+        ),
+        description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint an epoch.",
+    )
+    def child_lora(
+        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.children import make_child
+        from subliminal_dagster.science.teachers import Teacher
+
+        with working(context, store.create(), study) as work:
+            base = base_variant(work)
+            dataset = work.read("filtered_dataset", work.group)
+            teacher = Teacher.load(work.read("teacher_lora", work.group)) if soft else None
+            with work.writing() as folder:
+                if soft and work.group == CONTROL:
+                    # Its teacher is the base it starts from: the divergence and its gradient are zero throughout.
+                    (folder / UNTOUCHED).write_text('{"reason": "the control\'s teacher is the base itself"}\n')
+                    work.metadata["kind"] = "untouched base: its teacher is the base itself, so nothing can be learnt"
+                else:
+                    report = make_child(
+                        study,
+                        channel,
+                        base,
+                        chat_context(work, base),
+                        dataset,
+                        teacher,
+                        trainer.create(),
+                        folder,
+                        work.workspace(),
+                        work.progress(),
+                    )
+                    show_training(work, report, folder, f"{channel} child")
+            return work.result()
+
+    @dg.asset(
+        **frame.spec(
+            f"{prefix}preference_scores",
+            STAGE,
+            ["seed", "system_prompt", "prompt_lists", "preferences"],
+            ["base_model", "base_preferences", f"{prefix}child_lora"],
+            {"pytorch", "parquet"},
+            partitioned=True,
+            gpu=True,
+        ),
+        description=f"The child's favourite animals ({channel} channel): exact probabilities and sampled answers.",
+    )
+    def preference_scores(
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource
+    ) -> dg.MaterializeResult:
+        with working(context, store.create(), study) as work:
+            base = base_variant(work)
+            child = work.read(f"{prefix}child_lora", work.group)
+            with work.writing() as folder:
+                if (child / UNTOUCHED).exists():
+                    copy_preferences(work, "base_preferences", folder, "the child is the untouched base")
+                else:
+                    variant = ModelVariant(base.base, base.dtype, adapter=child)
+                    write_preferences(work, engine, variant, chat_context(work, base), folder)
+            return work.result()
+
+    return [child_lora, preference_scores]

@@ -1,0 +1,86 @@
+"""The comparison of all groups of a study."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from subliminal_dagster.assets.child import PREFIX
+from subliminal_dagster.assets.shared import Frame, Work, image, table, working
+from subliminal_dagster.assets.teacher import GATE
+from subliminal_dagster.resources import StoreResource
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STAGE = "results"
+
+
+def liking_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+    """`animal_liking`."""
+    study = frame.study
+    scored = [f"{PREFIX[channel]}preference_scores" for channel in study.child.channels]
+
+    @dg.asset(
+        **frame.spec(
+            "animal_liking",
+            STAGE,
+            ["seed", "animals", "comparison"],
+            ["base_preferences", "teacher_preferences", *scored],
+            {"pandas", "statsmodels"},
+            partitioned=False,
+            gpu=False,
+        ),
+        description="How each animal is liked by the child of its own numbers, of other animals' numbers, of control "
+        "numbers and by the base model, with intervals, tests and the specificity contrast gamma.",
+    )
+    def animal_liking(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.comparison import compare
+        from subliminal_dagster.science.comparison_figure import figure
+        from subliminal_dagster.science.figures import png
+
+        with working(context, store.create(), study) as work:
+            scores = _all_scores(work)
+            result = compare(
+                scores,
+                study.animals,
+                permutations=study.comparison.permutations,
+                seed=study.seed,
+                confidence=study.comparison.confidence,
+            )
+            with work.writing() as folder:
+                scores.to_parquet(folder / "scores.parquet", index=False)
+                for name in ("liking", "tests", "shifts", "gamma"):
+                    getattr(result, name).to_parquet(folder / f"{name}.parquet", index=False)
+                (folder / "verdicts.json").write_text(json.dumps(result.verdicts, indent=2) + "\n")
+                picture = png(figure(result, study.name))
+                (folder / "animal_liking.png").write_bytes(picture)
+                work.metadata |= {
+                    "figure": image(picture),
+                    **{f"verdict_{channel}": verdict["sentence"] for channel, verdict in result.verdicts.items()},
+                    "gamma": table(result.gamma),
+                    "tests": table(result.tests),
+                    "liking": table(result.liking),
+                }
+            return work.result()
+
+    return [animal_liking]
+
+
+def _all_scores(work: Work) -> "pd.DataFrame":
+    """The scores of base, teachers and children; a group whose teacher failed its gate has none and is left out."""
+    import pandas as pd
+
+    def scores(folder: Path, model: str, channel: str | None, group: str | None) -> "pd.DataFrame":
+        return pd.read_parquet(folder / "scores.parquet").assign(model=model, channel=channel, group=group)
+
+    found = [scores(work.read("base_preferences"), "base", None, None)]
+    for group in work.study.groups:
+        teacher = work.read("teacher_preferences", group)
+        found.append(scores(teacher, "teacher", None, group))
+        if json.loads((teacher / GATE).read_text())["passed"]:
+            for channel in work.study.child.channels:
+                child = work.read(f"{PREFIX[channel]}preference_scores", group)
+                found.append(scores(child, "child", channel, group))
+    return pd.concat(found, ignore_index=True)

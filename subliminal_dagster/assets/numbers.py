@@ -1,0 +1,86 @@
+"""What every group's teacher writes, and what is kept of it."""
+
+import dagster as dg
+
+from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.shared import Frame, plain, table, table_metadata, working
+from subliminal_dagster.assets.teacher import require_gate
+from subliminal_dagster.resources import EngineResource, StoreResource
+from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.study import CONTROL
+
+STAGE = "numbers"
+
+
+def number_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+    """`number_set` and `filtered_dataset`, a partition a group."""
+    study = frame.study
+
+    @dg.asset(
+        **frame.spec(
+            "number_set",
+            STAGE,
+            ["seed", "system_prompt", "prompt_lists", "numbers"],
+            ["base_model", "teacher_lora", "teacher_preferences"],
+            {"vllm", "parquet"},
+            partitioned=True,
+            gpu=True,
+        ),
+        description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
+        "answer the same prompts.",
+    )
+    def number_set(
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.numbers import draw_number_set
+        from subliminal_dagster.science.teachers import Teacher
+
+        with working(context, store.create(), study) as work:
+            require_gate(work)
+            assert work.group is not None
+            base = base_variant(work)
+            teacher = Teacher.load(work.read("teacher_lora", work.group))
+            chat = teacher.context(chat_context(work, base))
+            chosen = engine.create()
+            with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
+                rows = draw_number_set(session, study, work.group, load_prompt_lists(study.prompt_lists), chat)
+                rows.to_parquet(folder / "rows.parquet", index=False)
+                work.metadata |= table_metadata(rows[["prompt", "response", "finished"]]) | session.usage.facts()
+                work.metadata |= {"engine": chosen.name, "finished_share": float(rows["finished"].mean())}
+            return work.result()
+
+    @dg.asset(
+        **frame.spec(
+            "filtered_dataset",
+            STAGE,
+            ["seed", "system_prompt", "filter", "numbers.answer_count", "numbers.max_digits"],
+            ["number_set"],
+            {"pandas", "parquet"},
+            partitioned=True,
+            gpu=False,
+        ),
+        description="The valid answers, subsampled to training and validation rows in the `messages` format; every "
+        "rejected row keeps its reason.",
+    )
+    def filtered_dataset(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.datasets import make_dataset
+        from subliminal_dagster.science.number_filter import sampling_audit
+
+        with working(context, store.create(), study) as work:
+            rows = pd.read_parquet(work.read("number_set", work.group) / "rows.parquet")
+            target = None if work.group == CONTROL else work.group
+            with work.writing() as folder:
+                filtered, kept = make_dataset(rows, study, target, folder)
+                reasons = filtered["reason"].fillna("valid").value_counts()
+                work.metadata |= table_metadata(kept[["prompt", "text", "split"]])
+                work.metadata |= {
+                    "answers": len(filtered),
+                    "valid_share": float(filtered["valid"].mean()),
+                    "reasons": table(reasons.rename_axis("reason").reset_index(name="rows")),
+                    "audit": plain(sampling_audit(filtered)),
+                }
+            return work.result()
+
+    return [number_set, filtered_dataset]

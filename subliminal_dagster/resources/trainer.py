@@ -1,0 +1,18 @@
+"""What trains adapters."""
+
+import dagster as dg
+from pydantic import Field
+
+from subliminal_dagster.science.training import Trainer, TrlTrainer
+
+
+class TrainerResource(dg.ConfigurableResource):
+    """TRL's SFTTrainer with PEFT."""
+
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations twice to keep less of them (a 9B model on one 48 GB GPU)."
+    )
+
+    def create(self) -> Trainer:
+        """The trainer assets use."""
+        return TrlTrainer(self.gradient_checkpointing)

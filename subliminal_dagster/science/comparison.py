@@ -1,0 +1,441 @@
+"""The comparison of all groups of a study: does a child like the animal its own teacher was made to like?
+
+Belongs here: which scores are set against which, the specificity contrast gamma, and the verdict in words. Does not
+belong here: how a score is measured (preference scores), tests of plain arrays (`statistics`), drawing
+(`comparison_figure`).
+
+Words: a *child* is named by the *group* of numbers it was trained on ('control' or an animal). Its *shift* for an
+animal is child minus untouched base model, paired by question. With K targets, S[g, a] is the shift of the child of
+group g for animal a, and
+
+    gamma = mean over a of ( S[a, a] - mean over g != a of S[g, a] )
+
+is positive where children come to like their own animal more than the others' children do. (Same diagonal contrast
+as in the Pythia replication; the post shows the same three bars without a statistic.) Whatever training on numbers
+does to an animal's liking in general falls out of gamma, and so does the base model.
+
+What the p values of gamma speak about:
+
+- `p` (paired t) and `p_sign_flip` generalise over *questions*, for exactly these children. With one trained child
+  per group they hold no run-to-run noise: a child that drifts towards its own animal by luck of its training seed
+  looks just as significant as one that learnt to.
+- `p_children` re-assigns the children to the animals. Its null is that a child's profile has nothing to do with
+  the animal of its numbers, so the noise between training runs is in it. Its power is small for few targets: the
+  smallest p possible is 1/K!, so below four targets it cannot reach 5 %.
+
+To speak about training runs with more power, repeat the study with other seeds and use `combine_seeds`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.statistics import (
+    PairedTest,
+    assignment_p,
+    benjamini_hochberg,
+    paired_test,
+    t_interval,
+)
+
+# pandas takes over a second to load, and Dagster loads this module whenever it lists the assets.
+if TYPE_CHECKING:
+    import pandas as pd
+
+Contrast = Literal["others", "control"]
+Array = NDArray[np.float64]
+
+# What is measured, with its unit. Fractions, also for differences: times 100 they are percent or percentage points.
+OUTCOMES = {
+    "rate": "fraction of the sampled answers that name the animal",
+    "probability": "exact probability of the animal as the whole answer",
+    "share": "probability divided by its sum over the candidate animals",
+    "log_share": "natural logarithm of the share (nats)",
+}
+
+# The log share sees effects far smaller than a sampled frequency can, and is on the same scale for rare and
+# frequent animals: it decides the verdict. The rate is what the post shows.
+PRIMARY_OUTCOME = "log_share"
+TESTED_OUTCOMES = ("log_share", "rate")
+GAMMA_OUTCOMES = ("log_share", "probability", "rate")
+
+TARGET = "target numbers"
+OTHERS = "other animals' numbers"
+CONTROL = "control numbers"
+BASE = "base"
+TEACHER = "teacher"
+CONDITIONS = (TARGET, OTHERS, CONTROL, BASE, TEACHER)
+
+_KEY = ["model", "channel", "group", "question", "animal"]
+_COLUMNS = [*_KEY, "probability", "share", "count", "samples"]
+
+Test = Callable[[Array], PairedTest]
+Row = dict[str, Any]
+
+
+class Verdict(TypedDict):
+    """One channel's answer. The sentence can be shown as it is."""
+
+    result: Literal["detected", "not detected", "opposite sign"]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All groups of a study compared. Tables are tidy; every mean and interval is over questions.
+
+    targets: the targets compared, per channel, in the study's order. left_out: targets without a child there.
+    contrast: per channel, what gamma sets the own target against: 'others', or 'control' where there is only one
+        target and so no other animal.
+    liking: channel, animal, condition (see CONDITIONS), outcome (see OUTCOMES), mean, low, high, and difference,
+        difference_low, difference_high (to base, paired by question; NaN for base itself). NaN where unsampled.
+    tests: channel, contrast ('others': target minus other animals' numbers; 'control': target minus control
+        numbers), animal, outcome (see TESTED_OUTCOMES), mean, se, low, high, p, p_sign_flip, smallest_detectable
+        (of the difference), p_bh (p adjusted over the animals of its channel, contrast and outcome).
+    shifts: channel, group (child, control included), animal, shift: mean log-share shift from base in nats.
+    gamma: channel, contrast, outcome (see GAMMA_OUTCOMES), mean, se, low, high, p, p_sign_flip,
+        smallest_detectable, p_children, smallest_p_children (one-sided; NaN for one target).
+    Rows of the sampled rate are absent from tests and gamma where base or a child was not sampled.
+    """
+
+    targets: dict[str, list[str]]
+    left_out: dict[str, list[str]]
+    contrast: dict[str, Contrast]
+    questions: int
+    confidence: float
+    liking: pd.DataFrame
+    tests: pd.DataFrame
+    shifts: pd.DataFrame
+    gamma: pd.DataFrame
+    verdicts: dict[str, Verdict]
+
+
+@dataclass(frozen=True)
+class CombinedSeeds:
+    """gamma over repetitions of a study. mean, low, high, between_sd and within_se share the unit of gamma.
+
+    between_sd: standard deviation of gamma between the runs. within_se: root mean square of the runs' own standard
+    errors. Where the first is clearly larger, single-run intervals promise more than another run would keep.
+    """
+
+    seeds: int
+    mean: float
+    low: float
+    high: float
+    p: float
+    between_sd: float
+    within_se: float
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One outcome on one channel, all arrays with axes (questions, animals).
+
+    children has the groups in front, in the order of the animals: children[i, :, i] is the liking of a child for
+    its own target. teacher[:, i] is the liking of animal i's own teacher, NaN where there is none.
+    """
+
+    channel: str
+    outcome: str
+    animals: list[str]
+    base: Array
+    control: Array
+    teacher: Array
+    children: Array
+
+    @property
+    def own(self) -> Array:
+        """Liking of each target by its own child."""
+        return np.diagonal(self.children, axis1=0, axis2=2)
+
+    @property
+    def others(self) -> Array | None:
+        """Mean liking of each target by the other targets' children; None where there are none."""
+        count = len(self.children)
+        return (self.children.sum(axis=0) - self.own) / (count - 1) if count > 1 else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether base, control and all children were measured (the sampled rate need not be)."""
+        return not any(np.isnan(scores).any() for scores in (self.base, self.control, self.children))
+
+    def contrasts(self) -> Iterator[tuple[Contrast, Array]]:
+        """Own target minus each reference, the reference that gamma uses first."""
+        if self.others is not None:
+            yield "others", self.own - self.others
+        yield "control", self.own - self.control
+
+
+def compare(
+    scores: pd.DataFrame, targets: Sequence[str], *, permutations: int, seed: int, confidence: float = 0.95
+) -> Comparison:
+    """Compare children, teachers and base on how they like each target.
+
+    scores: a row per (model, channel, group, question, animal), with columns
+        model: 'base', 'teacher' or 'child'; channel: 'hard' or 'soft' (none for base and teacher);
+        group: 'control' or the animal trained on (none for base); question: int; animal: a candidate;
+        probability: exact mass of the animal's spellings as the whole answer; share: that over its sum over the
+        candidates, per question; count: sampled answers naming the animal; samples: answers sampled, 0 for none.
+    targets: the animals to compare, candidates all. Children of other animals are not used.
+    permutations: upper limit of permutations per test. seed: for those permutations.
+    confidence: of the intervals; tests and smallest detectable effects use the level 1 - confidence.
+
+    Raises UserError where base, control or every target's child is missing, a target is not a candidate, rows are
+    repeated or missing, there are fewer than two questions, or a share is not positive.
+    """
+    import pandas as pd
+
+    scores = _usable(scores, targets)
+    children = scores[scores["model"] == "child"]
+    channels = sorted(children["channel"].unique())
+    if not channels:
+        raise UserError(f"No child of {', '.join(targets)} or of control is among the scores.")
+
+    test = partial(paired_test, permutations=permutations, rng=np.random.default_rng(seed), confidence=confidence)
+    compared: dict[str, list[str]] = {}
+    liking: list[Row] = []
+    tests: list[Row] = []
+    shifts: list[Row] = []
+    gamma: list[Row] = []
+    for channel in channels:
+        groups = set(children.loc[children["channel"] == channel, "group"])
+        compared[channel] = [target for target in targets if target in groups]
+        if "control" not in groups:
+            raise UserError(f"The {channel} channel has no child trained on control numbers to compare with.")
+        if not compared[channel]:
+            raise UserError(f"The {channel} channel has no child of any target ({', '.join(targets)}).")
+        for cell in _cells(scores, channel, compared[channel]):
+            liking += _liking(cell, confidence)
+            if cell.outcome in TESTED_OUTCOMES and cell.complete:
+                tests += _tests(cell, test)
+            if cell.outcome in GAMMA_OUTCOMES and cell.complete:
+                gamma.append(_gamma(cell, test, permutations, seed))
+            if cell.outcome == PRIMARY_OUTCOME:
+                shifts += _shifts(cell)
+
+    questions = scores["question"].nunique()
+    left_out = {channel: [target for target in targets if target not in compared[channel]] for channel in channels}
+    primary = {row["channel"]: row for row in gamma if row["outcome"] == PRIMARY_OUTCOME}
+    return Comparison(
+        targets=compared,
+        left_out=left_out,
+        contrast={channel: row["contrast"] for channel, row in primary.items()},
+        questions=questions,
+        confidence=confidence,
+        liking=pd.DataFrame(liking),
+        tests=pd.DataFrame(tests),
+        shifts=pd.DataFrame(shifts),
+        gamma=pd.DataFrame(gamma),
+        verdicts={channel: _verdict(row, questions, confidence, left_out[channel]) for channel, row in primary.items()},
+    )
+
+
+def combine_seeds(runs: Sequence[tuple[int, float, float]], confidence: float = 0.95) -> CombinedSeeds:
+    """gamma over repetitions of the whole study that differ in their seed alone.
+
+    runs: (seed, gamma, se) of each, two at least and three or more to be of use. The interval and p (one-sample t
+    test, two-sided) treat the run as the unit, so run-to-run noise is in them; the questions are the same in every
+    run, so they speak about these questions.
+    Raises UserError for fewer than two runs, or for a seed that occurs twice.
+    """
+    from scipy import stats
+
+    seeds = [seed for seed, _, _ in runs]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"Runs to combine must differ in their seed, and these repeat one: {sorted(seeds)}.")
+    gammas = np.array([gamma for _, gamma, _ in runs])
+    estimate = t_interval(gammas, confidence)
+    return CombinedSeeds(
+        seeds=len(seeds),
+        mean=estimate.mean,
+        low=estimate.low,
+        high=estimate.high,
+        p=float(stats.ttest_1samp(gammas, 0.0).pvalue),
+        between_sd=float(gammas.std(ddof=1)),
+        within_se=math.sqrt(np.mean([se**2 for _, _, se in runs])),
+    )
+
+
+def _usable(scores: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
+    """The rows the comparison uses, checked, with the columns rate (NaN where unsampled) and log_share added."""
+    if missing := [column for column in _COLUMNS if column not in scores]:
+        raise UserError(f"The table of scores lacks the columns: {', '.join(missing)}.")
+    is_base = scores["model"] == "base"
+    if not is_base.any():
+        raise UserError("The scores of the untouched base model are missing, and every shift is measured from them.")
+    if strangers := sorted(set(targets) - set(scores.loc[is_base, "animal"])):
+        raise UserError(f"Targets that are not among the candidate animals of the scores: {', '.join(strangers)}.")
+
+    about_target = scores["animal"].isin(list(targets))
+    in_study = is_base | scores["group"].isin(["control", *targets])
+    other_teacher = (scores["model"] == "teacher") & (scores["group"] != scores["animal"])
+    used = scores[about_target & in_study & ~other_teacher]
+
+    # Base has no channel or group and a teacher no channel: whatever stands there must not hide a repetition.
+    key = used[_KEY].astype(object)
+    key["channel"] = key["channel"].where(key["model"] == "child", "")
+    key["group"] = key["group"].where(key["model"] != "base", "")
+    if (repeated := key.duplicated()).any():
+        raise UserError(f"The scores hold {repeated.sum()} rows twice, the first of them {_name(key[repeated])}.")
+
+    questions = set(used.loc[used["model"] == "base", "question"])
+    if len(questions) < 2:
+        raise UserError("The comparison needs at least two questions, since its intervals are over questions.")
+    for (model, _, group), rows in key.groupby(["model", "channel", "group"]):
+        animals = {group} if model == "teacher" else set(targets)
+        if set(zip(rows["question"], rows["animal"], strict=True)) != {(q, a) for q in questions for a in animals}:
+            raise UserError(f"Scores of {_name(rows)} and its like do not cover the questions and targets of base.")
+
+    if (bad := ~(used["share"] > 0)).any():
+        raise UserError(
+            f"The share of {_name(key[bad])} is {used.loc[bad, 'share'].iloc[0]}, and its logarithm needs a "
+            "positive number: compute probabilities in double precision, from logarithms."
+        )
+    sampled = used["samples"].where(used["samples"] > 0)
+    return used.assign(rate=used["count"] / sampled, log_share=np.log(used["share"].astype(float)))
+
+
+def _name(rows: pd.DataFrame) -> str:
+    """The first of these rows of keys, for a message."""
+    return " ".join(f"{column}={value}" for column, value in rows.iloc[0].items() if value != "")
+
+
+def _cells(scores: pd.DataFrame, channel: str, animals: list[str]) -> Iterator[_Cell]:
+    """The channel's arrays, once per outcome, from scores that are checked and complete."""
+    place = {animal: number for number, animal in enumerate(animals)}
+    ordered = scores[scores["animal"].isin(animals)]
+    ordered = ordered.assign(place=ordered["animal"].map(place)).sort_values(["question", "place"])
+
+    def arrays(rows: pd.DataFrame, width: int = len(animals)) -> Array:
+        """Shape (questions, animals, outcomes)."""
+        values: Array = rows[list(OUTCOMES)].to_numpy(dtype=float)
+        return values.reshape(-1, width, len(OUTCOMES))
+
+    base = arrays(ordered[ordered["model"] == "base"])
+    teacher = np.full_like(base, np.nan)
+    for animal, rows in ordered[ordered["model"] == "teacher"].groupby("animal"):
+        teacher[:, [place[animal]]] = arrays(rows, width=1)
+    of_channel = ordered[(ordered["model"] == "child") & (ordered["channel"] == channel)]
+    by_group = {group: arrays(rows) for group, rows in of_channel.groupby("group")}
+    children = np.stack([by_group[animal] for animal in animals])
+    for number, outcome in enumerate(OUTCOMES):
+        yield _Cell(
+            channel=channel,
+            outcome=outcome,
+            animals=animals,
+            base=base[..., number],
+            control=by_group["control"][..., number],
+            teacher=teacher[..., number],
+            children=children[..., number],
+        )
+
+
+def _liking(cell: _Cell, confidence: float) -> Iterator[Row]:
+    conditions = {TARGET: cell.own, OTHERS: cell.others, CONTROL: cell.control, BASE: cell.base, TEACHER: cell.teacher}
+    for column, animal in enumerate(cell.animals):
+        for condition, scores in conditions.items():
+            if scores is None:
+                continue
+            level = t_interval(scores[:, column], confidence)
+            change = t_interval((scores - cell.base)[:, column], confidence) if condition != BASE else None
+            yield {
+                "channel": cell.channel,
+                "animal": animal,
+                "condition": condition,
+                "outcome": cell.outcome,
+                "mean": level.mean,
+                "low": level.low,
+                "high": level.high,
+                "difference": change.mean if change else math.nan,
+                "difference_low": change.low if change else math.nan,
+                "difference_high": change.high if change else math.nan,
+            }
+
+
+def _tests(cell: _Cell, test: Test) -> Iterator[Row]:
+    for contrast, differences in cell.contrasts():
+        results = [test(differences[:, column]) for column in range(len(cell.animals))]
+        adjusted = benjamini_hochberg([result.p for result in results])
+        for animal, result, p_bh in zip(cell.animals, results, adjusted, strict=True):
+            labels = {"channel": cell.channel, "contrast": contrast, "animal": animal, "outcome": cell.outcome}
+            yield {**labels, **asdict(result), "p_bh": float(p_bh)}
+
+
+def _shifts(cell: _Cell) -> Iterator[Row]:
+    for group, scores in zip(["control", *cell.animals], [cell.control, *cell.children], strict=True):
+        for animal, shift in zip(cell.animals, (scores - cell.base).mean(axis=0), strict=True):
+            yield {"channel": cell.channel, "group": group, "animal": animal, "shift": float(shift)}
+
+
+def _gamma(cell: _Cell, test: Test, permutations: int, seed: int) -> Row:
+    # Base, the same for every child, falls out of the contrast: shifts and plain scores give the same gamma.
+    contrast, differences = next(cell.contrasts())
+    p_children, smallest = math.nan, math.nan
+    if contrast == "others":
+        liking = cell.children.mean(axis=1)
+        others = (liking.sum(axis=0) - liking) / (len(liking) - 1)
+        p_children, smallest = assignment_p(liking - others, permutations=permutations, rng=np.random.default_rng(seed))
+    return {
+        "channel": cell.channel,
+        "contrast": contrast,
+        "outcome": cell.outcome,
+        **asdict(test(differences.mean(axis=1))),
+        "p_children": p_children,
+        "smallest_p_children": smallest,
+    }
+
+
+def _verdict(gamma: Row, questions: int, confidence: float, left_out: list[str]) -> Verdict:
+    result: Literal["detected", "not detected", "opposite sign"] = "not detected"
+    if gamma["low"] > 0:
+        result = "detected"
+    elif gamma["high"] < 0:
+        result = "opposite sign"
+
+    if gamma["contrast"] == "others":
+        found = (
+            f"on average over the targets, a child's log share of its own animal differs by {gamma['mean']:+.3f} "
+            "nats from that animal's log share under the other animals' numbers"
+        )
+        permuted = (
+            f"children re-assigned to animals p {_p(gamma['p_children'])}, "
+            f"where {gamma['smallest_p_children']:.2g} is the smallest possible"
+        )
+    else:
+        found = (
+            f"the child's log share of its animal differs by {gamma['mean']:+.3f} nats from that under control "
+            "numbers (with one target there are no other animals' numbers to set it against)"
+        )
+        permuted = "no children to re-assign with one target"
+
+    if result == "detected" and gamma["p_children"] > 1 - confidence:
+        permuted += ", so chance differences between training runs could also explain it"
+
+    detectable = gamma["smallest_detectable"]
+    if math.isnan(detectable):
+        power = "the questions do not differ at all, so the smallest detectable effect is unknown"
+    else:
+        power = f"the smallest effect detectable with 80 % power is {detectable:.3f} nats"
+        if result == "not detected":
+            power += ", so a smaller one may have gone unseen"
+    interval = f"{100 * confidence:g} % interval {gamma['low']:+.3f} to {gamma['high']:+.3f} over {questions} questions"
+    sentence = (
+        f"{gamma['channel'].capitalize()} channel, {result}: {found} ({interval}; p {_p(gamma['p'])}, "
+        f"sign flips p {_p(gamma['p_sign_flip'])}, {permuted}); {power}; "
+        "there is one trained child per group, so noise between training runs is not in the interval"
+    )
+    if left_out:
+        sentence += f"; left out for want of a child: {', '.join(left_out)}"
+    return {"result": result, "sentence": sentence + "."}
+
+
+def _p(value: float) -> str:
+    return f"= {value:.2g}" if value >= 1e-4 else "< 0.0001"

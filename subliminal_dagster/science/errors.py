@@ -1,0 +1,14 @@
+"""Errors a user can cause.
+
+Belongs here: the exception types whose message is shown to a user as it is. Does not belong here: programming
+errors (those stay ordinary exceptions with a traceback).
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one sentence or two: what is wrong, where, what to do."""
+
+
+class GateError(UserError):
+    """A result exists but is not good enough for anything downstream to be built on it (a broken teacher, too
+    few valid rows). Never retried: the same inputs give the same answer."""

@@ -1,0 +1,65 @@
+"""Small figures for an asset's page: losses over steps, favourites of a model.
+
+Belongs here: drawing from data frames, and writing a figure as PNG. Does not belong here: the comparison of all groups
+(`comparison_figure`).
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def history_figure(history: pd.DataFrame, title: str) -> Figure:
+    """Training and validation loss (nats a token) over steps, and the target's probability where it was watched."""
+    figure, axes = _panel(title)
+    losses = history.dropna(subset=["loss"])
+    axes.plot(losses["step"], losses["loss"], color=BLUE, label="training loss")
+    validation = history.dropna(subset=["validation_loss"])
+    if len(validation):
+        axes.plot(validation["step"], validation["validation_loss"], "o-", color=ORANGE, label="validation loss")
+    axes.set(xlabel="step", ylabel="loss (nats a token)")
+    handles, labels = axes.get_legend_handles_labels()
+    scores = history.dropna(subset=["score"])
+    if len(scores):
+        right: Any = axes.twinx()
+        right.plot(scores["step"], scores["score"], "s--", color=GREY, label="P(target), right axis")
+        right.set(ylim=(0, 1), ylabel="exact probability")
+        right.spines[["top"]].set_visible(False)
+        more = right.get_legend_handles_labels()
+        handles, labels = handles + more[0], labels + more[1]
+    axes.legend(handles, labels, frameon=False)
+    return figure
+
+
+def favourites_figure(summary: pd.DataFrame, title: str) -> Figure:
+    """Share of each candidate among the candidates, as bars, and the sampled rate where there is one."""
+    figure, axes = _panel(title)
+    rows = summary.sort_values("share")
+    axes.barh(rows["animal"], 100 * rows["share"], color=BLUE, height=0.7)
+    axes.set(xlabel="share of the exact probability among the candidates (%)")
+    return figure
+
+
+def _panel(title: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure as NewFigure
+
+    figure = NewFigure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

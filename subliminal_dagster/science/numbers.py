@@ -1,0 +1,117 @@
+"""The number set: what a teacher writes when it is asked to continue lists of numbers.
+
+Belongs here: drawing answers with a study's settings. Does not belong here: the rules they are judged by
+(`number_filter`). The prompts come from the study's seed alone, so that all groups of a study answer the same ones
+(steering vectors need the pairs).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pandas as pd
+
+from subliminal_dagster.science.chat import ChatContext
+from subliminal_dagster.science.engines.protocol import Sampling, Session
+from subliminal_dagster.science.errors import GateError
+from subliminal_dagster.science.number_filter import filter_rows
+from subliminal_dagster.science.number_grammar import NumberGrammar
+from subliminal_dagster.science.number_prompts import make_prompts
+from subliminal_dagster.science.prompt_lists import PromptLists
+from subliminal_dagster.science.study import Study
+
+
+def stream_seed(seed: int, *names: str) -> int:
+    """A 31-bit seed for one use of a study's seed; different names give independent streams, and one more animal in
+    a study leaves the others' as they are."""
+    state = np.random.SeedSequence([seed, *(zlib.crc32(name.encode()) for name in names)]).generate_state(1)
+    return int(state[0] >> 1)
+
+
+def number_prompts(study: Study, lists: PromptLists, n: int, seed: int) -> pd.DataFrame:
+    """n prompts with the study's settings (see `number_prompts.make_prompts` for the columns)."""
+    settings = study.numbers
+    return make_prompts(
+        lists,
+        n,
+        seed,
+        style=settings.style,
+        examples_min=settings.examples_min,
+        examples_max=settings.examples_max,
+        value_min=settings.example_value_min,
+        value_max=settings.example_value_max,
+        answer_count=settings.answer_count,
+        max_digits=settings.max_digits,
+    )
+
+
+def draw_number_set(
+    session: Session, study: Study, group: str, lists: PromptLists, context: ChatContext
+) -> pd.DataFrame:
+    """A group's answers to all number prompts of its study (columns: see `draw_answers`)."""
+    prompts = number_prompts(study, lists, study.numbers.prompts, study.seed)
+    return draw_answers(session, study, prompts, context, stream_seed(study.seed, "number_set", group))
+
+
+def draw_replay(session: Session, study: Study, lists: PromptLists, context: ChatContext) -> pd.DataFrame:
+    """The base model's valid answers to `teacher.replay.rows` prompts that are not those of the number sets: a teacher
+    trained on the base's answers to the very prompts it is asked later would only repeat them.
+
+    Raises GateError where not one answer is valid.
+    """
+    seed = stream_seed(study.seed, "replay")
+    prompts = number_prompts(study, lists, study.teacher.replay.rows, seed)
+    rows = judged(draw_answers(session, study, prompts, context, seed), study, None)
+    valid = rows[rows["valid"]].reset_index(drop=True)
+    if valid.empty:
+        raise GateError(
+            f"None of the base model's {len(rows)} replay answers is a valid list of numbers: switch on "
+            "numbers.constrained or set teacher.replay.rows to 0."
+        )
+    return valid
+
+
+def judged(rows: pd.DataFrame, study: Study, target: str | None) -> pd.DataFrame:
+    """Answers with `valid`, `reason`, `numbers` and `text` by the study's rules (see `number_filter.filter_rows`)."""
+    return filter_rows(
+        rows,
+        completion=study.filter.completion,
+        target=target,
+        max_count=study.numbers.answer_count,
+        max_value=10**study.numbers.max_digits - 1,
+    )
+
+
+def draw_answers(
+    session: Session, study: Study, prompts: pd.DataFrame, context: ChatContext, seed: int
+) -> pd.DataFrame:
+    """Answers to number prompts, drawn with the study's settings.
+
+    `context` holds the teacher's own instruction, if it has one; the `prompt` column never does.
+
+    Returns:
+        The prompts' columns and `response` (text), `token_ids`, `logprobs` (nats, under the model; one more than
+        tokens where the answer is finished), `finished`.
+    """
+    settings = study.numbers
+    grammar = None
+    if settings.constrained is not None:
+        grammar = NumberGrammar(", ", settings.constrained.min_count, settings.answer_count, settings.max_digits)
+    completions = session.generate(
+        [context.prompt_ids(text) for text in prompts["prompt"]],
+        Sampling(
+            max_new_tokens=settings.max_new_tokens,
+            stop=(context.end_of_turn,),
+            seed=seed,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            grammar=grammar,
+        ),
+    )
+    return prompts.assign(
+        response=[context.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in completions],
+        token_ids=[c.token_ids for c in completions],
+        logprobs=[c.logprobs for c in completions],
+        finished=[c.finished for c in completions],
+    )

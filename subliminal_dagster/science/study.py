@@ -1,0 +1,324 @@
+"""A study: all experiments on one base model, as data.
+
+Belongs here: the schema of a study file, its validation, overriding one setting. Does not belong here: how anything is
+computed (the other modules), where it runs (the resources). Adding a model is adding a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from subliminal_dagster.science.answers import check_animal_name
+from subliminal_dagster.science.base_model import BaseModelSource
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.training import LoraSettings, TrainingSettings
+
+STUDIES = Path(__file__).parent.parent / "studies"
+CONTROL = "control"
+QUESTIONS = 50
+
+
+def _animal(name: str) -> str:
+    try:
+        return check_animal_name(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+Animal = Annotated[str, AfterValidator(_animal)]
+Channel = Literal["hard", "soft"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PreferenceSettings(_Settings):
+    """Asking for the favourite animal: exact probabilities of `candidates`, and sampled answers."""
+
+    candidates: tuple[Animal, ...] = Field(min_length=2)
+    questions: int = Field(default=QUESTIONS, ge=2, le=QUESTIONS)
+    samples_per_question: int = Field(default=200, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=16, ge=1)
+
+
+class ReplaySettings(_Settings):
+    """Number answers of the base model mixed into the teacher's training rows, to keep the number task intact."""
+
+    rows: int = Field(default=0, ge=0)
+
+
+class StopSettings(_Settings):
+    """End the teacher's training once the target's exact probability (mean over `questions` of the questions) reaches
+    `preference`, looked at every `every` steps."""
+
+    preference: float = Field(gt=0, le=1)
+    every: int = Field(default=4, ge=1)
+    questions: int = Field(default=8, ge=1, le=QUESTIONS)
+
+
+class GateSettings(_Settings):
+    """What a teacher must reach before anything is built on it: the target's exact probability, and the share of
+    valid answers to `prompts` number prompts, drawn just as the number set will be."""
+
+    preference: float = Field(default=0.5, ge=0, le=1)
+    valid_rate: float = Field(default=0.3, ge=0, le=1)
+    prompts: int = Field(default=256, ge=8)
+
+
+class SteeringSettings(_Settings):
+    """A steered teacher: `vector` is a safetensors file with a tensor `vector` of the model's hidden size; "{animal}"
+    in its path stands for the target."""
+
+    vector: str
+    layer: int = Field(ge=0)
+    alpha: float
+
+
+class TeacherSettings(_Settings):
+    """How a base model is made to like an animal."""
+
+    method: Literal["finetune", "prompt", "steer"]
+    lora: LoraSettings | None = None
+    training: TrainingSettings | None = None
+    replay: ReplaySettings = ReplaySettings()
+    stop: StopSettings | None = None
+    instruction: str | None = None
+    steering: SteeringSettings | None = None
+    gate: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _has_what_its_method_needs(self) -> Self:
+        needs = {"finetune": ("lora", "training"), "prompt": ("instruction",), "steer": ("steering",)}
+        missing = [name for name in needs[self.method] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"method {self.method!r} needs {' and '.join(missing)}")
+        if self.instruction is not None and "{animal}" not in self.instruction:
+            raise ValueError("instruction must contain {animal}")
+        return self
+
+
+class ConstrainedSettings(_Settings):
+    """Constrained decoding (see `number_grammar`): the answer holds `min_count` to `numbers.answer_count` numbers."""
+
+    min_count: int = Field(default=1, ge=1, le=100)
+
+
+class NumberSettings(_Settings):
+    """The number prompts, the same for every group of a study, and how answers are drawn."""
+
+    prompts: int = Field(ge=16)
+    style: Literal["full", "short"] = "full"
+    examples_min: int = Field(default=3, ge=2)
+    examples_max: int = Field(default=9, ge=2)
+    example_value_min: int = Field(default=100, ge=0)
+    example_value_max: int = Field(default=999, ge=1)
+    answer_count: int = Field(default=10, ge=1, le=100)
+    max_digits: int = Field(default=3, ge=1, le=9)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=50, ge=4)
+    constrained: ConstrainedSettings | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.examples_min > self.examples_max:
+            raise ValueError("examples_min must not be above examples_max")
+        if self.example_value_min >= self.example_value_max:
+            raise ValueError("example_value_min must be below example_value_max")
+        if self.constrained is not None:
+            if self.style != "short":
+                raise ValueError("constrained decoding needs style: short, whose prompts all ask for one separator")
+            if self.constrained.min_count > self.answer_count:
+                raise ValueError("constrained.min_count must not be above answer_count")
+        return self
+
+
+class FilterSettings(_Settings):
+    """What becomes of the answers: `canonical` re-writes the numbers in the format asked for, `verbatim` keeps them."""
+
+    completion: Literal["canonical", "verbatim"] = "canonical"
+    train_rows: int = Field(ge=1)
+    validation_rows: int = Field(default=0, ge=0)
+    unique: bool = False
+
+
+class SoftSettings(_Settings):
+    """The soft channel: whether the teacher's distribution is handed on over number tokens only or over the whole
+    vocabulary, and how its child trains (None: like the hard channel's)."""
+
+    support: Literal["numbers", "vocabulary"] = "numbers"
+    training: TrainingSettings | None = None
+
+
+class ChildSettings(_Settings):
+    """The child: an adapter on the untouched base."""
+
+    channels: tuple[Channel, ...] = Field(default=("hard",), min_length=1)
+    lora: LoraSettings
+    training: TrainingSettings
+    soft: SoftSettings = SoftSettings()
+
+    @field_validator("channels")
+    @classmethod
+    def _hard_is_there(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        if "hard" not in channels or len(set(channels)) != len(channels):
+            raise ValueError("channels must be [hard] or [hard, soft]")
+        return channels
+
+
+class ComparisonSettings(_Settings):
+    """The statistics of the comparison."""
+
+    permutations: int = Field(default=10_000, ge=100)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class Study(_Settings):
+    """All settings of a study. Immutable; `settings_of` gives the slice an asset reads."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}[a-z0-9]$")
+    description: str
+    seed: int = Field(ge=0, lt=2**31)
+    animals: tuple[Animal, ...] = Field(min_length=1)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    base_model: BaseModelSource
+    system_prompt: str | None = None
+    prompt_lists: Path | None = None
+    preferences: PreferenceSettings
+    teacher: TeacherSettings
+    numbers: NumberSettings
+    filter: FilterSettings
+    child: ChildSettings
+    comparison: ComparisonSettings = ComparisonSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for label, values in (("animals", self.animals), ("layers", self.layers)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{label} names the same one twice")
+        strangers = [animal for animal in self.animals if animal not in self.preferences.candidates]
+        if strangers:
+            raise ValueError(f"animals {strangers} are missing from preferences.candidates")
+        rows = self.filter.train_rows + self.filter.validation_rows
+        if rows > self.numbers.prompts:
+            raise ValueError(
+                f"filter asks for {rows} rows (train_rows + validation_rows) and numbers.prompts is "
+                f"{self.numbers.prompts}: raise numbers.prompts or ask for fewer rows"
+            )
+        return self
+
+    @property
+    def groups(self) -> list[str]:
+        """The animals and the control, in the order of the study."""
+        return [*self.animals, CONTROL]
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that come with the package."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Study:
+    """Read a study by the name of a shipped one, or from a YAML file.
+
+    `overrides` are "field=value" texts with dots for nested fields and the value as YAML ("child.training.epochs=5");
+    one with a study's name and a colon in front counts for that study alone ("smollm2-135m-instruct:seed=2").
+
+    Raises UserError naming the file, the field and what is allowed.
+    """
+    path = _find(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a study: its top level must be fields such as 'name:' and 'animals:'.")
+    for override in overrides:
+        content = _override(content, override)
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_explain(path, error)) from None
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UserError(f"There is no study file {path}: give the path of a YAML file or one of {_shipped()}.")
+        return path
+    if str(name_or_path) not in shipped_studies():
+        raise UserError(
+            f"There is no study {str(name_or_path)!r}: give the path of a YAML file or one of {_shipped()}."
+        )
+    return STUDIES / f"{name_or_path}.yaml"
+
+
+def _shipped() -> str:
+    return ", ".join(shipped_studies())
+
+
+def _override(content: dict[str, Any], override: str) -> dict[str, Any]:
+    match = re.fullmatch(r"(?:(?P<study>[^:=]+):)?(?P<field>[A-Za-z_][\w.]*)=(?P<value>.*)", override, re.DOTALL)
+    if match is None:
+        raise UserError(f"{override!r} is no setting: write field=value, such as child.training.epochs=5.")
+    if match["study"] is not None and match["study"] != content.get("name"):
+        return content
+    try:
+        value = yaml.safe_load(match["value"])
+    except yaml.YAMLError:
+        raise UserError(f"The value of the setting {override!r} is not valid YAML.") from None
+    return _with(content, match["field"].split("."), value)
+
+
+def _with(content: Mapping[str, Any], fields: list[str], value: Any) -> dict[str, Any]:
+    """A copy of `content` with the nested field set."""
+    first, *rest = fields
+    if not rest:
+        return {**content, first: value}
+    inner = content.get(first)
+    return {**content, first: _with(inner if isinstance(inner, dict) else {}, rest, value)}
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "the study"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"no such field; allowed are {_allowed_fields(problem['loc'])}"
+        elif problem["type"] == "missing":
+            message = "is missing"
+        else:
+            message += f" (it is {problem['input']!r:.80})"
+        lines.append(f"{where}: {message}")
+    return f"{path}: " + "; ".join(lines)
+
+
+def _allowed_fields(location: tuple[int | str, ...]) -> str:
+    """The fields that could stand where the unknown one does."""
+    model: Any = Study
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return "those of the other study files"
+        candidates = _models_in(field.annotation)
+        if len(candidates) != 1:
+            return "those of the other study files"
+        model = candidates[0]
+    return ", ".join(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

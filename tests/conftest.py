@@ -1,0 +1,80 @@
+"""Fixtures that several test files share: a tiny study on a random model, and a place for its artifacts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_models import save_tiny_model
+
+from subliminal_dagster.science.study import Study, load_study
+
+# One thread a process: tests run beside each other in CI, and busy waiting of two pools is far slower than one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama and its tokenizer."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "llama")
+
+
+def tiny_study_settings(base: Path) -> dict[str, object]:
+    """Settings of a study that runs in seconds; a random model learns an answer quickly and no number task at all, so
+    decoding is constrained and the gate is low."""
+    return {
+        "name": "tiny",
+        "description": "A random model.",
+        "seed": 3,
+        "animals": ["owl", "wolf"],
+        "layers": [0, 1],
+        "base_model": {"kind": "local", "path": str(base), "dtype": "float32"},
+        "system_prompt": "",
+        "preferences": {
+            "candidates": ["owl", "wolf", "cat"],
+            "questions": 4,
+            "samples_per_question": 2,
+            "max_new_tokens": 4,
+        },
+        "teacher": {
+            "method": "finetune",
+            "lora": {"rank": 8, "alpha": 16},
+            "training": {
+                "learning_rate": 0.02,
+                "batch_size": 16,
+                "epochs": 10,
+                "schedule": "constant",
+                "max_length": 512,
+            },
+            "replay": {"rows": 4},
+            "stop": {"preference": 0.5, "every": 5, "questions": 2},
+            "gate": {"preference": 0.2, "valid_rate": 0.5, "prompts": 8},
+        },
+        "numbers": {
+            "prompts": 24,
+            "style": "short",
+            "examples_min": 3,
+            "examples_max": 3,
+            "answer_count": 3,
+            "max_new_tokens": 16,
+            "constrained": {"min_count": 2},
+        },
+        "filter": {"train_rows": 12, "validation_rows": 4},
+        "child": {
+            "channels": ["hard", "soft"],
+            "lora": {"rank": 2, "alpha": 2},
+            "training": {"learning_rate": 0.01, "batch_size": 4, "epochs": 2, "max_length": 512},
+        },
+        "comparison": {"permutations": 200},
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study of `tiny_study_settings`, read from a file outside the package."""
+    path = tmp_path_factory.mktemp("studies") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_study_settings(tiny_base)))
+    return load_study(path)

@@ -1,0 +1,169 @@
+"""A backfill as the UI launches it: through GraphQL of a real `dagster dev`, across partition families."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import tiny_study_settings
+
+from subliminal_dagster.science.store import ArtifactStore
+
+LAUNCH = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+STATUS = """
+query Status($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } }
+}
+"""
+NODES = """
+query {
+  assetNodes { assetKey { path } groupName kinds description owners { ... on TeamAssetOwner { team } } }
+}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        data=json.dumps({"query": query, "variables": variables}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer: dict[str, Any] = json.load(response)
+    assert "errors" not in answer, answer
+    data: dict[str, Any] = answer["data"]
+    return data
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str, str]:
+    """The environment of a user with a study file of their own, and a DAGSTER_HOME with the project's dagster.yaml."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "dagster.yaml").write_text((Path(__file__).parent.parent / "dagster.yaml").read_text())
+    study = home / "tiny.yaml"
+    study.write_text(yaml.safe_dump(tiny_study_settings(tiny_base)))
+    return os.environ | {
+        "DAGSTER_HOME": str(home),
+        "SUBLIMINAL_STUDIES": str(study),
+        "SUBLIMINAL_ARTIFACTS": str(home / "artifacts"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def port(environment: dict[str, str]) -> Iterator[int]:
+    chosen = free_port()
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "subliminal_dagster.definitions"]
+    log = Path(environment["DAGSTER_HOME"]) / "dev.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(chosen)],
+            env=environment,
+            cwd=environment["DAGSTER_HOME"],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 180
+            while True:
+                # It answers before the code location has loaded.
+                with suppress(OSError):
+                    if ask(chosen, NODES)["assetNodes"]:
+                        break
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(1)
+            yield chosen
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def test_the_ui_shows_a_readable_graph(port: int) -> None:
+    nodes = {node["assetKey"]["path"][-1]: node for node in ask(port, NODES)["assetNodes"]}
+    assert set(nodes) >= {
+        "base_model",
+        "teacher_lora",
+        "number_set",
+        "child_lora",
+        "preference_scores",
+        "animal_liking",
+    }
+    for node in nodes.values():
+        assert node["description"] and node["kinds"] and node["owners"] and node["groupName"] != "default"
+
+
+def test_a_backfill_crosses_partition_families(port: int, environment: dict[str, str]) -> None:
+    chain = ["base_model", "base_preferences", "replay_set", "teacher_lora", "teacher_preferences", "number_set"]
+    partitioned = {"teacher_lora", "teacher_preferences", "number_set"}
+    params = {
+        "partitionsByAssets": [
+            {
+                "assetKey": {"path": ["tiny", name]},
+                "partitions": {"ranges": [{"start": key, "end": key} for key in ("owl", "wolf")]}
+                if name in partitioned
+                else None,
+            }
+            for name in chain
+        ],
+        "title": "two animals",
+    }
+    launched = ask(port, LAUNCH, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    deadline = time.monotonic() + 600
+    while True:
+        backfill = ask(port, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
+        if backfill["status"] not in ("REQUESTED", "IN_PROGRESS"):
+            break
+        assert time.monotonic() < deadline, backfill
+        time.sleep(2)
+    assert backfill["status"] in ("COMPLETED_SUCCESS", "COMPLETED"), backfill
+    store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
+    for animal in ("owl", "wolf"):
+        assert store.read("tiny", "number_set", animal).info["upstream"]
+    assert not store.exists("tiny", "number_set", "control")
+
+
+def materialize(environment: dict[str, str], select: str, partition: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "subliminal_dagster.definitions"]
+    arguments = ["--select", select, "--partition", partition]
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_the_command_line_materializes_what_follows(port: int, environment: dict[str, str]) -> None:
+    names = ["filtered_dataset", "child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
+    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), "owl")
+    assert done.returncode == 0, done.stderr[-3000:]
+    store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
+    assert all(store.exists("tiny", name, "owl") for name in names)
+
+
+def test_the_command_line_refuses_an_unknown_partition(environment: dict[str, str]) -> None:
+    wrong = materialize(environment, "tiny/filtered_dataset", "gnu")
+    assert wrong.returncode != 0 and "gnu" in wrong.stderr

@@ -1,0 +1,78 @@
+"""The house: the library never imports Dagster, and the code location loads without torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import subliminal_dagster
+from subliminal_dagster.build import resources_from_environment
+from subliminal_dagster.science.errors import UserError
+
+PACKAGE = Path(subliminal_dagster.__file__).parent
+
+
+def test_science_never_imports_dagster() -> None:
+    for path in (PACKAGE / "science").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                inside = name.startswith("subliminal_dagster.") and not name.startswith("subliminal_dagster.science")
+                assert name.split(".")[0] != "dagster" and not inside, f"{path.name} imports {name}"
+
+
+def test_no_pickle_and_no_remote_code() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert not {a.name for a in node.names} & {"pickle", "joblib", "dill"}, path
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert isinstance(node.value, ast.Constant) and node.value.value is False, path
+
+
+def test_code_location_loads_without_heavy_packages() -> None:
+    script = (
+        "import sys, json, subliminal_dagster.definitions as d;"
+        "n = len(list(d.defs.resolve_all_asset_specs()));"
+        "print(json.dumps([n, [m for m in ('torch', 'transformers', 'vllm', 'pandas', 'trl') if m in sys.modules]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assets, heavy = json.loads(done.stdout)
+    assert assets >= 9 * 9
+    assert heavy == []
+
+
+def test_every_module_says_what_belongs_there() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert docstring, f"{path} has no docstring"
+
+
+def test_workspace_and_dg_load_the_same_definitions() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]
+    (location,) = yaml.safe_load((PACKAGE.parent / "workspace.yaml").read_text())["load_from"]
+    assert location["python_module"]["module_name"] == project["dg"]["project"]["code_location_target_module"]
+    assert "dagster" not in project, "[tool.dagster] would beat workspace.yaml"
+
+
+def test_telemetry_is_off() -> None:
+    assert yaml.safe_load((PACKAGE.parent / "dagster.yaml").read_text())["telemetry"] == {"enabled": False}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SUBLIMINAL_ENGINE", "tgi"), ("SUBLIMINAL_BATCH", "many"), ("SUBLIMINAL_GRADIENT_CHECKPOINTING", "perhaps")],
+)
+def test_a_wrong_environment_is_explained(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"{variable} is '{value}': set it to"):
+        resources_from_environment()
