@@ -104,7 +104,7 @@ def teacher_assets(frame: Frame) -> list[dg.AssetsDefinition]:
                     rate, rows = valid_rate(session, study, load_prompt_lists(study.prompt_lists), chat)
                 rows.to_parquet(folder / "number_answers.parquet", index=False)
                 scores = pd.read_parquet(folder / "scores.parquet")
-                failures = gate_failures(study.teacher.gate, work.group, scores, rate, rows["reason"].dropna())
+                failures = gate_failures(study.teacher.gate, work.group, scores, rate, rows["reason"].dropna().tolist())
                 gate = {"passed": not failures, "failures": failures, "valid_rate": rate}
                 (folder / GATE).write_text(json.dumps(gate, indent=2) + "\n")
                 work.metadata |= plain(gate) | {

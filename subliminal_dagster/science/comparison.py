@@ -322,7 +322,7 @@ def _cells(scores: pd.DataFrame, channel: str, animals: list[str]) -> Iterator[_
     base = arrays(ordered[ordered["model"] == "base"])
     teacher = np.full_like(base, np.nan)
     for animal, rows in ordered[ordered["model"] == "teacher"].groupby("animal"):
-        teacher[:, [place[animal]]] = arrays(rows, width=1)
+        teacher[:, [place[str(animal)]]] = arrays(rows, width=1)
     of_channel = ordered[(ordered["model"] == "child") & (ordered["channel"] == channel)]
     by_group = {group: arrays(rows) for group, rows in of_channel.groupby("group")}
     children = np.stack([by_group[animal] for animal in animals])

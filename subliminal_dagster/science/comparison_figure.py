@@ -157,7 +157,8 @@ def _signed(values: np.ndarray, fewest_decimals: int) -> list[str]:
 
 
 def _heading(comparison: Comparison, channel: str) -> str:
-    gamma = comparison.gamma.set_index(["channel", "outcome"]).loc[(channel, "log_share")]
+    rows = comparison.gamma
+    gamma = rows[(rows["channel"] == channel) & (rows["outcome"] == "log_share")].iloc[0]
     against = "other animals' numbers" if comparison.contrast[channel] == "others" else "control numbers"
     mean, low, high = (f"{gamma[end]:+.2f}".replace("-", "\N{MINUS SIGN}") for end in _LEVEL)
     return (

@@ -109,9 +109,13 @@ def draw_answers(
             grammar=grammar,
         ),
     )
-    return prompts.assign(
-        response=[context.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in completions],
-        token_ids=[c.token_ids for c in completions],
-        logprobs=[c.logprobs for c in completions],
-        finished=[c.finished for c in completions],
+    answers = pd.DataFrame(
+        {
+            "response": [context.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in completions],
+            "token_ids": [c.token_ids for c in completions],
+            "logprobs": [c.logprobs for c in completions],
+            "finished": [c.finished for c in completions],
+        },
+        index=prompts.index,
     )
+    return prompts.join(answers)
