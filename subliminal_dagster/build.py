@@ -15,7 +15,8 @@ import dagster as dg
 
 from subliminal_dagster.assets import Frame, base_assets, child_assets, liking_assets, number_assets, teacher_assets
 from subliminal_dagster.jobs import study_jobs
-from subliminal_dagster.resources import EngineResource, StoreResource, TrainerResource
+from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
+from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import Study, load_study, shipped_studies
 
@@ -29,16 +30,27 @@ def build_defs(
     """The project's definitions.
 
     `studies` None takes those of the environment (see `studies_from_environment`); `resource_overrides` replaces
-    resources by name (`store`, `engine`, `trainer`); `executor` None is Dagster's own (a process a step).
+    resources by name (`store`, `engine`, `trainer`, `gpu`); `executor` None is Dagster's own (a process a step).
     """
     chosen = studies_from_environment() if studies is None else studies
     frames = [Frame(study) for study in chosen]
+    assets = [asset for frame in frames for asset in study_assets(frame)]
+    cron = nightly_cron()
     return dg.Definitions(
-        assets=[asset for frame in frames for asset in study_assets(frame)],
+        assets=assets,
         jobs=[job for frame in frames for job in study_jobs(frame)],
+        schedules=[study_schedule(frame, cron) for frame in frames],
+        sensors=[study_sensor(frame) for frame in frames],
         resources={**resources_from_environment(), **(resource_overrides or {})},
         executor=executor,
     )
+
+
+def study_frame(study: Study) -> Frame:
+    """A study with all its assets declared, for a plan."""
+    frame = Frame(study)
+    study_assets(frame)
+    return frame
 
 
 def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
@@ -61,16 +73,15 @@ def studies_from_environment() -> list[Study]:
 
 
 def resources_from_environment() -> dict[str, Any]:
-    """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH and
+    """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH, SUBLIMINAL_GPU_SHARE and
     SUBLIMINAL_GRADIENT_CHECKPOINTING say."""
-    batch = os.environ.get("SUBLIMINAL_BATCH", "64")
-    if not batch.isdecimal() or int(batch) == 0:
-        raise UserError(f"SUBLIMINAL_BATCH is {batch!r}: set it to a whole number of prompts, such as 64.")
     return {
         "store": StoreResource(root=artifact_root()),
         "engine": EngineResource(
-            engine=_choice("SUBLIMINAL_ENGINE", ("auto", "transformers", "vllm")), generate_batch=int(batch)
+            engine=_choice("SUBLIMINAL_ENGINE", ("auto", "transformers", "vllm")),
+            generate_batch=_count("SUBLIMINAL_BATCH", "64", "prompts"),
         ),
+        "gpu": GpuResource(share=_count("SUBLIMINAL_GPU_SHARE", "1", "steps on one GPU")),
         "trainer": TrainerResource(
             gradient_checkpointing=_choice("SUBLIMINAL_GRADIENT_CHECKPOINTING", ("no", "yes")) == "yes"
         ),
@@ -83,6 +94,14 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise UserError(f"{variable} is {value!r}: set it to {' or '.join(allowed)}.")
     return value
+
+
+def _count(variable: str, default: str, things: str) -> int:
+    """The variable's value, a number from 1 on."""
+    value = os.environ.get(variable, default)
+    if not value.isdecimal() or int(value) == 0:
+        raise UserError(f"{variable} is {value!r}: set it to a whole number of {things}, such as {default}.")
+    return int(value)
 
 
 def artifact_root() -> str:

@@ -1,7 +1,7 @@
 """The command `subliminal-dagster`.
 
-Belongs here: arguments, what is printed, exit codes (0 all made, 1 something failed, 2 wrong usage). Does not belong
-here: anything a test or a notebook would want to call.
+Belongs here: arguments, what is printed, exit codes (0 all fresh, 1 something failed or a gate refused it, 2 wrong
+usage). Does not belong here: anything a test or a notebook would want to call.
 """
 
 from __future__ import annotations
@@ -11,20 +11,47 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import Study, load_study, shipped_studies
 
+if TYPE_CHECKING:
+    from subliminal_dagster.planner import Plan
+    from subliminal_dagster.runner import Outcome
+
 DEFAULT_STUDY = "smollm2-135m-instruct"
+_SHOWN_REASONS = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "studies":
+            return _list_studies()
+        if options.command == "gc":
+            return _gc(options.study, options.delete)
+        study = load_study(options.study, options.overrides)
+        if options.command == "plan":
+            return _plan(study, options.select, options.partition, options.json)
+        if options.command == "run":
+            return _run(study, options.select, options.partition)
+        return _show(study)
+    except UserError as error:
+        print(f"subliminal-dagster: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="subliminal-dagster", description="Subliminal learning as Dagster assets.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("studies", help="list the studies that come with the package")
-    for name, text in (("run", "make what is missing or out of date of a study"), ("show", "print a study's result")):
-        command = commands.add_parser(name, help=text)
+    plan = commands.add_parser("plan", help="say what is missing, out of date or refused, why, and what it will take")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    run = commands.add_parser("run", help="make what is missing or out of date of a study")
+    show = commands.add_parser("show", help="print a study's result")
+    for command in (plan, run, show):
         command.add_argument("--study", default=DEFAULT_STUDY, help="name of a shipped study, or path of a YAML file")
         command.add_argument(
             "--set",
@@ -34,15 +61,22 @@ def main(arguments: list[str] | None = None) -> int:
             dest="overrides",
             help="one setting of the study, such as child.training.epochs=5 (repeatable)",
         )
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "studies":
-            return _list_studies()
-        study = load_study(options.study, options.overrides)
-        return _run(study) if options.command == "run" else _show(study)
-    except UserError as error:
-        print(f"subliminal-dagster: {error}", file=sys.stderr)
-        return 2
+    for command in (plan, run):
+        command.add_argument(
+            "--select",
+            metavar="ASSETS",
+            help="only these assets and what they are made from: Dagster's selection syntax with or without the "
+            "study's name, such as child_lora, 'number_set+' or group:teacher",
+        )
+        command.add_argument(
+            "--partition", action="append", metavar="GROUP", help="only this animal or control (repeatable)"
+        )
+    gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
+    gc.add_argument(
+        "--study", action="append", help="look at this study alone (repeatable; default: those of SUBLIMINAL_STUDIES)"
+    )
+    gc.add_argument("--delete", action="store_true", help="remove what is listed")
+    return parser
 
 
 def _list_studies() -> int:
@@ -52,33 +86,90 @@ def _list_studies() -> int:
     return 0
 
 
-def _run(study: Study) -> int:
+def _plan(study: Study, select: str | None, groups: list[str] | None, as_json: bool) -> int:
+    from subliminal_dagster.build import resources_from_environment, study_frame
+    from subliminal_dagster.planner import make_plan
+    from subliminal_dagster.selection import wanted_parts
+
+    frame = study_frame(study)
+    wanted = wanted_parts(frame, select, groups)
+    plan = make_plan(frame, resources_from_environment()["store"].create())
+    if wanted is not None:
+        plan = plan.limited_to(wanted, frame)
+    if as_json:
+        print(json.dumps({"study": plan.study, "parts": [part.as_json() for part in plan.parts]}, indent=2))
+    else:
+        _print_plan(plan)
+    return 0
+
+
+def _print_plan(plan: Plan) -> None:
+    from subliminal_dagster.runner import duration
+
+    for part in plan.parts:
+        if part.status == "fresh":
+            continue
+        cost = "" if part.seconds is None else f", {duration(part.seconds)} on {part.device or 'an unknown device'}"
+        doubt = "" if part.sure or not part.due else " (only if that comes out different)"
+        more = len(part.reasons) - _SHOWN_REASONS
+        print(f"{part.status:8} {part.name}{cost}{doubt}")
+        for reason in part.reasons[:_SHOWN_REASONS]:
+            print(f"{'':8}   {reason}")
+        if more > 0:
+            print(f"{'':8}   and {more} more reasons (--json has them all)")
+    due = plan.due
+    known = [part.seconds for part in due if part.seconds is not None]
+    unknown = f", {len(due) - len(known)} of them never made before" if len(known) < len(due) else ""
+    print(
+        f"{plan.study}: {len(plan.of('missing'))} missing, {len(plan.of('stale'))} stale, "
+        f"{len(plan.of('fresh'))} fresh, {len(plan.of('blocked'))} blocked"
+        + (f"; about {duration(sum(known))}{unknown}" if due else "")
+    )
+
+
+def _run(study: Study, select: str | None, groups: list[str] | None) -> int:
     import dagster as dg
 
-    from subliminal_dagster.build import build_defs, resources_from_environment
+    from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
     from subliminal_dagster.runner import run_study
+    from subliminal_dagster.selection import wanted_parts
 
     if not os.environ.get("DAGSTER_HOME"):
         raise UserError(
             "DAGSTER_HOME is not set, so no history would be kept: run 'source scripts/env.sh' first, or set it to an "
             "absolute folder."
         )
+    frame = study_frame(study)
+    wanted = wanted_parts(frame, select, groups)
     Path(os.environ["DAGSTER_HOME"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with dg.DagsterInstance.get() as instance:
         outcome = run_study(
-            study,
+            frame,
             build_defs(studies=[study]),
             resources_from_environment()["store"].create(),
             instance,
             lambda line: print(line, flush=True),
+            wanted,
         )
-    print(f"\n{study.name}: {outcome.made} made, {outcome.current} were current, {len(outcome.failures)} failed")
-    for step, sentence in outcome.failures.items():
-        print(f"  {step}: {sentence}", file=sys.stderr)
-    if outcome.failures:
+    _print_outcome(study, outcome)
+    if not outcome.complete:
         return 1
-    return _show(study)
+    return _show(study) if wanted is None else 0
+
+
+def _print_outcome(study: Study, outcome: Outcome) -> None:
+    from subliminal_dagster.assets.shared import shown
+    from subliminal_dagster.runner import duration
+
+    print(
+        f"{study.name}: {len(outcome.made)} made in {outcome.runs} runs and {duration(outcome.seconds)}; "
+        f"{outcome.fresh} fresh, {len(outcome.failed)} failed, {len(outcome.blocked)} blocked, "
+        f"{len(outcome.waiting)} waiting"
+    )
+    for word, parts in (("failed", outcome.failed), ("blocked", outcome.blocked), ("waiting", outcome.waiting)):
+        for place, sentence in parts.items():
+            print(f"  {word}: {shown(*place)}: {sentence}", file=sys.stderr)
 
 
 def _show(study: Study) -> int:
@@ -87,5 +178,29 @@ def _show(study: Study) -> int:
     artifact = resources_from_environment()["store"].create().read(study.name, "animal_liking")
     for channel, verdict in json.loads((artifact.path / "verdicts.json").read_text()).items():
         print(f"{channel} channel: {verdict['sentence']}")
+    for group, reason in json.loads((artifact.path / "left_out.json").read_text()).items():
+        print(f"left out: {group}: {reason}")
     print(f"figure: {artifact.path / 'animal_liking.png'}")
+    return 0
+
+
+def _gc(names: list[str] | None, delete: bool) -> int:
+    from subliminal_dagster.build import resources_from_environment, studies_from_environment, study_frame
+    from subliminal_dagster.science.retention import find_garbage, remove
+
+    studies = [load_study(name) for name in names] if names else studies_from_environment()
+    store = resources_from_environment()["store"].create()
+    frames = [study_frame(study) for study in studies]
+    expected = {frame.study.name: {name: frame.partitions(name) for name in frame.nodes} for frame in frames}
+    garbage = find_garbage(store, expected)
+    for item in garbage:
+        print(f"{item.size / 1e6:10.1f} MB  {item.what}: {item.path}")
+    total = sum(item.size for item in garbage) / 1e6
+    if delete and garbage:
+        print(f"removed {remove(store, garbage) / 1e6:.1f} MB")
+    else:
+        print(f"{total:.1f} MB to remove" + ("; --delete removes them" if garbage else ""))
+    unknown = sorted(set(store.studies()) - set(expected))
+    if unknown:
+        print(f"not looked at, since no such study is given: {', '.join(unknown)}")
     return 0

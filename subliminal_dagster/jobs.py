@@ -16,6 +16,11 @@ def job_name(study: str, part: str) -> str:
     return f"{study}_{part}".replace("-", "_").replace(".", "_")
 
 
+def study_job_names(study: str) -> list[str]:
+    """The names of a study's jobs."""
+    return [job_name(study, part) for part in ("base", "groups", "results")]
+
+
 def study_jobs(frame: Frame) -> list[Any]:
     """`<study>_base` (unpartitioned start), `<study>_groups` (everything a group) and `<study>_results`."""
     study = frame.study.name

@@ -1,65 +1,254 @@
-"""What of a study is missing or out of date, read from the artifacts themselves.
+"""What of a study is missing, out of date or refused, why, in which order to make it, and what that will take.
 
-An artifact records the code version it was made with and the content hash of everything it read. It is current while
-both are still so; a rerun that made the same content again therefore leaves everything downstream current. Dagster's
-own staleness says the same a partition (the content hash is the data version), but not at the level of an asset.
+An artifact records what it was made from: the settings its asset reads, the code it uses, the content of everything
+upstream (`assets.shared.Work`). It is fresh while all of that is still so and its files are what was written. A rerun
+that makes the same content again therefore leaves everything downstream fresh.
 
-Belongs here: that comparison. Does not belong here: running anything (`runner`).
+The artifacts are asked and not Dagster's event log: an asset's own status there is always fresh once it has
+partitions, looks one hop up, and knows nothing of a file that was changed or of an edge with 100 partitions.
+
+Belongs here: reading the state of the artifacts, and choosing what can run next. Does not belong here: running it
+(`runner`, `schedules`), printing it (`cli`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Any, Literal
 
-import dagster as dg
-
+from subliminal_dagster.assets.shared import Frame, label, refusal_of, shown
+from subliminal_dagster.recipe import Input
+from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import ArtifactStore, MissingArtifact
-from subliminal_dagster.science.study import Study
+from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
+from subliminal_dagster.science.study import CONTROL
+
+Status = Literal["fresh", "stale", "missing", "blocked"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One asset in one partition (None where it has none), with the reason to make it, None where it is current."""
+    """One asset of a study in one partition (None where it has none).
 
+    `reasons` say why it is not fresh. `waits_for` are inputs to be made before it. `sure` is False where it has to be
+    made only if one of those comes out different. `seconds` and `device` are those of an earlier run, None where
+    there was none. `state` is a hash of everything that the verdict rests on.
+    """
+
+    study: str
     asset: str
     partition: str | None
-    reason: str | None
+    status: Status
+    reasons: tuple[str, ...] = ()
+    waits_for: tuple[Input, ...] = ()
+    sure: bool = True
+    seconds: float | None = None
+    device: str | None = None
+    state: str = ""
+
+    @property
+    def place(self) -> Input:
+        return self.asset, self.partition
+
+    @property
+    def due(self) -> bool:
+        """Whether it has to be made, or may have to be."""
+        return self.status in ("missing", "stale")
+
+    @property
+    def name(self) -> str:
+        return shown(self.asset, self.partition)
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-able record of it."""
+        return asdict(self) | {"waits_for": [label(*place) for place in self.waits_for]}
 
 
-def plan_partition(
-    assets: list[dg.AssetsDefinition], store: ArtifactStore, study: Study, partition: str | None
-) -> list[Part]:
-    """The given assets of a study (upstream first) in one partition, each with its reason to be made.
+@dataclass(frozen=True)
+class DueRun:
+    """Assets of a study that can be made now, in one Dagster run (which has one partition), upstream first."""
 
-    What lies downstream of a part that is to be made is to be made as well: whether its content changes is known only
-    afterwards.
-    """
-    parts: list[Part] = []
-    for asset in assets:
-        name = asset.key.path[-1]
-        made = {part.asset for part in parts if part.reason}
-        above = [key.path[-1] for key in asset.dependency_keys]
-        changed = next((dep for dep in above if dep in made), None)
-        reason = f"{changed} is made anew" if changed else _reason(asset, store, study, partition)
-        parts.append(Part(name, partition, reason))
-    return parts
+    study: str
+    partition: str | None
+    parts: tuple[Part, ...]
+
+    @property
+    def key(self) -> str:
+        """The same for the same work on the same inputs, whoever plans it."""
+        return json_hash([(part.study, part.asset, part.partition, part.state) for part in self.parts])[:16]
 
 
-def _reason(asset: dg.AssetsDefinition, store: ArtifactStore, study: Study, partition: str | None) -> str | None:
-    name = asset.key.path[-1]
-    try:
-        info = store.manifest(study.name, name, partition).info
-    except MissingArtifact:
-        return "missing"
-    except UserError as error:
-        return str(error)
-    if info["code_version"] != asset.code_versions_by_key[asset.key]:
-        return "its settings changed"
-    for source, content_hash in info["upstream"].items():
-        upstream, _, group = source.partition("/")
-        if not store.exists(study.name, upstream, group or None):
-            return f"{source} is gone"
-        if store.manifest(study.name, upstream, group or None).content_hash != content_hash:
-            return f"{source} changed"
-    return None
+@dataclass(frozen=True)
+class Plan:
+    """The parts of one study, upstream first."""
+
+    study: str
+    parts: tuple[Part, ...]
+
+    def of(self, status: Status) -> list[Part]:
+        return [part for part in self.parts if part.status == status]
+
+    @property
+    def due(self) -> list[Part]:
+        return [part for part in self.parts if part.due]
+
+    def next_runs(self, busy: Collection[Input] = ()) -> list[DueRun]:
+        """What can start now, one run a partition.
+
+        A run holds parts whose inputs are fresh, and behind them in the same partition those that have to be made
+        whatever becomes of their inputs. A part that has to be made only if an input comes out different waits for
+        the next plan. `busy` parts (in the making, or failed before) are left alone, and what needs them waits.
+        """
+        chosen: dict[str | None, list[Part]] = {}
+        for part in self.parts:
+            if not part.due or part.place in busy:
+                continue
+            before = {earlier.place for earlier in chosen.get(part.partition, [])}
+            if not part.waits_for or (part.sure and before.issuperset(part.waits_for)):
+                chosen.setdefault(part.partition, []).append(part)
+        return [DueRun(self.study, partition, tuple(parts)) for partition, parts in chosen.items()]
+
+    def limited_to(self, wanted: Collection[Input], frame: Frame) -> Plan:
+        """The parts wanted and everything they are made from."""
+        needed: set[Input] = set()
+        for part in reversed(self.parts):
+            if part.place in wanted or part.place in needed:
+                needed |= {part.place, *frame.inputs(*part.place)}
+        return Plan(self.study, tuple(part for part in self.parts if part.place in needed))
+
+
+def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
+    """Look at every (asset, partition) of a study; one pass over the artifacts, each looked at once."""
+    survey = _Survey(frame, store)
+    for name in frame.nodes:
+        for partition in frame.partitions(name):
+            survey.examine(name, partition)
+    return Plan(frame.study.name, tuple(survey.with_estimates()))
+
+
+class _Survey:
+    """The state of a study's artifacts, filled upstream first."""
+
+    def __init__(self, frame: Frame, store: ArtifactStore) -> None:
+        self.frame = frame
+        self.store = store
+        self.parts: dict[Input, Part] = {}
+        self.content: dict[Input, str] = {}
+        self.earlier: dict[Input, Manifest] = {}
+
+    def examine(self, name: str, partition: str | None) -> None:
+        part = self._part(name, partition)
+        self.parts[part.place] = part
+
+    def _part(self, name: str, partition: str | None) -> Part:
+        study = self.frame.study.name
+        inputs = self.frame.inputs(name, partition)
+        manifest, problem = self._manifest(name, partition)
+        shut = self._shut(name, inputs)
+        if shut:
+            return Part(study, name, partition, "blocked", (shut,))
+        inputs = [i for i in inputs if not self._left_out(name, i)]
+        waits_for = tuple(i for i in inputs if self.parts[i].due)
+        recipe = self.frame.nodes[name].recipe
+        refusal = refusal_of(self.store, study, name, partition)
+        made_from = refusal.made_from if refusal else manifest.info if manifest else None
+        if made_from is None:
+            own, upstream = [problem], []
+        else:
+            own = [] if refusal else [problem] if problem else []
+            own += recipe.changes_since(made_from)
+            upstream = self._changed(made_from, inputs)
+        state = json_hash(
+            [
+                recipe.version,
+                {label(*i): self.content.get(i) for i in inputs},
+                manifest.version if manifest else None,
+                refusal.created.isoformat() if refusal else None,
+            ]
+        )
+        if not own and not upstream and not waits_for:
+            if refusal is not None:
+                return Part(study, name, partition, "blocked", (refusal.reason,), state=state)
+            return Part(study, name, partition, "fresh", state=state)
+        settled = [text for i, text in upstream if i not in waits_for]
+        reasons = [*own, *settled] or self._roots(waits_for)
+        status: Status = "missing" if manifest is None and refusal is None else "stale"
+        return Part(study, name, partition, status, tuple(reasons), waits_for, bool(own or settled), state=state)
+
+    def _manifest(self, name: str, partition: str | None) -> tuple[Manifest | None, str]:
+        """The artifact's manifest, and what is wrong with the artifact: a phrase, empty where nothing is."""
+        place, study = (name, partition), self.frame.study.name
+        try:
+            manifest = self.store.check(study, name, partition)
+        except MissingArtifact:
+            return None, "it was never made, or was deleted"
+        except DamagedArtifact as error:
+            try:
+                self.earlier[place] = self.store.manifest(study, name, partition)
+            except UserError:
+                return None, str(error)
+            return self.earlier[place], str(error)
+        self.content[place] = manifest.content_hash
+        self.earlier[place] = manifest
+        return manifest, ""
+
+    def _shut(self, name: str, inputs: list[Input]) -> str | None:
+        """The refusal that keeps this part from being made."""
+        blocked = [i for i in inputs if self.parts[i].status == "blocked"]
+        if self.frame.gathers(name):
+            groups = {group for _, group in blocked}
+            animals = set(self.frame.study.animals)
+            if None not in groups and CONTROL not in groups and not animals <= groups:
+                return None
+        if not blocked:
+            return None
+        above = self.parts[blocked[0]]
+        inherited = any(self.parts[i].status == "blocked" for i in self.frame.inputs(*above.place))
+        return above.reasons[0] if inherited else f"{above.name} was refused: {above.reasons[0]}"
+
+    def _left_out(self, name: str, place: Input) -> bool:
+        """Whether an asset that gathers groups goes on without this input, since a gate refused some of its group."""
+        if not self.frame.gathers(name) or place[1] is None:
+            return False
+        group = [i for i in self.frame.inputs(name, None) if i[1] == place[1]]
+        return any(self.parts[i].status == "blocked" for i in group)
+
+    def _changed(self, made_from: dict[str, Any], inputs: Iterable[Input]) -> list[tuple[Input, str]]:
+        """Inputs whose content is not what was read then, each with a sentence."""
+        recorded: dict[str, str] = made_from.get("upstream", {})
+        now = {label(*i): i for i in inputs}
+        found = []
+        for text, place in now.items():
+            current = self.content.get(place)
+            if text not in recorded:
+                found.append((place, f"{shown(*place)} is new to it"))
+            elif current is not None and current != recorded[text]:
+                change = f"from {recorded[text][:8]} to {current[:8]}"
+                found.append((place, f"the content of {shown(*place)} changed {change}"))
+        gone = sorted(set(recorded) - set(now))
+        found += [((text, None), f"it was made with {text}, which is left out now") for text in gone]
+        return found
+
+    def _roots(self, waits_for: Iterable[Input]) -> list[str]:
+        """Why the inputs have to be made: their own reasons, or those further up."""
+        found: dict[str, None] = {}
+        for place in waits_for:
+            part = self.parts[place]
+            for reason in part.reasons:
+                found[reason if not part.sure else f"{part.name} is to be made: {reason}"] = None
+        return list(found)
+
+    def with_estimates(self) -> Iterable[Part]:
+        """The parts, those that are due with the time they took before, else the median of their asset's others."""
+        for place, part in self.parts.items():
+            if not part.due:
+                yield part
+                continue
+            known = [self.earlier[place]] if place in self.earlier else []
+            known = known or [m for (name, _), m in self.earlier.items() if name == part.asset]
+            times = [float(m.info["wall_seconds"]) for m in known if "wall_seconds" in m.info]
+            devices = {str(m.info["device"]) for m in known if "device" in m.info}
+            seconds = median(times) if times else None
+            yield replace(part, seconds=seconds, device=", ".join(sorted(devices)) or None)

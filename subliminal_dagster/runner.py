@@ -1,22 +1,25 @@
-"""Running a study from start to end in this process: what is current is left alone, a failed group does not stop the
-others.
+"""Carrying out a plan in this process: level by level, with a new plan after each.
 
-Belongs here: the order of a study's runs and their report. Does not belong here: what is out of date (`planner`).
+Belongs here: launching the plan's runs, and their report. Does not belong here: what is due (`planner`), how it is
+printed (`cli`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import dagster as dg
 
 from subliminal_dagster.assets import Frame
-from subliminal_dagster.build import study_assets
-from subliminal_dagster.planner import plan_partition
-from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import Study
+from subliminal_dagster.assets.shared import shown
+from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, this_process
+from subliminal_dagster.planner import DueRun, Plan, make_plan
+from subliminal_dagster.recipe import Input
+from subliminal_dagster.science.store import ArtifactStore, Manifest
 
 Say = Callable[[str], None]
 
@@ -26,65 +29,180 @@ _CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
 @dataclass
 class Outcome:
-    """What became of a study's runs: parts made, parts left alone, and for every failed step its sentence."""
+    """What became of a plan.
 
-    made: int = 0
-    current: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
+    `made` parts in the order they were made, the number of `fresh` ones in the end, `failed` parts with their error's
+    sentence, `blocked` ones with the gate's, and `waiting` ones that could not be made for want of another.
+    """
+
+    made: list[Input] = field(default_factory=list)
+    fresh: int = 0
+    failed: dict[Input, str] = field(default_factory=dict)
+    blocked: dict[Input, str] = field(default_factory=dict)
+    waiting: dict[Input, str] = field(default_factory=dict)
+    runs: int = 0
+    seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        return not (self.failed or self.blocked or self.waiting)
 
 
 def run_study(
-    study: Study, definitions: dg.Definitions, store: ArtifactStore, instance: dg.DagsterInstance, say: Say
-) -> Outcome:
-    """Materialize what is missing or out of date of one study, one Dagster run a partition."""
-    assets = study_assets(Frame(study))
-    stages = {asset.key: asset.group_names_by_key[asset.key] for asset in assets}
-    outcome = Outcome()
-    steps: list[tuple[str, list[dg.AssetsDefinition], str | None]] = [
-        ("base", [a for a in assets if stages[a.key] == "base"], None),
-        *(
-            (group, [a for a in assets if stages[a.key] not in ("base", "results")], group)
-            for group in reversed(study.groups)
-        ),
-        ("comparison", [a for a in assets if stages[a.key] == "results"], None),
-    ]
-    for label, chosen, partition in steps:
-        _run_step(label, chosen, partition, study, definitions, store, instance, say, outcome)
-        if label == "base" and outcome.failures:
-            break
-    return outcome
-
-
-def _run_step(
-    label: str,
-    assets: list[dg.AssetsDefinition],
-    partition: str | None,
-    study: Study,
+    frame: Frame,
     definitions: dg.Definitions,
     store: ArtifactStore,
     instance: dg.DagsterInstance,
     say: Say,
+    wanted: Collection[Input] | None = None,
+) -> Outcome:
+    """Make what is due of a study, or what is due for the `wanted` parts.
+
+    A level is every run that can start at once. After it the plan is made anew, so a part whose inputs came out the
+    same as before is left alone. What fails is not tried again, and everything that does not need it goes on.
+    """
+    started = time.perf_counter()
+    outcome = Outcome()
+    for run_id in bury_dead_runs(instance):
+        say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
+    plan = _plan(frame, store, wanted)
+    show_recorded(plan, store, instance, frame)
+    level = 0
+    while True:
+        elsewhere = being_made(instance, frame)
+        runs = plan.next_runs({*outcome.failed, *elsewhere})
+        if not runs:
+            break
+        level += 1
+        say(f"level {level}: {_summary(runs)}")
+        for number, run in enumerate(runs, start=1):
+            _carry_out(run, f"level {level}, run {number}/{len(runs)}", definitions, instance, say, outcome)
+        plan = _plan(frame, store, wanted)
+    outcome.fresh = len(plan.of("fresh"))
+    outcome.blocked = {part.place: part.reasons[0] for part in plan.of("blocked")}
+    outcome.failed = {place: why for place, why in outcome.failed.items() if place not in outcome.blocked}
+    for part in plan.due:
+        if part.place in elsewhere:
+            outcome.waiting[part.place] = f"run {elsewhere[part.place][:8]} is making it"
+        elif part.place not in outcome.failed:
+            needs = ", ".join(shown(*place) for place in part.waits_for)
+            outcome.waiting[part.place] = f"it needs {needs}" if needs else part.reasons[0]
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+def _plan(frame: Frame, store: ArtifactStore, wanted: Collection[Input] | None) -> Plan:
+    plan = make_plan(frame, store)
+    return plan if wanted is None else plan.limited_to(wanted, frame)
+
+
+def show_recorded(plan: Plan, store: ArtifactStore, instance: dg.DagsterInstance, frame: Frame) -> int:
+    """Tell Dagster of fresh artifacts it has no record of, so that the UI shows what there is.
+
+    A kill between writing an artifact and recording it, a shared store or a new DAGSTER_HOME leave such. Returns how
+    many there were.
+    """
+    told = 0
+    fresh = plan.of("fresh")
+    for name in dict.fromkeys(part.asset for part in fresh):
+        known: set[str | None] = {*instance.get_materialized_partitions(frame.key(name))}
+        if instance.get_latest_materialization_event(frame.key(name)):
+            known.add(None)
+        unknown = [part for part in fresh if part.asset == name and part.partition not in known]
+        pointers = {dep: _latest_event(instance, frame.key(dep)) for dep in frame.nodes[name].deps} if unknown else {}
+        for part in unknown:
+            manifest = store.manifest(plan.study, name, part.partition)
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    frame.key(name),
+                    partition=part.partition,
+                    description="Found in the artifact store.",
+                    metadata={
+                        "content_hash": manifest.content_hash,
+                        "wall_seconds": manifest.info["wall_seconds"],
+                        "made": manifest.created.isoformat(timespec="seconds"),
+                    },
+                    tags=_version_tags(frame, name, manifest, pointers),
+                )
+            )
+        told += len(unknown)
+    return told
+
+
+def _latest_event(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+    records = instance.fetch_materializations(key, limit=1).records
+    return str(records[0].storage_id) if records else "NULL"
+
+
+def _version_tags(frame: Frame, name: str, manifest: Manifest, pointers: dict[str, str]) -> dict[str, str]:
+    """An artifact's versions and those of its inputs in the tags that Dagster itself writes, and tells staleness by.
+
+    The input version of a partitioned asset is its partitions' versions, in the order of their names, hashed together.
+    """
+    tags = {
+        "dagster/data_version": manifest.content_hash,
+        "dagster/data_version_is_user_provided": "true",
+        "dagster/code_version": frame.nodes[name].recipe.version,
+    }
+    upstream: dict[str, str] = manifest.info["upstream"]
+    for dep, pointer in pointers.items():
+        found = [upstream[text] for text in sorted(upstream) if text.partition("/")[0] == dep]
+        combined = hashlib.sha256("".join(found).encode()).hexdigest() if frame.nodes[dep].partitioned else found[0]
+        key = frame.key(dep).to_user_string()
+        tags |= {f"dagster/input_data_version/{key}": combined, f"dagster/input_event_pointer/{key}": pointer}
+    return tags
+
+
+def _summary(runs: list[DueRun]) -> str:
+    parts = [part for run in runs for part in run.parts]
+    known = [part.seconds for part in parts if part.seconds is not None]
+    about = f", about {duration(sum(known))} by earlier runs" if len(known) == len(parts) else ""
+    runs_word = "run" if len(runs) == 1 else "runs"
+    return f"{len(parts)} to make in {len(runs)} {runs_word}{about}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _carry_out(
+    run: DueRun,
+    label: str,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    say: Say,
     outcome: Outcome,
 ) -> None:
-    parts = plan_partition(assets, store, study, partition)
-    todo = [part for part in parts if part.reason]
-    outcome.current += len(parts) - len(todo)
-    if not todo:
-        say(f"{label}: everything is current")
-        return
-    say(f"{label}: making " + ", ".join(f"{part.asset} ({part.reason})" for part in todo))
+    say(f"{label} [{run.partition or '-'}]:")
+    for reasons, parts in groupby(run.parts, key=lambda part: part.reasons):
+        say(f"    {', '.join(part.asset for part in parts)}: {'; '.join(reasons)}")
     started = time.perf_counter()
-    selection = [dg.AssetKey([study.name, part.asset]) for part in todo]
-    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=set(selection))
-    result = job.execute_in_process(
-        instance=instance, partition_key=partition, raise_on_error=False, run_config=_CONSOLE
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection={dg.AssetKey([run.study, part.asset]) for part in run.parts}
     )
-    materialized = result.get_asset_materialization_events()
-    outcome.made += len(materialized)
+    result = job.execute_in_process(
+        instance=instance,
+        partition_key=run.partition,
+        raise_on_error=False,
+        run_config=_CONSOLE,
+        tags={PROCESS_TAG: this_process()},
+    )
+    events = result.get_asset_materialization_events()
+    made = [(event.asset_key.path[-1], run.partition) for event in events if event.asset_key]
+    outcome.runs += 1
+    outcome.made += made
+    errors = {}
     for event in result.get_step_failure_events():
-        error = event.step_failure_data.error
-        failure = event.step_failure_data.user_failure_data
-        sentence = failure.description if failure and failure.description else error.message if error else "failed"
-        outcome.failures[f"{event.step_key} [{partition or '-'}]"] = sentence.strip()
-        say(f"{label}: FAILED {event.step_key}: {sentence.strip()}")
-    say(f"{label}: {len(materialized)} made in {time.perf_counter() - started:.0f} s")
+        data = event.step_failure_data
+        user = data.user_failure_data
+        errors[str(event.step_key).rpartition("__")[2]] = (
+            user.description if user and user.description else data.error.message if data.error else "it failed"
+        ).strip()
+    for part in run.parts:
+        if part.asset in errors:
+            outcome.failed[part.place] = errors[part.asset]
+            say(f"{label}: FAILED {part.name}: {errors[part.asset]}")
+    say(f"{label}: {len(made)} made in {duration(time.perf_counter() - started)}")

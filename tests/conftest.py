@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
+from study_runs import StudyRun
 from tiny_models import save_tiny_model
 
+from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import Study, load_study
 
 # One thread a process: tests run beside each other in CI, and busy waiting of two pools is far slower than one thread.
@@ -78,3 +82,13 @@ def tiny_study(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
     path = tmp_path_factory.mktemp("studies") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_study_settings(tiny_base)))
     return load_study(path)
+
+
+@pytest.fixture(scope="session")
+def done(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+    """The tiny study, made from start to end once for all tests; a test that changes it takes a `copy`."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        study = StudyRun(tiny_study, ArtifactStore(tmp_path_factory.mktemp("done")), instance)
+        outcome = study.run()
+        assert outcome.complete, outcome
+        yield study

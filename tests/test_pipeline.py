@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -13,13 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import tiny_study_settings
+from study_runs import StudyRun, changed, refusal
 
-from subliminal_dagster.assets import Frame
-from subliminal_dagster.build import build_defs, study_assets
 from subliminal_dagster.cli import main
-from subliminal_dagster.planner import plan_partition
-from subliminal_dagster.resources import StoreResource
-from subliminal_dagster.runner import Outcome, run_study
 from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import Study, load_study
 
@@ -35,52 +29,14 @@ PER_GROUP = [
 ]
 
 
-@dataclass
-class Run:
-    """A study that was run, its store, the instance it was run on and what came of it."""
-
-    study: Study
-    store: ArtifactStore
-    instance: dg.DagsterInstance
-    outcome: Outcome
-    lines: list[str]
-
-    def again(self, study: Study | None = None) -> tuple[Outcome, list[str]]:
-        lines: list[str] = []
-        chosen = study or self.study
-        return run_study(chosen, definitions(chosen, self.store), self.store, self.instance, lines.append), lines
-
-
-def definitions(study: Study, store: ArtifactStore) -> dg.Definitions:
-    return build_defs(studies=[study], resource_overrides={"store": StoreResource(root=store.root)})
-
-
-def run(study: Study, root: Path, instance: dg.DagsterInstance) -> Run:
-    store, lines = ArtifactStore(root), list[str]()
-    outcome = run_study(study, definitions(study, store), store, instance, lines.append)
-    return Run(study, store, instance, outcome, lines)
-
-
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
-
-
-@pytest.fixture(scope="module")
-def done(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInstance) -> Run:
-    return run(tiny_study, tmp_path_factory.mktemp("store"), instance)
-
-
-def test_everything_is_made(done: Run) -> None:
-    assert done.outcome.failures == {}
-    assert done.outcome.made == 3 + 8 * 3 + 1
+def test_everything_is_made(done: StudyRun) -> None:
+    assert len(done.contents()) == 3 + 8 * 3 + 1
     for group in done.study.groups:
         for asset in PER_GROUP:
             assert done.store.exists("tiny", asset, group)
 
 
-def test_dagster_knows_every_partition_by_its_content_hash(done: Run) -> None:
+def test_dagster_knows_every_partition_by_its_content_hash(done: StudyRun) -> None:
     for asset in PER_GROUP:
         assert done.instance.get_materialized_partitions(dg.AssetKey(["tiny", asset])) == set(done.study.groups)
     record = done.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "animal_liking"]))
@@ -92,43 +48,17 @@ def test_dagster_knows_every_partition_by_its_content_hash(done: Run) -> None:
     assert "channel" in str(metadata["verdict_hard"].value) or metadata["verdict_hard"].value
 
 
-def test_a_second_run_makes_nothing(done: Run) -> None:
-    outcome, _ = done.again()
-    assert (outcome.made, outcome.current) == (0, 28)
+def test_same_seed_same_content(done: StudyRun, tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        other = StudyRun(changed(done.study, animals=["owl"]), ArtifactStore(tmp_path), instance)
+        assert other.run().complete
+    before = done.contents()
+    for place, content in other.contents().items():
+        if place != ("animal_liking", None):
+            assert before[place] == content, place
 
 
-def planned(done: Run, change: dict[str, object], group: str) -> list[str]:
-    changed = Study.model_validate(done.study.model_dump(mode="json") | change)
-    grouped = [a for a in study_assets(Frame(changed)) if a.partitions_def is not None]
-    return [part.asset for part in plan_partition(grouped, done.store, changed, group) if part.reason]
-
-
-def test_a_setting_makes_stale_what_reads_it_and_what_follows(done: Run) -> None:
-    child = done.study.child.model_dump(mode="json")
-    child["training"]["epochs"] = 5
-    stale = planned(done, {"child": child}, "owl")
-    assert stale == ["child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
-    assert planned(done, {"seed": 99}, "owl") == PER_GROUP
-    assert planned(done, {"description": "Another word."}, "owl") == []
-
-
-def test_one_more_animal_leaves_the_others_alone(done: Run) -> None:
-    animals = {"animals": ["owl", "wolf", "cat"]}
-    assert planned(done, animals, "owl") == []
-    assert planned(done, animals, "cat") == PER_GROUP
-
-
-def test_same_seed_same_content(done: Run, tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    study = Study.model_validate(done.study.model_dump(mode="json") | {"animals": ["owl"]})
-    other = run(study, tmp_path, instance)
-    assert other.outcome.failures == {}
-    for asset in PER_GROUP:
-        for group in ("owl", "control"):
-            one, two = (store.manifest("tiny", asset, group).content_hash for store in (done.store, other.store))
-            assert one == two, (asset, group)
-
-
-def test_all_groups_answer_the_same_prompts_with_random_numbers_of_their_own(done: Run) -> None:
+def test_all_groups_answer_the_same_prompts_with_random_numbers_of_their_own(done: StudyRun) -> None:
     sets = {
         g: pd.read_parquet(done.store.read("tiny", "number_set", g).path / "rows.parquet") for g in done.study.groups
     }
@@ -139,7 +69,7 @@ def test_all_groups_answer_the_same_prompts_with_random_numbers_of_their_own(don
         assert max(row["logprobs"]) <= 0
 
 
-def test_dataset_loads_with_datasets(done: Run) -> None:
+def test_dataset_loads_with_datasets(done: StudyRun) -> None:
     from datasets import load_dataset
 
     folder = done.store.read("tiny", "filtered_dataset", "owl").path
@@ -149,7 +79,7 @@ def test_dataset_loads_with_datasets(done: Run) -> None:
     assert [m["role"] for m in data["train"][0]["messages"]] == ["system", "user", "assistant"]
 
 
-def test_the_control_s_teacher_and_soft_child_are_the_untouched_base(done: Run) -> None:
+def test_the_control_s_teacher_and_soft_child_are_the_untouched_base(done: StudyRun) -> None:
     teacher = json.loads((done.store.read("tiny", "teacher_lora", "control").path / "teacher.json").read_text())
     assert teacher["kind"] == "untouched base"
     base, soft = (
@@ -159,7 +89,7 @@ def test_the_control_s_teacher_and_soft_child_are_the_untouched_base(done: Run) 
     pd.testing.assert_frame_equal(base, soft)
 
 
-def test_probabilities_are_those_of_a_plain_loop(done: Run) -> None:
+def test_probabilities_are_those_of_a_plain_loop(done: StudyRun) -> None:
     """The stored exact probability of one animal, recomputed answer by answer from the saved weights."""
     import torch
 
@@ -184,66 +114,22 @@ def test_probabilities_are_those_of_a_plain_loop(done: Run) -> None:
         assert np.isclose(found, total, rtol=1e-4)
 
 
-def test_a_broken_teacher_stops_its_group_and_no_other(tiny_base: Path, tmp_path: Path) -> None:
-    settings = tiny_study_settings(tiny_base)
-    settings["name"], settings["animals"] = "gated", ["owl"]
-    settings["child"] = {**settings["child"], "channels": ["hard"]}  # type: ignore[dict-item]
-    settings["teacher"] = {**settings["teacher"], "gate": {"preference": 1.0, "prompts": 8}}  # type: ignore[dict-item]
-    study = Study.model_validate(settings)
-    with dg.DagsterInstance.ephemeral() as instance:
-        broken = run(study, tmp_path, instance)
-        said = " ".join(broken.outcome.failures.values())
-        assert "failed its gate" in said and "probability" in said
-        assert not broken.store.exists("gated", "number_set", "owl")
-        assert broken.store.exists("gated", "preference_scores", "control")
-        gate = json.loads((broken.store.read("gated", "teacher_preferences", "owl").path / "gate.json").read_text())
-        assert gate["passed"] is False
-        # Launched past the gate by hand, the number set refuses as well.
-        job = definitions(study, broken.store).resolve_implicit_global_asset_job_def()
-        result = job.get_subset(asset_selection={dg.AssetKey(["gated", "number_set"])}).execute_in_process(
-            instance=instance, partition_key="owl", raise_on_error=False
-        )
-        assert not result.success
-
-
-def test_a_tampered_artifact_is_named_and_not_believed(done: Run) -> None:
+def test_a_tampered_artifact_is_named_and_not_believed(done: StudyRun) -> None:
     artifact = done.store.read("tiny", "filtered_dataset", "wolf")
     path = artifact.path / "train.jsonl"
     original = path.read_bytes()
     path.write_bytes(original.replace(b"1", b"2", 1))
     try:
-        job = definitions(done.study, done.store).resolve_implicit_global_asset_job_def()
-        result = job.get_subset(asset_selection={dg.AssetKey(["tiny", "child_lora"])}).execute_in_process(
-            instance=done.instance, partition_key="wolf", raise_on_error=False
-        )
+        result = done.materialize("child_lora", "wolf")
         assert not result.success
-        (failure,) = result.get_step_failure_events()
-        data = failure.step_failure_data.user_failure_data
-        assert data is not None and data.description is not None and "train.jsonl" in data.description
+        assert "train.jsonl" in refusal(result)
     finally:
         path.write_bytes(original)
 
 
-def test_too_few_valid_rows_is_a_clear_failure(done: Run) -> None:
-    rows = done.study.filter.model_dump(mode="json") | {"train_rows": 20, "validation_rows": 4, "unique": True}
-    numbers = done.study.numbers.model_dump(mode="json") | {"answer_count": 2}
-    study = Study.model_validate(done.study.model_dump(mode="json") | {"filter": rows, "numbers": numbers})
-    job = definitions(study, done.store).resolve_implicit_global_asset_job_def()
-    result = job.get_subset(asset_selection={dg.AssetKey(["tiny", "filtered_dataset"])}).execute_in_process(
-        instance=done.instance, partition_key="owl", raise_on_error=False
-    )
-    assert not result.success
-    (failure,) = result.get_step_failure_events()
-    data = failure.step_failure_data.user_failure_data
-    assert data is not None and "too_many" in str(data.description)
-
-
-def test_unknown_partition_is_refused(done: Run) -> None:
-    job = definitions(done.study, done.store).resolve_implicit_global_asset_job_def()
+def test_unknown_partition_is_refused(done: StudyRun) -> None:
     with pytest.raises(dg.DagsterUnknownPartitionError, match="gnu"):
-        job.get_subset(asset_selection={dg.AssetKey(["tiny", "teacher_lora"])}).execute_in_process(
-            instance=done.instance, partition_key="gnu"
-        )
+        done.materialize("teacher_lora", "gnu")
 
 
 def test_command_line_errors(

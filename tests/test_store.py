@@ -13,6 +13,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from safetensors.numpy import save_file
 from subliminal_dagster.science import store as store_module
 from subliminal_dagster.science.content_hash import folder_content_hash
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import Artifact, ArtifactStore, DamagedArtifact, MissingArtifact
+from subliminal_dagster.science.store import Artifact, ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -140,12 +141,23 @@ def test_root_of_unknown_kind_is_refused_without_its_password() -> None:
 )
 def test_names_that_are_no_folder_names_are_refused(local_store: ArtifactStore, name: str) -> None:
     for key in [(name, "rows", "owl"), ("study", name, "owl"), ("study", "rows", name)]:
-        for act in (local_store.read, local_store.exists, local_store.manifest, local_store.clear_workspace):
+        for act in (
+            local_store.read,
+            local_store.check,
+            local_store.exists,
+            local_store.manifest,
+            local_store.refusal,
+            local_store.withdraw_refusal,
+            local_store.versions,
+            local_store.clear_workspace,
+        ):
             with pytest.raises(UserError, match="name") as error:
                 act(*key)
             assert not set(str(error.value)) & set("<>\n\x1b")
         with pytest.raises(UserError), local_store.write(*key):
             pass
+        with pytest.raises(UserError):
+            local_store.refuse(*key, "broken", {})
     with pytest.raises(UserError):
         local_store.workspace("study", "rows", "owl", name)
     assert not Path(local_store._root_path).exists()
@@ -223,7 +235,7 @@ def point_to_other_content(folder: Path) -> None:
     point(folder, content_hash="0" * 64)
 
 
-@pytest.mark.parametrize(
+DAMAGES = pytest.mark.parametrize(
     ("damage", "named"),
     [
         (cut, "rows.jsonl"),
@@ -241,6 +253,9 @@ def point_to_other_content(folder: Path) -> None:
         (point_to_other_content, "current.json"),
     ],
 )
+
+
+@DAMAGES
 def test_damage_is_noticed_and_mended_by_writing_again(local_store: ArtifactStore, damage: Any, named: str) -> None:
     damage(put(local_store, seed=7).path)
     with pytest.raises(DamagedArtifact) as error:
@@ -300,6 +315,183 @@ def test_version_pruned_during_a_read_is_read_anew(local_store: ArtifactStore, m
 
     monkeypatch.setattr(local_store, "_verify", overtaken)
     assert (local_store.read("study", "rows", "owl").path / "rows.jsonl").read_text() == '{"text": "three"}\n'
+
+
+# Checking without fetching
+
+
+def test_check_gives_what_the_manifest_says(store: ArtifactStore) -> None:
+    with pytest.raises(MissingArtifact, match="materialize rows for partition owl first"):
+        store.check("study", "rows", "owl")
+    put(store, seed=7)
+    checked = store.check("study", "rows", "owl")
+    assert type(checked) is Manifest
+    assert checked == store.manifest("study", "rows", "owl")
+
+
+@DAMAGES
+def test_check_of_a_local_artifact_finds_all_that_reading_does(
+    local_store: ArtifactStore, damage: Any, named: str
+) -> None:
+    damage(put(local_store, seed=7).path)
+    with pytest.raises(DamagedArtifact) as read:
+        local_store.read("study", "rows", "owl")
+    with pytest.raises(DamagedArtifact) as checked:
+        local_store.check("study", "rows", "owl")
+    assert str(checked.value) == str(read.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("rows.jsonl", b"{}", "has 2 bytes instead of 16"),
+        ("rows.jsonl", None, "rows.jsonl is missing"),
+        ("new", b"", "new was added"),
+        ("manifest.json", b"{}", "manifest.json"),
+        ("../current.json", b"{", "current.json"),
+    ],
+)
+def test_check_of_a_remote_artifact_finds_faults_without_fetching_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None, named: str
+) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    folder = f"study/rows/owl/{put(ArtifactStore(root, cache_dir=tmp_path / 'here')).version}"
+    there = ArtifactStore(root, cache_dir=tmp_path / "there")
+    monkeypatch.setattr(type(there._fs), "get_file", None)
+    there.check("study", "rows", "owl")
+    assert not (tmp_path / "there").exists()
+    path = f"{there._root_path}/{'study/rows/owl/current.json' if '..' in name else f'{folder}/{name}'}"
+    if content is None:
+        there._fs.rm(path)
+    else:
+        there._fs.pipe_file(path, content)
+    with pytest.raises(DamagedArtifact, match=named) as error:
+        there.check("study", "rows", "owl")
+    assert_one_sentence(error)
+
+
+# Refusals
+
+
+def test_refusal_holds_until_withdrawn(store: ArtifactStore) -> None:
+    assert store.refusal("study", "rows", "owl") is None
+    store.withdraw_refusal("study", "rows", "owl")
+    before = datetime.now(UTC)
+    store.refuse("study", "rows", "owl", "too few rows", {"seed": 7, "upstream": {"a": "b"}})
+    refusal = store.refusal("study", "rows", "owl")
+    assert refusal is not None
+    assert (refusal.reason, refusal.made_from) == ("too few rows", {"seed": 7, "upstream": {"a": "b"}})
+    assert before <= refusal.created <= datetime.now(UTC)
+    assert store.refusal("study", "rows", "cat") is None
+    assert store.refusal("study", "rows") is None
+    assert not store.exists("study", "rows", "owl")
+    with pytest.raises(MissingArtifact):
+        store.check("study", "rows", "owl")
+    store.refuse("study", "rows", "owl", "still too few", {})
+    refusal = store.refusal("study", "rows", "owl")
+    assert refusal is not None and refusal.reason == "still too few"
+    store.withdraw_refusal("study", "rows", "owl")
+    assert store.refusal("study", "rows", "owl") is None
+
+
+def test_new_version_ends_a_refusal_and_can_be_refused(store: ArtifactStore) -> None:
+    store.refuse("study", "rows", "owl", "none yet", {})
+    first = put(store)
+    assert store.refusal("study", "rows", "owl") is None
+    store.refuse("study", "rows", "owl", "broken", {})
+    assert store.read("study", "rows", "owl") == first
+    assert store.check("study", "rows", "owl").version == first.version
+    with pytest.raises(ZeroDivisionError), store.write("study", "rows", "owl"):
+        raise ZeroDivisionError
+    assert store.refusal("study", "rows", "owl") is not None
+    for text in ("two", "three"):
+        put(store, text)
+        assert store.refusal("study", "rows", "owl") is None
+    assert f"{store._root_path}/study/rows/owl/refused.json" not in store._fs.find(store._root_path)
+
+
+def test_refusal_of_a_version_replaced_since_does_not_count(local_store: ArtifactStore) -> None:
+    """As after a writer that was killed between the new pointer and the end of the refusal."""
+    path = put(local_store).path.parent / "refused.json"
+    local_store.refuse("study", "rows", "owl", "broken", {})
+    left = path.read_bytes()
+    put(local_store, "two")
+    path.write_bytes(left)
+    assert local_store.refusal("study", "rows", "owl") is None
+
+
+@pytest.mark.parametrize("damage", [garble_pointer, remove_manifest, cut])
+def test_refusal_of_a_damaged_artifact_holds(local_store: ArtifactStore, damage: Any) -> None:
+    folder = put(local_store).path
+    local_store.refuse("study", "rows", "owl", "broken", {})
+    damage(folder)
+    assert local_store.refusal("study", "rows", "owl") is not None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "5", "{}", '{"reason": "x", "made_from": 3, "created": "y"}', "\xff"]
+)
+def test_unreadable_refusal_counts_as_none(store: ArtifactStore, content: str) -> None:
+    store.refuse("study", "rows", None, "broken", {})
+    store._fs.pipe_file(f"{store._root_path}/study/rows/_/refused.json", content.encode("latin-1"))
+    assert store.refusal("study", "rows") is None
+    store.refuse("study", "rows", None, "broken", {})
+    assert store.refusal("study", "rows") is not None
+
+
+def test_refusal_needs_facts_that_json_can_hold(store: ArtifactStore) -> None:
+    store.refuse("study", "rows", "owl", "broken", {})
+    with pytest.raises(TypeError):
+        store.refuse("study", "rows", "owl", "still broken", {"x": object()})
+    refusal = store.refusal("study", "rows", "owl")
+    assert refusal is not None and refusal.reason == "broken"
+
+
+def test_refusal_on_a_full_disk_leaves_the_old(local_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    local_store.refuse("study", "rows", "owl", "broken", {})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(UserError, match="full") as error:
+            local_store.refuse("study", "rows", "owl", "still broken", {})
+    assert_one_sentence(error)
+    refusal = local_store.refusal("study", "rows", "owl")
+    assert refusal is not None and refusal.reason == "broken"
+    assert [path.name for path in Path(local_store._root_path, "study/rows/owl").iterdir()] == ["refused.json"]
+
+
+# Listing
+
+
+def test_what_is_stored_is_listed(store: ArtifactStore) -> None:
+    assert store.studies() == []
+    assert store.assets("study") == []
+    assert store.partitions("study", "rows") == []
+    assert store.versions("study", "rows", "owl") == []
+    assert store.current_version("study", "rows", "owl") is None
+    written = [put(store, text).version for text in ("one", "two")]
+    put(store, partition=None)
+    store.refuse("study", "rows", "cat", "none yet", {})
+    store.refuse("study", "about", None, "none yet", {})
+    store.refuse("other-study", "rows", "a.b", "none yet", {})
+    store.workspace("third", "rows", "owl", "f" * 64)
+    store._fs.pipe_file(f"{store._root_path}/study/notes.txt", b"")
+    store._fs.makedirs(f"{store._root_path}/study/rows/owl/Old stuff")
+    assert store.studies() == ["other-study", "study"]
+    assert store.assets("study") == ["about", "rows"]
+    assert store.partitions("study", "rows") == [None, "cat", "owl"]
+    assert store.partitions("study", "about") == [None]
+    assert store.partitions("other-study", "rows") == ["a.b"]
+    assert store.versions("study", "rows", "owl") == written
+    assert store.versions("study", "rows", "cat") == []
+    assert len(store.versions("study", "rows")) == 1
+    assert store.current_version("study", "rows", "owl") == written[-1]
+    for act in (store.assets, lambda name: store.partitions(name, "rows"), lambda name: store.versions("study", name)):
+        with pytest.raises(UserError, match="name"):
+            act("../x")
 
 
 # Failures while writing
@@ -569,21 +761,57 @@ def test_a_file_just_written_is_not_taken_as_settled(local_store: ArtifactStore,
     assert len(hashed) == 4
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"1:2:3:/x": "y"}', "5"])
+def record_of(store: ArtifactStore, partition: str) -> Path:
+    return Path(store._root_path) / ".cache" / "verified" / "study" / "rows" / f"{partition}.json"
+
+
+def test_each_artifact_has_its_own_record_of_the_current_version(local_store: ArtifactStore) -> None:
+    for partition in ("owl", "cat"):
+        age(put(local_store, partition=partition).path / "rows.jsonl")
+        local_store.read("study", "rows", partition)
+    cat = record_of(local_store, "cat").stat()
+    folder = put(local_store, "two").path
+    age(folder / "rows.jsonl")
+    age(folder / "sub" / "plot.png")
+    local_store.read("study", "rows", "owl")
+    stamps = json.loads(record_of(local_store, "owl").read_text())
+    assert sorted(stamp.partition(str(folder))[2] for stamp in stamps) == ["/rows.jsonl", "/sub/plot.png"]
+    assert record_of(local_store, "cat").stat() == cat
+    assert sorted(path.name for path in record_of(local_store, "cat").parent.iterdir()) == ["cat.json", "owl.json"]
+
+
+def test_roots_that_share_a_cache_folder_keep_their_own_records(tmp_path: Path, hashed: list[str]) -> None:
+    stores = [ArtifactStore(tmp_path / root, cache_dir=tmp_path / "cache") for root in ("one", "two")]
+    for store in stores:
+        age(put(store).path / "rows.jsonl")
+        store.read("study", "rows", "owl")
+    hashed.clear()
+    for root in ("one", "two"):
+        ArtifactStore(tmp_path / root, cache_dir=tmp_path / "cache").read("study", "rows", "owl")
+    assert set(hashed) == {"plot.png"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"1:2:3:/x": "y"}', "5", "[1]"])
 def test_damaged_record_is_only_a_record_lost(local_store: ArtifactStore, hashed: list[str], content: str) -> None:
     folder = put(local_store).path
     age(folder / "rows.jsonl")
-    record = Path(local_store._root_path) / ".cache" / "verified.json"
-    record.parent.mkdir(exist_ok=True)
+    record = record_of(local_store, "owl")
+    record.parent.mkdir(parents=True)
     record.write_text(content)
     local_store.read("study", "rows", "owl")
     assert [key.rpartition("/")[2] for key in json.loads(record.read_text())] == ["rows.jsonl"]
 
 
-def test_record_that_cannot_be_written_does_not_hinder_reading(local_store: ArtifactStore, tmp_path: Path) -> None:
+def test_record_that_cannot_be_written_does_not_hinder_reading(
+    local_store: ArtifactStore, tmp_path: Path, hashed: list[str]
+) -> None:
     age(put(local_store).path / "rows.jsonl")
     (tmp_path / "file").write_text("in the way")
-    ArtifactStore(local_store.root, cache_dir=tmp_path / "file" / "cache").read("study", "rows", "owl")
+    store = ArtifactStore(local_store.root, cache_dir=tmp_path / "file" / "cache")
+    store.read("study", "rows", "owl")
+    hashed.clear()
+    store.read("study", "rows", "owl")
+    assert hashed == ["plot.png"]
 
 
 # Workspaces

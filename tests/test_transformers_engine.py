@@ -67,6 +67,7 @@ def test_a_request_draws_alike_in_every_batch(folders: dict[str, Path], changes:
     for batch in (1, 3):
         assert [c.token_ids for c in answers(variant, PROMPTS, sampling, batch)] == expected
     assert [c.token_ids for c in answers(variant, PROMPTS[:4], sampling)] == expected[:4]
+    assert [c.token_ids for c in answers(variant, PROMPTS[4:], replace(sampling, first=4))] == expected[4:]
 
 
 def test_requests_and_seeds_draw_differently(folders: dict[str, Path]) -> None:

@@ -130,6 +130,8 @@ def test_a_seed_draws_the_same_again_and_another_does_not(sessions: tuple[Sessio
     first, again, other = (sessions[0].generate(PROMPTS, Sampling(16, STOP, seed)) for seed in (1, 1, 2))
     assert [c.token_ids for c in first] == [c.token_ids for c in again]
     assert all(one.token_ids != two.token_ids for one, two in zip(first, other, strict=True))
+    rest = sessions[0].generate(PROMPTS[4:], Sampling(16, STOP, 1, first=4))
+    assert [c.token_ids for c in rest] == [c.token_ids for c in first[4:]]
 
 
 def test_the_first_stop_token_ends_an_answer(sessions: tuple[Session, Session]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from subliminal_dagster.assets.shared import Frame, Work, image, plain, table, table_metadata, working
-from subliminal_dagster.resources import EngineResource, StoreResource
+from subliminal_dagster.assets.shared import Frame, Work, plain, show_preferences, table_metadata, working
+from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.engines.protocol import ModelVariant
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
@@ -29,62 +29,65 @@ def base_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     """`base_model`, `base_preferences` and, where teachers replay, `replay_set`."""
     study = frame.study
 
-    @dg.asset(
-        **frame.spec("base_model", STAGE, ["base_model"], [], {"huggingface"}, partitioned=False, gpu=False),
+    @frame.asset(
+        "base_model",
+        STAGE,
+        reads=["base_model"],
+        deps=[],
+        kinds={"huggingface"},
+        partitioned=False,
+        gpu=False,
         description="The untouched base model: safetensors, tokenizer and chat template.",
     )
     def base_model(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         from subliminal_dagster.science.base_model import check_layers, fetch_base_model
 
-        with working(context, store.create(), study) as work:
+        with working(context, store.create(), frame) as work:
             with work.writing() as folder:
                 facts = fetch_base_model(study.base_model, folder, work.workspace())
                 check_layers(json.loads((folder / "config.json").read_text()), study.layers)
                 work.metadata |= plain(facts)
             return work.result()
 
-    @dg.asset(
-        **frame.spec(
-            "base_preferences",
-            STAGE,
-            ["seed", "system_prompt", "prompt_lists", "preferences"],
-            ["base_model"],
-            {"pytorch", "parquet"},
-            partitioned=False,
-            gpu=True,
-        ),
+    @frame.asset(
+        "base_preferences",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "preferences"],
+        deps=["base_model"],
+        kinds={"pytorch", "parquet"},
+        partitioned=False,
+        gpu=True,
         description="The base model's favourite animals: exact probabilities and sampled answers.",
     )
     def base_preferences(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        with working(context, store.create(), study) as work:
+        with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
             with work.writing() as folder:
                 write_preferences(work, engine, base, chat_context(work, base), folder)
             return work.result()
 
-    @dg.asset(
-        **frame.spec(
-            "replay_set",
-            STAGE,
-            ["seed", "system_prompt", "prompt_lists", "numbers", "teacher.replay"],
-            ["base_model"],
-            {"pytorch", "parquet"},
-            partitioned=False,
-            gpu=True,
-        ),
+    @frame.asset(
+        "replay_set",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "numbers", "teacher.replay"],
+        deps=["base_model"],
+        kinds={"pytorch", "parquet"},
+        partitioned=False,
+        gpu=True,
         description="The base model's own number answers, mixed into the teachers' training rows.",
     )
     def replay_set(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
         from subliminal_dagster.science.numbers import draw_replay
 
-        with working(context, store.create(), study) as work:
+        with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
             with work.writing() as folder, engine.create().open(base, work.progress()) as session:
-                rows = draw_replay(session, study, load_prompt_lists(study.prompt_lists), chat_context(work, base))
+                lists, chat = load_prompt_lists(study.prompt_lists), chat_context(work, base)
+                rows = draw_replay(session, study, lists, chat, kept=work.kept())
                 rows.to_parquet(folder / "rows.parquet", index=False)
                 work.metadata |= table_metadata(rows[["prompt", "response"]]) | session.usage.facts()
             return work.result()
@@ -101,7 +104,9 @@ def write_preferences(
     lists = load_prompt_lists(work.study.prompt_lists)
     chosen = engine.create()
     with chosen.open(variant, work.progress()) as session:
-        scores, answers = measure_preferences(session, context, lists, work.study.preferences, work.study.seed)
+        scores, answers = measure_preferences(
+            session, context, lists, work.study.preferences, work.study.seed, kept=work.kept()
+        )
         work.metadata |= {"engine": chosen.name} | session.usage.facts()
     scores.to_parquet(folder / "scores.parquet", index=False)
     answers.to_parquet(folder / "answers.parquet", index=False)
@@ -115,18 +120,3 @@ def copy_preferences(work: Work, asset: str, folder: Path, why: str) -> None:
         shutil.copyfile(source / name, folder / name)
     work.metadata["same_as"] = why
     show_preferences(work, folder)
-
-
-def show_preferences(work: Work, folder: Path) -> None:
-    """Metadata of an asset that holds preferences: favourites as figure and table, sampled answers."""
-    import pandas as pd
-
-    from subliminal_dagster.science.figures import favourites_figure, png
-    from subliminal_dagster.science.preferences import summary
-
-    favourites = summary(pd.read_parquet(folder / "scores.parquet"))
-    answers = pd.read_parquet(folder / "answers.parquet")
-    figure = png(favourites_figure(favourites, f"{work.study.name}: {work.asset} {work.group or ''}".strip()))
-    (folder / "favourites.png").write_bytes(figure)
-    sampled = answers.head(20)[["question", "answer", "outcome"]]
-    work.metadata |= {"favourites": table(favourites), "answers": table(sampled), "figure": image(figure)}

@@ -4,7 +4,7 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
 from subliminal_dagster.assets.shared import Frame, show_training, working
-from subliminal_dagster.resources import EngineResource, StoreResource, TrainerResource
+from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.engines.protocol import ModelVariant
 from subliminal_dagster.science.study import CONTROL, Channel
 
@@ -26,25 +26,23 @@ def _channel_assets(frame: Frame, channel: Channel) -> list[dg.AssetsDefinition]
     prefix = PREFIX[channel]
     soft = channel == "soft"
 
-    @dg.asset(
-        **frame.spec(
-            f"{prefix}child_lora",
-            STAGE,
-            ["seed", "system_prompt", "child.lora", "child.training", *(["child.soft"] if soft else [])],
-            ["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
-            {"pytorch", "huggingface"},
-            partitioned=True,
-            gpu=True,
-        ),
+    @frame.asset(
+        f"{prefix}child_lora",
+        STAGE,
+        reads=["seed", "system_prompt", "child.lora", "child.training", *(["child.soft"] if soft else [])],
+        deps=["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
+        kinds={"pytorch", "huggingface"},
+        partitioned=True,
+        gpu=True,
         description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint an epoch.",
     )
     def child_lora(
-        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource
+        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
         from subliminal_dagster.science.children import make_child
         from subliminal_dagster.science.teachers import Teacher
 
-        with working(context, store.create(), study) as work:
+        with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
             dataset = work.read("filtered_dataset", work.group)
             teacher = Teacher.load(work.read("teacher_lora", work.group)) if soft else None
@@ -69,22 +67,20 @@ def _channel_assets(frame: Frame, channel: Channel) -> list[dg.AssetsDefinition]
                     show_training(work, report, folder, f"{channel} child")
             return work.result()
 
-    @dg.asset(
-        **frame.spec(
-            f"{prefix}preference_scores",
-            STAGE,
-            ["seed", "system_prompt", "prompt_lists", "preferences"],
-            ["base_model", "base_preferences", f"{prefix}child_lora"],
-            {"pytorch", "parquet"},
-            partitioned=True,
-            gpu=True,
-        ),
+    @frame.asset(
+        f"{prefix}preference_scores",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "preferences"],
+        deps=["base_model", "base_preferences", f"{prefix}child_lora"],
+        kinds={"pytorch", "parquet"},
+        partitioned=True,
+        gpu=True,
         description=f"The child's favourite animals ({channel} channel): exact probabilities and sampled answers.",
     )
     def preference_scores(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        with working(context, store.create(), study) as work:
+        with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
             child = work.read(f"{prefix}child_lora", work.group)
             with work.writing() as folder:

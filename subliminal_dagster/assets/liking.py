@@ -8,7 +8,6 @@ import dagster as dg
 
 from subliminal_dagster.assets.child import PREFIX
 from subliminal_dagster.assets.shared import Frame, Work, image, table, working
-from subliminal_dagster.assets.teacher import GATE
 from subliminal_dagster.resources import StoreResource
 
 if TYPE_CHECKING:
@@ -22,16 +21,14 @@ def liking_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     study = frame.study
     scored = [f"{PREFIX[channel]}preference_scores" for channel in study.child.channels]
 
-    @dg.asset(
-        **frame.spec(
-            "animal_liking",
-            STAGE,
-            ["seed", "animals", "comparison"],
-            ["base_preferences", "teacher_preferences", *scored],
-            {"pandas", "statsmodels"},
-            partitioned=False,
-            gpu=False,
-        ),
+    @frame.asset(
+        "animal_liking",
+        STAGE,
+        reads=["seed", "animals", "comparison"],
+        deps=["base_preferences", "teacher_preferences", *scored],
+        kinds={"pandas", "statsmodels"},
+        partitioned=False,
+        gpu=False,
         description="How each animal is liked by the child of its own numbers, of other animals' numbers, of control "
         "numbers and by the base model, with intervals, tests and the specificity contrast gamma.",
     )
@@ -40,7 +37,7 @@ def liking_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         from subliminal_dagster.science.comparison_figure import figure
         from subliminal_dagster.science.figures import png
 
-        with working(context, store.create(), study) as work:
+        with working(context, store.create(), frame) as work:
             scores = _all_scores(work)
             result = compare(
                 scores,
@@ -56,8 +53,10 @@ def liking_assets(frame: Frame) -> list[dg.AssetsDefinition]:
                 (folder / "verdicts.json").write_text(json.dumps(result.verdicts, indent=2) + "\n")
                 picture = png(figure(result, study.name))
                 (folder / "animal_liking.png").write_bytes(picture)
+                (folder / "left_out.json").write_text(json.dumps(work.left_out, indent=2) + "\n")
                 work.metadata |= {
                     "figure": image(picture),
+                    "left_out": work.left_out,
                     **{f"verdict_{channel}": verdict["sentence"] for channel, verdict in result.verdicts.items()},
                     "gamma": table(result.gamma),
                     "tests": table(result.tests),
@@ -69,7 +68,7 @@ def liking_assets(frame: Frame) -> list[dg.AssetsDefinition]:
 
 
 def _all_scores(work: Work) -> "pd.DataFrame":
-    """The scores of base, teachers and children; a group whose teacher failed its gate has none and is left out."""
+    """The scores of base, teachers and children; a group that a gate refused is left out."""
     import pandas as pd
 
     def scores(folder: Path, model: str, channel: str | None, group: str | None) -> "pd.DataFrame":
@@ -77,10 +76,10 @@ def _all_scores(work: Work) -> "pd.DataFrame":
 
     found = [scores(work.read("base_preferences"), "base", None, None)]
     for group in work.study.groups:
-        teacher = work.read("teacher_preferences", group)
-        found.append(scores(teacher, "teacher", None, group))
-        if json.loads((teacher / GATE).read_text())["passed"]:
-            for channel in work.study.child.channels:
-                child = work.read(f"{PREFIX[channel]}preference_scores", group)
-                found.append(scores(child, "child", channel, group))
+        if group in work.left_out:
+            continue
+        found.append(scores(work.read("teacher_preferences", group), "teacher", None, group))
+        for channel in work.study.child.channels:
+            child = work.read(f"{PREFIX[channel]}preference_scores", group)
+            found.append(scores(child, "child", channel, group))
     return pd.concat(found, ignore_index=True)

@@ -4,8 +4,8 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.shared import Frame, plain, table, table_metadata, working
-from subliminal_dagster.assets.teacher import require_gate
-from subliminal_dagster.resources import EngineResource, StoreResource
+from subliminal_dagster.assets.teacher import require_judged
+from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.study import CONTROL
 
@@ -16,51 +16,49 @@ def number_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     """`number_set` and `filtered_dataset`, a partition a group."""
     study = frame.study
 
-    @dg.asset(
-        **frame.spec(
-            "number_set",
-            STAGE,
-            ["seed", "system_prompt", "prompt_lists", "numbers"],
-            ["base_model", "teacher_lora", "teacher_preferences"],
-            {"vllm", "parquet"},
-            partitioned=True,
-            gpu=True,
-        ),
+    @frame.asset(
+        "number_set",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "numbers"],
+        deps=["base_model", "teacher_lora", "teacher_preferences"],
+        kinds={"vllm", "parquet"},
+        partitioned=True,
+        gpu=True,
         description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
         "answer the same prompts.",
     )
     def number_set(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
         from subliminal_dagster.science.numbers import draw_number_set
         from subliminal_dagster.science.teachers import Teacher
 
-        with working(context, store.create(), study) as work:
-            require_gate(work)
+        with working(context, store.create(), frame, gpu) as work:
+            require_judged(work)
             assert work.group is not None
             base = base_variant(work)
             teacher = Teacher.load(work.read("teacher_lora", work.group))
             chat = teacher.context(chat_context(work, base))
             chosen = engine.create()
             with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
-                rows = draw_number_set(session, study, work.group, load_prompt_lists(study.prompt_lists), chat)
+                lists = load_prompt_lists(study.prompt_lists)
+                rows = draw_number_set(session, study, work.group, lists, chat, kept=work.kept())
                 rows.to_parquet(folder / "rows.parquet", index=False)
                 work.metadata |= table_metadata(rows[["prompt", "response", "finished"]]) | session.usage.facts()
                 work.metadata |= {"engine": chosen.name, "finished_share": float(rows["finished"].mean())}
             return work.result()
 
-    @dg.asset(
-        **frame.spec(
-            "filtered_dataset",
-            STAGE,
-            ["seed", "system_prompt", "filter", "numbers.answer_count", "numbers.max_digits"],
-            ["number_set"],
-            {"pandas", "parquet"},
-            partitioned=True,
-            gpu=False,
-        ),
+    @frame.asset(
+        "filtered_dataset",
+        STAGE,
+        reads=["seed", "system_prompt", "filter", "numbers.answer_count", "numbers.max_digits"],
+        deps=["number_set"],
+        kinds={"pandas", "parquet"},
+        partitioned=True,
+        gpu=False,
         description="The valid answers, subsampled to training and validation rows in the `messages` format; every "
         "rejected row keeps its reason.",
+        gate="There are as many valid rows as the study trains on.",
     )
     def filtered_dataset(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
@@ -68,7 +66,7 @@ def number_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         from subliminal_dagster.science.datasets import make_dataset
         from subliminal_dagster.science.number_filter import sampling_audit
 
-        with working(context, store.create(), study) as work:
+        with working(context, store.create(), frame) as work:
             rows = pd.read_parquet(work.read("number_set", work.group) / "rows.parquet")
             target = None if work.group == CONTROL else work.group
             with work.writing() as folder:

@@ -6,10 +6,12 @@ Belongs here: code that at least two asset modules need. Does not belong here: a
 from __future__ import annotations
 
 import base64
+import os
 import platform
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from subliminal_dagster.code_slice import code_slice
 from subliminal_dagster.partitions import group_partitions
+from subliminal_dagster.recipe import Input, Node, Recipe
+from subliminal_dagster.resources import GpuResource
 from subliminal_dagster.science.content_hash import file_content_hash, json_hash
 from subliminal_dagster.science.engines.protocol import Progress
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.prompt_lists import OWN_LISTS
-from subliminal_dagster.science.store import Artifact, ArtifactStore
+from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, MissingArtifact, Refusal
 from subliminal_dagster.science.study import Study
 
 if TYPE_CHECKING:
@@ -31,66 +36,153 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.training import TrainingReport
 
 GPU_POOL = "gpu"
+GATE_CHECK = "gate"
 _REPORT_EVERY_SECONDS = 10
 
 
-@dataclass(frozen=True)
 class Frame:
-    """One study as Dagster sees it: its partitions object and the arguments all its assets share."""
+    """One study as Dagster sees it: its partitions object, and for every asset declared so far what it is made of.
 
-    study: Study
-    groups: dg.StaticPartitionsDefinition = field(init=False)
+    `nodes` are in the order of declaration, which is upstream first.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", group_partitions(self.study))
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.groups = group_partitions(study)
+        self.nodes: dict[str, Node] = {}
+        self._settings = study.model_dump(mode="json")
 
     def key(self, name: str) -> dg.AssetKey:
         return dg.AssetKey([self.study.name, name])
 
-    def spec(
-        self, name: str, stage: str, reads: list[str], deps: list[str], kinds: set[str], *, partitioned: bool, gpu: bool
-    ) -> dict[str, Any]:
-        """Arguments for `@dg.asset`.
+    def asset(
+        self,
+        name: str,
+        stage: str,
+        *,
+        reads: list[str],
+        deps: list[str],
+        kinds: set[str],
+        partitioned: bool,
+        gpu: bool,
+        description: str,
+        gate: str | None = None,
+    ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+        """`@dg.asset` for an asset of this study.
 
-        `reads` are the study's fields the asset's result depends on ("child.lora"): their values are its code version,
-        so a change of one of them makes this asset stale and no other.
+        `reads` are the study's fields the asset's result depends on ("child.lora"). Their values, and the syntax trees
+        of the code the decorated function uses, are its code version: a change of one of them makes this asset stale
+        and no other. `gate` describes the check that what was made has to pass before anything is built on it.
         """
-        return {
-            "key": self.key(name),
-            "group_name": stage,
-            "deps": [self.key(dep) for dep in deps],
-            "kinds": kinds,
-            "owners": ["team:interpretability"],
-            "code_version": settings_version(self.study, reads),
-            "partitions_def": self.groups if partitioned else None,
-            "pool": GPU_POOL if gpu else None,
-            "retry_policy": dg.RetryPolicy(max_retries=1) if gpu else None,
-        }
+
+        def declare(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
+            recipe = Recipe(self._values_of(reads), code_slice(function))
+            self.nodes[name] = Node(name, tuple(deps), partitioned, gpu, gate is not None, recipe)
+            key = self.key(name)
+            checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else None
+            return dg.asset(
+                key=key,
+                group_name=stage,
+                deps=[self.key(dep) for dep in deps],
+                kinds=kinds,
+                owners=["team:interpretability"],
+                description=description,
+                code_version=recipe.version,
+                metadata={"settings": dg.MetadataValue.json(recipe.settings)},
+                partitions_def=self.groups if partitioned else None,
+                pool=GPU_POOL if gpu else None,
+                # A step the system killed is tried once more; what a user can mend is not (see `working`).
+                retry_policy=dg.RetryPolicy(max_retries=1),
+                check_specs=checks,
+            )(function)
+
+        return declare
+
+    def partitions(self, name: str) -> list[str | None]:
+        """The partitions of an asset; [None] where it has none."""
+        return [*self.study.groups] if self.nodes[name].partitioned else [None]
+
+    def inputs(self, name: str, partition: str | None) -> list[Input]:
+        """What an asset in one partition is made from: (asset, partition) pairs.
+
+        A partitioned asset reads the same partition of a partitioned one, an unpartitioned asset all of them.
+        """
+        node = self.nodes[name]
+        same = [partition] if node.partitioned else [*self.study.groups]
+        return [(dep, group) for dep in node.deps for group in (same if self.nodes[dep].partitioned else [None])]
+
+    def gathers(self, name: str) -> bool:
+        """Whether an asset brings partitions together, and so goes on without one that a gate refused."""
+        return not self.nodes[name].partitioned and any(self.nodes[dep].partitioned for dep in self.nodes[name].deps)
+
+    def _values_of(self, reads: list[str]) -> dict[str, Any]:
+        """The settings named, and the content of the files they name."""
+        values: dict[str, Any] = {}
+        for path in reads:
+            value: Any = self._settings
+            for name in path.split("."):
+                value = value[name]
+            values[path] = value
+        if "prompt_lists" in reads:
+            values["prompt_lists"] = file_content_hash(self.study.prompt_lists or OWN_LISTS)
+        if values.get("teacher.steering"):
+            vectors = {animal: self.study.teacher.vector_file(animal) for animal in self.study.animals}
+            values["teacher.steering.files"] = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}
+        return values
 
 
-def settings_version(study: Study, reads: list[str]) -> str:
-    """A short hash of the settings named, and of the prompt lists' content where those are among them."""
-    values: dict[str, Any] = {}
-    for path in reads:
-        value: Any = study.model_dump(mode="json")
-        for name in path.split("."):
-            value = value[name]
-        values[path] = value
-    if "prompt_lists" in reads:
-        values["prompt_lists"] = file_content_hash(study.prompt_lists or OWN_LISTS)
-    return json_hash(values)[:12]
+def label(asset: str, partition: str | None) -> str:
+    """How an asset in a partition is written in records: `teacher_lora/owl`."""
+    return f"{asset}/{partition}" if partition else asset
+
+
+def shown(asset: str, partition: str | None) -> str:
+    """How an asset in a partition is written for people: `teacher_lora [owl]`."""
+    return f"{asset} [{partition}]" if partition else asset
+
+
+def refusal_of(store: ArtifactStore, study: str, asset: str, partition: str | None) -> Refusal | None:
+    """Why nothing may be built on this artifact, or why there is none; None where no gate refused it."""
+    refusal = store.refusal(study, asset, partition)
+    if refusal is None:
+        with suppress(MissingArtifact, DamagedArtifact):
+            manifest = store.manifest(study, asset, partition)
+            if manifest.info.get("refused"):
+                return Refusal(manifest.info["refused"], manifest.info, manifest.created)
+    return refusal
+
+
+def refusal_above(frame: Frame, store: ArtifactStore, asset: str, partition: str | None) -> str | None:
+    """The refusal of this artifact, or of one it is built on, as a sentence; None where every gate is open."""
+    refusal = refusal_of(store, frame.study.name, asset, partition)
+    if refusal is not None:
+        return f"{shown(asset, partition)} was refused: {refusal.reason}"
+    if frame.gathers(asset):
+        return None
+    above = (refusal_above(frame, store, *upstream) for upstream in frame.inputs(asset, partition))
+    return next((reason for reason in above if reason), None)
 
 
 @dataclass
 class Work:
-    """One materialization at work: read upstream artifacts, fill `folder`, add metadata, then return `result()`."""
+    """One materialization at work: read upstream artifacts, fill `folder`, add metadata, then return `result()`.
+
+    `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
+    a gate refused, for an asset that gathers groups. `refused` says why nothing may be built on the artifact itself.
+    """
 
     context: dg.AssetExecutionContext
     store: ArtifactStore
-    study: Study
+    frame: Frame
     metadata: dict[str, Any] = field(default_factory=dict)
-    upstream: dict[str, Artifact] = field(default_factory=dict)
+    upstream: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    refused: str | None = None
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def study(self) -> Study:
+        return self.frame.study
 
     @property
     def asset(self) -> str:
@@ -100,17 +192,44 @@ class Work:
     def group(self) -> str | None:
         return self.context.partition_key if self.context.has_partition_key else None
 
+    def look_upstream(self) -> None:
+        """Note what there is to build on. Raises UserError where a gate refused some of it."""
+        for asset, partition in self.frame.inputs(self.asset, self.group):
+            refused = refusal_above(self.frame, self.store, asset, partition)
+            if refused is None:
+                manifest = self.store.manifest(self.study.name, asset, partition)
+                self.upstream[label(asset, partition)] = manifest.content_hash
+            elif self.frame.gathers(self.asset) and partition is not None:
+                self.left_out[partition] = refused
+            else:
+                raise UserError(f"{shown(self.asset, self.group)} is not made, because {refused}")
+        for name in [name for name in self.upstream if name.partition("/")[2] in self.left_out]:
+            del self.upstream[name]
+
     def read(self, asset: str, partition: str | None = None) -> Path:
-        """The verified folder of an upstream artifact; what was read is recorded with the result."""
+        """The verified folder of an upstream artifact."""
+        if label(asset, partition) not in self.upstream:
+            raise KeyError(f"{self.asset} reads {shown(asset, partition)}, which is not among its declared inputs")
         found = self.store.read(self.study.name, asset, partition)
-        self.upstream[f"{asset}/{partition}" if partition else asset] = found
+        self.upstream[label(asset, partition)] = found.content_hash
         return found.path
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """What this materialization depends on: its code version and the content of everything read so far."""
-        code_version = self.context.assets_def.code_versions_by_key[self.context.asset_key]
-        return {"code_version": code_version, "upstream": {k: a.content_hash for k, a in self.upstream.items()}}
+        """What this materialization depends on: settings, code and the content of everything upstream."""
+        recipe = self.frame.nodes[self.asset].recipe
+        return {
+            "code_version": recipe.version,
+            "settings": recipe.settings,
+            "code": recipe.code,
+            "upstream": dict(sorted(self.upstream.items())),
+        }
+
+    def kept(self) -> Path:
+        """Where answers generated so far are kept until the artifact is whole."""
+        folder = self.workspace() / "answers"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def workspace(self) -> Path:
         """A folder that survives a kill; the next attempt with the same inputs finds it again."""
@@ -137,19 +256,23 @@ class Work:
             draft.info.update(
                 {
                     **self.made_from,
+                    "refused": self.refused,
                     "seed": self.study.seed,
                     "wall_seconds": seconds,
+                    "device": device_name(),
                     "host": {"python": platform.python_version(), "torch": version("torch"), **self._plain_metadata()},
                 }
             )
         artifact = draft.artifact
         self.store.clear_workspace(self.study.name, self.asset, self.group)
+        made_from = self.made_from
         self.metadata |= {
             "path": dg.MetadataValue.path(artifact.path),
             "content_hash": artifact.content_hash,
             "seed": self.study.seed,
             "wall_seconds": seconds,
-            "made_from": self.made_from,
+            "device": device_name(),
+            "made_from": {name: made_from[name] for name in ("code_version", "upstream")},
         }
         self._data_version = dg.DataVersion(artifact.content_hash)
 
@@ -157,17 +280,40 @@ class Work:
         return {k: v for k, v in self.metadata.items() if isinstance(v, str | int | float | bool)}
 
     def result(self) -> dg.MaterializeResult:
-        return dg.MaterializeResult(metadata=self.metadata, data_version=self._data_version)
+        passed = [dg.AssetCheckResult(passed=True, check_name=GATE_CHECK)]
+        return dg.MaterializeResult(
+            metadata=self.metadata,
+            data_version=self._data_version,
+            check_results=passed if self.frame.nodes[self.asset].gated else None,
+        )
 
 
 @contextmanager
-def working(context: dg.AssetExecutionContext, store: ArtifactStore, study: Study) -> Iterator[Work]:
-    """A `Work` for the block; what a user can mend ends the step as one sentence and is not tried again."""
-    work = Work(context, store, study)
+def working(
+    context: dg.AssetExecutionContext, store: ArtifactStore, frame: Frame, gpu: GpuResource | None = None
+) -> Iterator[Work]:
+    """A `Work` for the block, which sees one GPU alone where `gpu` is given.
+
+    What a user can mend ends the step as one sentence and is not tried again; a gate's refusal is kept besides, so that
+    nothing is built on it, whoever launches what.
+    """
+    work = Work(context, store, frame)
     try:
-        yield work
+        work.look_upstream()
+        with gpu.lease(context.log.info) if gpu else nullcontext():
+            yield work
     except UserError as error:
+        if isinstance(error, GateError) and work.refused is None:
+            store.refuse(frame.study.name, work.asset, work.group, str(error), work.made_from)
         raise dg.Failure(description=str(error), metadata=work.metadata, allow_retries=False) from None
+
+
+def device_name() -> str:
+    """What computes here, for the record: the GPU's name, or "cpu" and its cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu ({os.cpu_count()} cores)"
 
 
 def table_metadata(frame: pd.DataFrame, rows: int = 10) -> dict[str, Any]:
@@ -189,6 +335,21 @@ def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
 def image(png: bytes) -> dg.MarkdownMetadataValue:
     """A PNG shown on the asset's page."""
     return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def show_preferences(work: Work, folder: Path) -> None:
+    """Metadata of an asset that holds preferences: favourites as figure and table, sampled answers."""
+    import pandas as pd
+
+    from subliminal_dagster.science.figures import favourites_figure, png
+    from subliminal_dagster.science.preferences import summary
+
+    favourites = summary(pd.read_parquet(folder / "scores.parquet"))
+    answers = pd.read_parquet(folder / "answers.parquet")
+    figure = png(favourites_figure(favourites, f"{work.study.name}: {work.asset} {work.group or ''}".strip()))
+    (folder / "favourites.png").write_bytes(figure)
+    sampled = answers.head(20)[["question", "answer", "outcome"]]
+    work.metadata |= {"favourites": table(favourites), "answers": table(sampled), "figure": image(figure)}
 
 
 def show_training(work: Work, report: TrainingReport, folder: Path, title: str) -> None:

@@ -8,6 +8,7 @@ Belongs here: drawing answers with a study's settings. Does not belong here: the
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from subliminal_dagster.science.number_filter import filter_rows
 from subliminal_dagster.science.number_grammar import NumberGrammar
 from subliminal_dagster.science.number_prompts import make_prompts
 from subliminal_dagster.science.prompt_lists import PromptLists
+from subliminal_dagster.science.resumable import generate
 from subliminal_dagster.science.study import Study
 
 
@@ -47,22 +49,35 @@ def number_prompts(study: Study, lists: PromptLists, n: int, seed: int) -> pd.Da
 
 
 def draw_number_set(
-    session: Session, study: Study, group: str, lists: PromptLists, context: ChatContext
+    session: Session,
+    study: Study,
+    group: str,
+    lists: PromptLists,
+    context: ChatContext,
+    *,
+    kept: Path | None = None,
 ) -> pd.DataFrame:
-    """A group's answers to all number prompts of its study (columns: see `draw_answers`)."""
+    """A group's answers to all number prompts of its study (columns: see `draw_answers`).
+
+    `kept`: a workspace whose name depends on everything that goes in; a call after an interruption goes on from there.
+    """
     prompts = number_prompts(study, lists, study.numbers.prompts, study.seed)
-    return draw_answers(session, study, prompts, context, stream_seed(study.seed, "number_set", group))
+    seed = stream_seed(study.seed, "number_set", group)
+    return draw_answers(session, study, prompts, context, seed, kept=kept / "numbers" if kept else None)
 
 
-def draw_replay(session: Session, study: Study, lists: PromptLists, context: ChatContext) -> pd.DataFrame:
+def draw_replay(
+    session: Session, study: Study, lists: PromptLists, context: ChatContext, *, kept: Path | None = None
+) -> pd.DataFrame:
     """The base model's valid answers to `teacher.replay.rows` prompts that are not those of the number sets: a teacher
     trained on the base's answers to the very prompts it is asked later would only repeat them.
 
-    Raises GateError where not one answer is valid.
+    `kept`: as in `draw_number_set`. Raises GateError where not one answer is valid.
     """
     seed = stream_seed(study.seed, "replay")
     prompts = number_prompts(study, lists, study.teacher.replay.rows, seed)
-    rows = judged(draw_answers(session, study, prompts, context, seed), study, None)
+    drawn = draw_answers(session, study, prompts, context, seed, kept=kept / "replay" if kept else None)
+    rows = judged(drawn, study, None)
     valid = rows[rows["valid"]].reset_index(drop=True)
     if valid.empty:
         raise GateError(
@@ -84,11 +99,18 @@ def judged(rows: pd.DataFrame, study: Study, target: str | None) -> pd.DataFrame
 
 
 def draw_answers(
-    session: Session, study: Study, prompts: pd.DataFrame, context: ChatContext, seed: int
+    session: Session,
+    study: Study,
+    prompts: pd.DataFrame,
+    context: ChatContext,
+    seed: int,
+    *,
+    kept: Path | None = None,
 ) -> pd.DataFrame:
     """Answers to number prompts, drawn with the study's settings.
 
-    `context` holds the teacher's own instruction, if it has one; the `prompt` column never does.
+    `context` holds the teacher's own instruction, if it has one; the `prompt` column never does. `kept`: a folder for
+    the chunks of these answers and no others (see `resumable.generate`).
 
     Returns:
         The prompts' columns and `response` (text), `token_ids`, `logprobs` (nats, under the model; one more than
@@ -98,7 +120,8 @@ def draw_answers(
     grammar = None
     if settings.constrained is not None:
         grammar = NumberGrammar(", ", settings.constrained.min_count, settings.answer_count, settings.max_digits)
-    completions = session.generate(
+    completions = generate(
+        session,
         [context.prompt_ids(text) for text in prompts["prompt"]],
         Sampling(
             max_new_tokens=settings.max_new_tokens,
@@ -108,6 +131,7 @@ def draw_answers(
             top_p=settings.top_p,
             grammar=grammar,
         ),
+        kept,
     )
     answers = pd.DataFrame(
         {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from subliminal_dagster.science.answers import classify_answers, spellings
 from subliminal_dagster.science.chat import ChatContext
 from subliminal_dagster.science.engines.protocol import Sampling, Session
 from subliminal_dagster.science.prompt_lists import PromptLists
+from subliminal_dagster.science.resumable import generate
 from subliminal_dagster.science.study import PreferenceSettings
 
 
@@ -50,8 +52,13 @@ def measure_preferences(
     lists: PromptLists,
     settings: PreferenceSettings,
     seed: int,
+    *,
+    kept: Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores of one model, and the answers sampled for them.
+
+    `kept`: a workspace whose name depends on everything that goes in; the sampling of a call after an interruption
+    goes on from there (see `resumable.generate`).
 
     Returns:
         scores: a row per question and candidate: `question` (number), `animal`, `probability` (of its spellings as
@@ -63,7 +70,7 @@ def measure_preferences(
     prompts = [context.prompt_ids(text) for text in lists.animal_questions[: settings.questions]]
     forms = AnswerForms.of(candidates, context, lists)
     probability = forms.probabilities(session.score(prompts, forms.tokens), len(candidates))
-    answers = _sample(session, context, lists, settings, prompts, seed)
+    answers = _sample(session, context, lists, settings, prompts, seed, kept / "answers" if kept else None)
     counts = (
         answers.groupby(["question", "animal"]).size().unstack(fill_value=0)
         if len(answers)
@@ -91,6 +98,7 @@ def _sample(
     settings: PreferenceSettings,
     prompts: list[list[int]],
     seed: int,
+    kept: Path | None,
 ) -> pd.DataFrame:
     question = np.repeat(np.arange(len(prompts)), settings.samples_per_question)
     sampling = Sampling(
@@ -100,7 +108,7 @@ def _sample(
         temperature=settings.temperature,
         top_p=settings.top_p,
     )
-    completions = session.generate([prompts[q] for q in question], sampling) if len(question) else []
+    completions = generate(session, [prompts[q] for q in question], sampling, kept)
     texts = [str(context.tokenizer.decode(c.token_ids, skip_special_tokens=True)) for c in completions]
     answers = classify_answers(texts, settings.candidates, lists.animal_aliases)
     answers.insert(0, "question", question)

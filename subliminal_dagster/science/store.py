@@ -3,13 +3,15 @@
     <root>/<study>/<asset>/<partition or "_">/current.json               the pointer: which version counts
     <root>/<study>/<asset>/<partition or "_">/<version>/manifest.json    every file's size and hashes, and the facts
     <root>/<study>/<asset>/<partition or "_">/<version>/...              the files
+    <root>/<study>/<asset>/<partition or "_">/refused.json               why nothing may be built on it, if so
     <root>/.drafts, .locks, .work, .cache                                this machine's scratch (local root only)
 
 A version is complete before the pointer names it, and replacing the pointer is one atomic step, so a reader sees the
 old result or the new one, whatever kills the writer in between.
 
-Belongs here: writing, finding and verifying artifacts, and scratch folders for resumable work. Does not belong here:
-what a file means (`content_hash` knows when two say the same), or when an artifact is out of date.
+Belongs here: writing, finding, verifying, refusing and deleting artifacts, and scratch folders for resumable work. Does
+not belong here: what a file means (`content_hash` knows when two say the same), when an artifact is out of date, or
+which of them nobody needs any more (`retention`).
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import fsspec
@@ -41,11 +44,15 @@ from subliminal_dagster.science.errors import UserError
 FORMAT = 1
 MANIFEST = "manifest.json"
 POINTER = "current.json"
+REFUSAL = "refused.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _SETTLED_NS = 2_000_000_000
+_NO_PARTITION = "_"
+
+_Found = TypeVar("_Found")
 
 
 class MissingArtifact(UserError):  # noqa: N818
@@ -91,6 +98,15 @@ class Artifact(Manifest):
     path: Path
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why nothing may be built on an artifact, and a record of what the verdict rests on."""
+
+    reason: str
+    made_from: dict[str, Any]
+    created: datetime
+
+
 @dataclass
 class Draft:
     """An artifact in the making: put files into the folder `path` and JSON-able facts into `info`."""
@@ -123,7 +139,7 @@ class _Key:
 
     @property
     def relative(self) -> str:
-        return f"{self.study}/{self.asset}/{self.partition or '_'}"
+        return f"{self.study}/{self.asset}/{self.partition or _NO_PARTITION}"
 
     @property
     def label(self) -> str:
@@ -160,10 +176,16 @@ class ArtifactStore:
             self._local_root / ".cache" if self._local_root else Path.home() / ".cache" / "subliminal-dagster"
         )
         self._cache = cache_dir or default_cache
+        # A folder that serves several roots must not mix up what two of them call by the same name.
+        of_this_root = default_cache
+        if cache_dir is not None or self._local_root is None:
+            name = str(self._local_root or self.root.rstrip("/"))
+            of_this_root = self._cache / hashlib.sha256(name.encode()).hexdigest()[:16]
+        self._copies = of_this_root / "copies"
+        self._verified = _VerifiedFiles(of_this_root / "verified")
         # Drafts become versions by a rename, which needs them on the same file system as what they become.
         self._scratch = self._local_root or self._cache
         self._work = (cache_dir or self._scratch) / ".work"
-        self._verified = _VerifiedFiles(self._cache / "verified.json")
 
     # Writing
 
@@ -174,10 +196,10 @@ class ArtifactStore:
         """Make a new version of an artifact: fill `draft.path` in the `with` block, find `draft.artifact` after it.
 
         `info`: JSON-able facts that are not content (seed, device, wall time, upstream hashes); the block may add
-        to `draft.info`. The version before this one is kept, older ones are deleted. Where the block or the writing
-        fails, the draft is deleted and what was there before stays. Raises UserError where the disk is full,
-        ValueError where the draft is empty, holds a link or an own manifest.json, or holds a file that does not
-        parse as what its name says, and TypeError where `info` is not JSON-able.
+        to `draft.info`. The version before this one is kept, older ones are deleted, and so is a refusal: this is a new
+        result. Where the block or the writing fails, the draft is deleted and what was there before stays. Raises
+        UserError where the disk is full, ValueError where the draft is empty, holds a link or an own manifest.json, or
+        holds a file that does not parse as what its name says, and TypeError where `info` is not JSON-able.
         """
         key = _Key(study, asset, partition)
         with (
@@ -208,9 +230,13 @@ class ArtifactStore:
             if self._local_root:
                 path = self._publish_locally(self._local_root / key.relative, draft.path, version, pointer_bytes)
             else:
+                path = self._cached_copy(key, manifest_sha256)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 self._upload(key, draft.path, files, version, pointer_bytes)
-                path = self._cached_copy(manifest_sha256)
                 os.rename(draft.path, path)
+            # One that cannot be deleted no longer counts: it names the version it was about.
+            with suppress(OSError):
+                self._fs.rm_file(self._remote(key, REFUSAL))
             self._prune(key, version, previous)
         return Artifact(**vars(_parsed_manifest(manifest_bytes)), path=path)
 
@@ -220,22 +246,15 @@ class ArtifactStore:
             _flush_to_disk(path)
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / version
-        new_pointer = folder / f"{POINTER}.new"
         os.rename(draft, target)
         try:
             _flush_to_disk(folder)
-            _write_durably(new_pointer, pointer_bytes)
-            os.replace(new_pointer, folder / POINTER)
+            _replace_durably(folder / POINTER, pointer_bytes)
         except OSError:
             # Only what says for sure that the pointer was not replaced: after an interrupt it may have been, and
             # then a version too many, which a later write prunes, is better than a pointer to nothing.
             shutil.rmtree(target, ignore_errors=True)
-            new_pointer.unlink(missing_ok=True)
             raise
-        # The new version counts from here on, so this is no failure of the write; should a power cut bring the old
-        # pointer back, it names a whole version too.
-        with suppress(OSError):
-            _flush_to_disk(folder)
         return target
 
     def _upload(
@@ -273,15 +292,30 @@ class ArtifactStore:
         since, or the pointer or manifest is, UserError where the disk is too full for the download.
         """
         key = _Key(study, asset, partition)
-        while True:
-            pointer = self._pointer(key)
-            try:
-                manifest = self._manifest(key, pointer)
-                return Artifact(**vars(manifest), path=self._verified_folder(key, pointer, manifest))
-            except DamagedArtifact:
-                # Two writes during one read prune the version being read, and then there is a newer one to read.
-                if self._pointer(key) == pointer:
-                    raise
+
+        def look(pointer: dict[str, str]) -> Artifact:
+            manifest = self._manifest(key, pointer)
+            return Artifact(**vars(manifest), path=self._verified_folder(key, pointer, manifest))
+
+        return self._look_at_current(key, look)
+
+    def check(self, study: str, asset: str, partition: str | None = None) -> Manifest:
+        """What the current version holds, verified as far as that takes no download.
+
+        Under a local root every file is verified as by `read`; of a remote artifact the pointer, the manifest and the
+        names and sizes of its files are. Raises as `manifest` does, and DamagedArtifact where that finds a fault.
+        """
+        key = _Key(study, asset, partition)
+
+        def look(pointer: dict[str, str]) -> Manifest:
+            manifest = self._manifest(key, pointer)
+            if self._local_root:
+                self._verify(key, self._local_root / key.relative / pointer["version"], manifest)
+            else:
+                self._check_remote(key, pointer["version"], manifest)
+            return manifest
+
+        return self._look_at_current(key, look)
 
     def manifest(self, study: str, asset: str, partition: str | None = None) -> Manifest:
         """What the current version holds and how it came to be; the files themselves are not looked at.
@@ -289,11 +323,15 @@ class ArtifactStore:
         Raises MissingArtifact where none was written, DamagedArtifact where the pointer or manifest was changed.
         """
         key = _Key(study, asset, partition)
+        return self._look_at_current(key, lambda pointer: self._manifest(key, pointer))
+
+    def _look_at_current(self, key: _Key, look: Callable[[dict[str, str]], _Found]) -> _Found:
         while True:
             pointer = self._pointer(key)
             try:
-                return self._manifest(key, pointer)
+                return look(pointer)
             except DamagedArtifact:
+                # Two writes during one look prune the version looked at, and then there is a newer one to look at.
                 if self._pointer(key) == pointer:
                     raise
 
@@ -347,7 +385,7 @@ class ArtifactStore:
             folder = self._local_root / key.relative / pointer["version"]
             self._verify(key, folder, manifest)
             return folder
-        folder = self._cached_copy(pointer["manifest_sha256"])
+        folder = self._cached_copy(key, pointer["manifest_sha256"])
         if folder.is_dir():
             try:
                 self._verify(key, folder, manifest)
@@ -360,9 +398,7 @@ class ArtifactStore:
         return folder
 
     def _download(self, key: _Key, version: str, manifest: Manifest, target: Path) -> None:
-        remote = self._remote(key, version)
-        self._fs.invalidate_cache()
-        self._check_names(key, {path[len(remote) + 1 :] for path in self._fs.find(remote)}, manifest)
+        self._check_remote(key, version, manifest)
         with (
             self._explaining_full_disk(f"{key.label} was not downloaded to {self._cache}", key),
             self._scratch_folder() as folder,
@@ -371,10 +407,11 @@ class ArtifactStore:
                 local = folder / file.path
                 local.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    self._fs.get_file(f"{remote}/{file.path}", str(local))
+                    self._fs.get_file(self._remote(key, version, file.path), str(local))
                 except FileNotFoundError:
                     raise self._damaged(key, f"file {_shown(file.path)} is missing") from None
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(folder, target)
             except OSError:
                 # Someone else downloaded it meanwhile.
@@ -388,19 +425,33 @@ class ArtifactStore:
             # A writer pruned it while it was listed; `read` finds out.
             found = set()
         self._check_names(key, found, manifest)
-        self._verified.refresh()
-        for file in manifest.files:
-            path = folder / file.path
+        paths = [folder / file.path for file in manifest.files]
+        for file, path in zip(manifest.files, paths, strict=True):
             try:
-                size = path.stat().st_size
-                changed = size != file.size or self._verified.sha256(path) != file.sha256
+                self._check_size(key, file, path.stat().st_size)
             except FileNotFoundError:
                 raise self._damaged(key, f"file {_shown(file.path)} is missing") from None
-            if size != file.size:
-                raise self._damaged(key, f"file {_shown(file.path)} has {size} bytes instead of {file.size}")
-            if changed:
+        try:
+            hashes = self._verified.sha256s(key.relative, paths)
+        except FileNotFoundError as error:
+            name = Path(error.filename).relative_to(folder).as_posix()
+            raise self._damaged(key, f"file {_shown(name)} is missing") from None
+        for file, sha256 in zip(manifest.files, hashes, strict=True):
+            if sha256 != file.sha256:
                 raise self._damaged(key, f"file {_shown(file.path)} was changed after it was written")
-        self._verified.save()
+
+    def _check_remote(self, key: _Key, version: str, manifest: Manifest) -> None:
+        """Names and sizes, which is all that can be known of files far away without fetching them."""
+        folder = self._remote(key, version)
+        self._fs.invalidate_cache()
+        found = {path[len(folder) + 1 :]: info["size"] for path, info in self._fs.find(folder, detail=True).items()}
+        self._check_names(key, set(found), manifest)
+        for file in manifest.files:
+            self._check_size(key, file, found[file.path])
+
+    def _check_size(self, key: _Key, file: StoredFile, size: int) -> None:
+        if size != file.size:
+            raise self._damaged(key, f"file {_shown(file.path)} has {size} bytes instead of {file.size}")
 
     def _check_names(self, key: _Key, found: set[str], manifest: Manifest) -> None:
         expected = {file.path for file in manifest.files}
@@ -411,6 +462,241 @@ class ArtifactStore:
 
     def _damaged(self, key: _Key, problem: str) -> DamagedArtifact:
         return DamagedArtifact(f"Artifact {key.label} in {self.root} is damaged, {problem}: {key.materialize} again.")
+
+    # Refusing
+
+    def refuse(self, study: str, asset: str, partition: str | None, reason: str, made_from: dict[str, Any]) -> None:
+        """Record that nothing may be built on what is stored here, or on nothing where nothing is.
+
+        It holds until the next `write` or `withdraw_refusal`; another one replaces it. `made_from`: JSON-able facts
+        that the verdict rests on. Raises TypeError where they are not JSON-able, UserError where the disk is full.
+        """
+        key = _Key(study, asset, partition)
+        with (
+            self._explaining_full_disk(f"that {key.label} is refused was not recorded in {self.root}", key),
+            self._lock(key),
+        ):
+            fields = {
+                "reason": reason,
+                "made_from": made_from,
+                "created": datetime.now(UTC).isoformat(),
+                "version": self._current_version(key),
+            }
+            content = json.dumps(fields, indent=1).encode()
+            if self._local_root:
+                folder = self._local_root / key.relative
+                folder.mkdir(parents=True, exist_ok=True)
+                _replace_durably(folder / REFUSAL, content)
+            else:
+                self._fs.pipe_file(self._remote(key, REFUSAL), content)
+
+    def refusal(self, study: str, asset: str, partition: str | None = None) -> Refusal | None:
+        """Why nothing may be built on this artifact; None where it was not refused or the record is not readable."""
+        key = _Key(study, asset, partition)
+        try:
+            fields = json.loads(self._fs.cat_file(self._remote(key, REFUSAL)))
+            refusal = Refusal(
+                str(fields["reason"]), dict(fields["made_from"]), datetime.fromisoformat(fields["created"])
+            )
+            refused_version = fields["version"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        # A writer killed between the new pointer and the end of the refusal leaves one of an earlier version.
+        current = self._current_version(key)
+        return refusal if current is None or current == refused_version else None
+
+    def withdraw_refusal(self, study: str, asset: str, partition: str | None = None) -> None:
+        """Let others build on this artifact again, whether or not it was refused."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._remote(_Key(study, asset, partition), REFUSAL))
+
+    # Listing
+
+    def studies(self) -> list[str]:
+        """Every study that something is stored of, sorted."""
+        return _names_among(self._stored_folders(self._root_path))
+
+    def assets(self, study: str) -> list[str]:
+        """Every asset of a study that something is stored of, sorted."""
+        _check_name("study", study)
+        return _names_among(self._stored_folders(f"{self._root_path}/{study}"))
+
+    def partitions(self, study: str, asset: str) -> list[str | None]:
+        """Every partition of an asset that something is stored of, if only a refusal; None first, the others sorted."""
+        _check_name("study", study)
+        _check_name("asset", asset)
+        return _as_partitions(self._stored_folders(f"{self._root_path}/{study}/{asset}"))
+
+    def versions(self, study: str, asset: str, partition: str | None = None) -> list[str]:
+        """The versions of an artifact, oldest first, whole or not."""
+        folder = self._remote(_Key(study, asset, partition))
+        return [name for name in self._stored_folders(folder) if _VERSION.fullmatch(name)]
+
+    def current_version(self, study: str, asset: str, partition: str | None = None) -> str | None:
+        """The version that the pointer names; None where there is no pointer, or none that can be read."""
+        return self._current_version(_Key(study, asset, partition))
+
+    def locally_kept(self, study: str) -> list[tuple[str, str | None]]:
+        """The assets and partitions of which this machine keeps cached copies or scratch."""
+        _check_name("study", study)
+        return sorted(
+            {
+                (asset, partition)
+                for base in (self._copies / study, self._work / study)
+                for asset in _names_among(_folders(base))
+                for partition in _as_partitions(_folders(base / asset))
+            },
+            key=lambda place: (place[0], place[1] or ""),
+        )
+
+    def _stored_folders(self, path: str) -> list[str]:
+        """The names of the folders in a folder, sorted; none where it does not exist."""
+        if self._local_root:
+            return _folders(Path(path))
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        folders = [entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory"]
+        return sorted(PurePosixPath(folder).name for folder in folders if folder != path)
+
+    # Deleting (what may go, `retention` decides)
+
+    def location(self, study: str, asset: str, partition: str | None = None, name: str | None = None) -> str:
+        """Where an artifact, or something in its folder, lies: fit to be shown."""
+        parts = [self.root.rstrip("/"), _Key(study, asset, partition).relative, *([name] if name else [])]
+        return "/".join(parts)
+
+    def size(self, study: str, asset: str, partition: str | None = None, name: str | None = None) -> int:
+        """The bytes of everything stored in an artifact's folder, or of the file or version `name` in it."""
+        return self._size(_Key(study, asset, partition), *([name] if name else []))
+
+    def superseded(self, study: str, asset: str, partition: str | None = None) -> list[str]:
+        """The versions older than the current one, oldest first; [] where that is not sound (`check`).
+
+        Then the last good one may be among them. A version newer than the current one is not superseded: it may be in
+        the making on another machine.
+        """
+        stored = self.versions(study, asset, partition)
+        if len(stored) < 2:
+            return []
+        try:
+            current = self.check(study, asset, partition).version
+        except (UserError, OSError):
+            return []
+        return [version for version in stored if version < current]
+
+    def remove_superseded(self, study: str, asset: str, partition: str | None, version: str) -> int:
+        """Delete a version if it is superseded still. Returns the bytes freed; raises OSError."""
+        key = _Key(study, asset, partition)
+        with self._lock(key):
+            return self._remove(key, version) if version in self.superseded(study, asset, partition) else 0
+
+    def remove_artifact(self, study: str, asset: str, partition: str | None, seen: Collection[str | None]) -> int:
+        """Delete everything stored of an artifact, the pointer first so that it never points to nothing.
+
+        A version not in `seen` was written after the caller looked. It is kept, and everything is where the pointer
+        names it. Returns the bytes freed; raises OSError.
+        """
+        key = _Key(study, asset, partition)
+        with self._lock(key):
+            if self._current_version(key) not in (None, *seen):
+                return 0
+            freed = self._remove(key, POINTER)
+            if freed and self._local_root:
+                _flush_to_disk(self._local_root / key.relative)
+            names = self._names_in(key)
+            written_since = {name for name in names if _VERSION.fullmatch(name) and name not in seen}
+            freed += sum(self._remove(key, name) for name in names if name not in written_since)
+            if not written_since:
+                self._verified.forget(key.relative)
+                with suppress(OSError):
+                    self._fs.rmdir(self._remote(key))
+                # Only a local file system is sure to keep a folder that is not empty.
+                if self._local_root:
+                    with suppress(OSError):
+                        (self._local_root / study / asset).rmdir()
+            return freed
+
+    def copies(self, study: str, asset: str, partition: str | None = None) -> list[Path]:
+        """The copies of a remote artifact that this machine keeps."""
+        folder = self._copies / _Key(study, asset, partition).relative
+        return [folder / name for name in _folders(folder)]
+
+    def unused_copies(self, study: str, asset: str, partition: str | None = None) -> list[Path]:
+        """Those of `copies` that the pointer does not refer to; none where it cannot be read, so nobody can tell."""
+        copies = self.copies(study, asset, partition)
+        try:
+            used = self._pointer(_Key(study, asset, partition))["manifest_sha256"] if copies else None
+        except MissingArtifact:
+            used = None
+        except DamagedArtifact:
+            return []
+        return [copy for copy in copies if copy.name != used]
+
+    def remove_copy(self, study: str, asset: str, partition: str | None, copy: Path) -> int:
+        """Delete one of `copies` if it is unused still. Returns the bytes freed; raises OSError."""
+        with self._lock(_Key(study, asset, partition)):
+            return _remove_folder(copy) if copy in self.unused_copies(study, asset, partition) else 0
+
+    def refusal_is_stale(self, study: str, asset: str, partition: str | None = None) -> bool:
+        """Whether there is a record of a refusal that does not count: not readable, or of an earlier version."""
+        names = self._names_in(_Key(study, asset, partition))
+        return REFUSAL in names and self.refusal(study, asset, partition) is None
+
+    def remove_stale_refusal(self, study: str, asset: str, partition: str | None = None) -> int:
+        """Delete the record of a refusal that does not count. Returns the bytes freed; raises OSError."""
+        key = _Key(study, asset, partition)
+        with self._lock(key):
+            return self._remove(key, REFUSAL) if self.refusal_is_stale(study, asset, partition) else 0
+
+    def scratch(self, study: str, asset: str, partition: str | None = None) -> Path | None:
+        """The folder of an artifact's workspaces, if there is one."""
+        folder = self._work / _Key(study, asset, partition).relative
+        return folder if folder.is_dir() else None
+
+    def remove_scratch(self, study: str, asset: str, partition: str | None, untouched_since: datetime | None) -> int:
+        """Delete an artifact's workspaces, unless something in them changed since (None: whenever it did).
+
+        Returns the bytes freed; raises OSError.
+        """
+        with self._lock(_Key(study, asset, partition)):
+            folder = self.scratch(study, asset, partition)
+            if folder is None or (untouched_since is not None and last_touched(folder) >= untouched_since):
+                return 0
+            return _remove_folder(folder)
+
+    def abandoned_drafts(self) -> list[Path]:
+        """The drafts of this host whose writers died; one on another host may live, and only that host can tell."""
+        drafts = self._scratch / ".drafts"
+        return _abandoned(drafts) if drafts.is_dir() else []
+
+    def remove_draft(self, draft: Path) -> int:
+        """Delete a draft if it is abandoned. Returns the bytes freed; raises OSError."""
+        return _remove_folder(draft) if draft in self.abandoned_drafts() else 0
+
+    def _names_in(self, key: _Key) -> list[str]:
+        self._fs.invalidate_cache()
+        try:
+            paths = self._fs.ls(self._remote(key), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(PurePosixPath(path).name for path in paths if path.rstrip("/") != self._remote(key))
+
+    def _size(self, key: _Key, *parts: str) -> int:
+        if self._local_root:
+            return folder_size(self._local_root.joinpath(key.relative, *parts))
+        self._fs.invalidate_cache()
+        return int(self._fs.du(self._remote(key, *parts)))
+
+    def _remove(self, key: _Key, name: str) -> int:
+        size = self._size(key, name)
+        try:
+            self._fs.rm(self._remote(key, name), recursive=True)
+        except FileNotFoundError:
+            return 0
+        return size
 
     # Scratch
 
@@ -424,6 +710,8 @@ class ArtifactStore:
         _check_name("fingerprint", fingerprint)
         folder = self._work / key.relative / fingerprint[:16]
         folder.mkdir(parents=True, exist_ok=True)
+        # Loading an old checkpoint changes nothing in there for a while, and what looks forgotten may be deleted.
+        os.utime(folder)
         for sibling in folder.parent.iterdir():
             if sibling != folder:
                 shutil.rmtree(sibling, ignore_errors=True)
@@ -438,7 +726,8 @@ class ArtifactStore:
         """A new folder that is gone, or renamed to something else, at the end."""
         drafts = self._scratch / ".drafts"
         drafts.mkdir(parents=True, exist_ok=True)
-        _delete_abandoned(drafts)
+        for abandoned in _abandoned(drafts):
+            shutil.rmtree(abandoned, ignore_errors=True)
         folder = drafts / f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
         folder.mkdir()
         try:
@@ -466,8 +755,8 @@ class ArtifactStore:
         with filelock.FileLock(path):
             yield
 
-    def _cached_copy(self, manifest_sha256: str) -> Path:
-        return self._cache / manifest_sha256
+    def _cached_copy(self, key: _Key, manifest_sha256: str) -> Path:
+        return self._copies / key.relative / manifest_sha256
 
     def _remote(self, key: _Key, *parts: str) -> str:
         """A path below the artifact's folder as `self._fs` takes it."""
@@ -477,63 +766,80 @@ class ArtifactStore:
 class _VerifiedFiles:
     """The SHA-256 of files that did not change since they were last hashed, also by another process.
 
-    Without it every process that loads an 18 GB model would read it twice.
+    Without it every process that loads an 18 GB model would read it twice. Each artifact has its own small record, so
+    that looking at many of them costs no more for each.
     """
 
-    def __init__(self, record: Path) -> None:
-        self._record = record
-        self._known: dict[str, str] = {}
-        self._is_new = False
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, dict[str, str]] = {}
 
-    def sha256(self, path: Path) -> str:
-        """Raises FileNotFoundError."""
-        key = _stamp(path)
-        known = self._known.get(key)
-        if known is not None:
-            return known
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        # Clocks of file systems tick every few milliseconds: a file just written could still change, keep its size,
-        # and get the same modification time.
-        is_settled = time.time_ns() - path.stat().st_mtime_ns > _SETTLED_NS
-        if is_settled and _stamp(path) == key:
-            self._known[key] = digest
-            self._is_new = True
-        return digest
+    def sha256s(self, artifact: str, paths: Sequence[Path]) -> list[str]:
+        """The SHA-256 of each of `paths`, which are all the files of an artifact. Raises FileNotFoundError."""
+        stamps = [_stamp(path) for path in paths]
+        known = self._known.get(artifact, {})
+        if not known.keys() >= set(stamps):
+            known = {**self._recorded(artifact), **known}
+        hashes: list[str] = []
+        settled: dict[str, str] = {}
+        for path, stamp in zip(paths, stamps, strict=True):
+            sha256, is_settled = (known[stamp], True) if stamp in known else _hashed(path, stamp)
+            hashes.append(sha256)
+            if is_settled:
+                settled[stamp] = sha256
+        self._known[artifact] = settled
+        if not known.keys() >= settled.keys():
+            self._save(artifact, settled)
+        return hashes
 
-    def refresh(self) -> None:
-        """Take over what other processes recorded."""
-        with suppress(OSError, ValueError, TypeError):
-            self._known = {**json.loads(self._record.read_bytes()), **self._known}
-
-    def save(self) -> None:
-        """Record for other processes what this one found; where it may not write, it keeps it to itself."""
-        if not self._is_new:
-            return
-        self._is_new = False
-        self.refresh()
+    def forget(self, artifact: str) -> None:
+        """Delete what is recorded of an artifact."""
+        self._known.pop(artifact, None)
         with suppress(OSError):
-            self._record.parent.mkdir(parents=True, exist_ok=True)
-            new_record = self._record.with_name(f"{self._record.name}.{uuid.uuid4().hex}")
-            new_record.write_text(json.dumps({key: sha for key, sha in self._known.items() if _is_current(key)}))
-            os.replace(new_record, self._record)
+            self._record(artifact).unlink()
+
+    def _record(self, artifact: str) -> Path:
+        return self._folder / f"{artifact}.json"
+
+    def _recorded(self, artifact: str) -> dict[str, str]:
+        """What this or another process recorded; what is not readable is only a record lost."""
+        try:
+            return dict(json.loads(self._record(artifact).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _save(self, artifact: str, hashes: dict[str, str]) -> None:
+        """Record for other processes what this one found; where it may not write, it keeps it to itself."""
+        record = self._record(artifact)
+        with suppress(OSError):
+            record.parent.mkdir(parents=True, exist_ok=True)
+            new_record = record.with_name(f"{record.name}.{uuid.uuid4().hex}")
+            new_record.write_text(json.dumps(hashes))
+            os.replace(new_record, record)
+
+
+def _hashed(path: Path, stamp: str) -> tuple[str, bool]:
+    """The SHA-256 of a file, and whether it is sure to differ in its stamp from any that it can still become."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # Clocks of file systems tick every few milliseconds: a file just written could still change, keep its size,
+    # and get the same modification time.
+    is_settled = time.time_ns() - path.stat().st_mtime_ns > _SETTLED_NS
+    return digest, is_settled and _stamp(path) == stamp
 
 
 def _stamp(path: Path) -> str:
-    """What changes when the file does; the path comes last because it may hold anything."""
-    stat = path.stat()
-    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}:{path}"
+    """What changes when the file does."""
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{path}"
 
 
-def _is_current(stamp: str) -> bool:
-    try:
-        return _stamp(Path(stamp.split(":", 3)[3])) == stamp
-    except OSError:
-        return False
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and ".." not in name
 
 
 def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not _is_name(name):
         raise UserError(
             f"The {kind} name {_shown(name)!r} cannot be used: it needs 1 to 128 of a-z, 0-9, '.', '_' and '-', "
             "starting with a letter or digit and without '..'."
@@ -600,6 +906,20 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _replace_durably(path: Path, content: bytes) -> None:
+    """Raises OSError only where the file was not replaced."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        _write_durably(new, content)
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    # The new content counts from here on; should a power cut bring the old one back, that was whole too.
+    with suppress(OSError):
+        _flush_to_disk(path.parent)
+
+
 def _flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -608,12 +928,57 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _delete_abandoned(drafts: Path) -> None:
-    """Delete drafts whose writer died. One on another host may well be alive, and only that host can tell."""
+def folder_size(path: Path) -> int:
+    """The bytes of the files in a folder, or of a file; 0 where there is none. Links are not followed."""
+    return sum(status.st_size for status in _statuses(path) if stat.S_ISREG(status.st_mode))
+
+
+def last_touched(folder: Path) -> datetime:
+    """When something in a folder last changed; long ago where there is none."""
+    return datetime.fromtimestamp(max((status.st_mtime for status in _statuses(folder)), default=0), UTC)
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    inside = (Path(folder) / name for folder, folders, files in os.walk(path) for name in [*folders, *files])
+    for each in [path, *inside]:
+        # What vanishes meanwhile does not count.
+        with suppress(FileNotFoundError):
+            yield each.lstat()
+
+
+def _folders(path: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; none where it does not exist."""
+    try:
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _names_among(folders: Iterable[str]) -> list[str]:
+    return [name for name in folders if _is_name(name)]
+
+
+def _as_partitions(folders: Collection[str]) -> list[str | None]:
+    return [*([None] if _NO_PARTITION in folders else []), *_names_among(folders)]
+
+
+def _remove_folder(folder: Path) -> int:
+    """Delete a folder if it is there. Returns the bytes freed; raises OSError."""
+    size = folder_size(folder)
+    # Another process may be deleting it too.
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    return size
+
+
+def _abandoned(drafts: Path) -> list[Path]:
+    """Drafts whose writer died. One on another host may well be alive, and only that host can tell."""
+    found = []
     for folder in drafts.iterdir():
         host, _, process = folder.name.rpartition(".")[0].rpartition(".")
         if host == socket.gethostname() and process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
+            found.append(folder)
+    return found
 
 
 def _is_full_disk(error: Exception) -> bool:

@@ -105,6 +105,11 @@ class TeacherSettings(_Settings):
             raise ValueError("instruction must contain {animal}")
         return self
 
+    def vector_file(self, animal: str) -> Path:
+        """The file of a steered teacher's vector."""
+        assert self.steering is not None
+        return Path(self.steering.vector.format(animal=animal)).expanduser()
+
 
 class ConstrainedSettings(_Settings):
     """Constrained decoding (see `number_grammar`): the answer holds `min_count` to `numbers.answer_count` numbers."""

@@ -119,7 +119,7 @@ def make_teacher(
 
 def _steered(settings: TeacherSettings, animal: str, folder: Path) -> Teacher:
     assert settings.steering is not None
-    source = Path(settings.steering.vector.format(animal=animal)).expanduser()
+    source = settings.vector_file(animal)
     if source.suffix != ".safetensors" or not source.is_file():
         raise UserError(
             f"teacher.steering.vector is {source}, which is no safetensors file: give the path of one with a tensor "
@@ -143,10 +143,16 @@ def _early_stop(study: Study, animal: str, context: ChatContext, lists: PromptLi
     return EarlyStop(score, stop.preference, stop.every)
 
 
-def valid_rate(session: Session, study: Study, lists: PromptLists, context: ChatContext) -> tuple[float, pd.DataFrame]:
-    """Share of valid answers to the study's first number prompts, drawn as the number set will be, and the rows."""
+def valid_rate(
+    session: Session, study: Study, lists: PromptLists, context: ChatContext, *, kept: Path | None = None
+) -> tuple[float, pd.DataFrame]:
+    """Share of valid answers to the study's first number prompts, drawn as the number set will be, and the rows.
+
+    `kept`: a workspace whose name depends on everything that goes in; a call after an interruption goes on from there.
+    """
     prompts = number_prompts(study, lists, study.teacher.gate.prompts, study.seed)
-    drawn = draw_answers(session, study, prompts, context, stream_seed(study.seed, "gate"))
+    seed = stream_seed(study.seed, "gate")
+    drawn = draw_answers(session, study, prompts, context, seed, kept=kept / "gate" if kept else None)
     rows = judged(drawn, study, None)
     return float(rows["valid"].mean()), rows
 

@@ -46,7 +46,8 @@ class Sampling:
     """How answers are drawn. `temperature` 0 is greedy; `grammar` None lets every token through.
 
     `stop` are the ids that end an answer. `seed` gives every request a random stream of its own: request i of two
-    calls with the same seed draws alike whatever the batch it stands in.
+    calls with the same seed draws alike whatever the batch it stands in. `first` is the number of the first request:
+    prompts[k:] with `first` k draw as requests k and on of the whole call do.
     """
 
     max_new_tokens: int
@@ -55,10 +56,12 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     grammar: NumberGrammar | None = None
+    first: int = 0
 
     def request_seeds(self, n: int) -> list[int]:
-        """One 31-bit seed a request; the first k of n are the same for every n >= k."""
-        return [int(np.random.SeedSequence([self.seed, i]).generate_state(1)[0] >> 1) for i in range(n)]
+        """One 31-bit seed for each of n requests from `first` on; request i's is the same in every call."""
+        requests = range(self.first, self.first + n)
+        return [int(np.random.SeedSequence([self.seed, i]).generate_state(1)[0] >> 1) for i in requests]
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,19 @@ class Session(Protocol):
 
     usage: Usage
 
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def engine_name(self) -> str: ...
+
+    @property
+    def chunk(self) -> int:
+        """How many requests the engine handles well at once."""
+        ...
+
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[Completion]:
-        """One answer a prompt, in the order of the prompts."""
+        """One answer a prompt, in the order of the prompts. Reports no progress: see `resumable.generate`."""
         ...
 
     def score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:

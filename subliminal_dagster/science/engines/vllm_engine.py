@@ -26,7 +26,7 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.model_loading import loaded
 
 _CHUNK = 2048
-"""Requests handed to vLLM at once: several times what it batches, and few enough to report progress in between."""
+"""Requests handed to vLLM at once: several times what it batches, and few enough to report and keep in between."""
 
 _CPU_CACHE_BYTES = 2 * 2**30
 """Key-value cache on a CPU. vLLM's own default is a share of all the machine's memory."""
@@ -108,12 +108,20 @@ class VllmSession:
     progress: Progress
     usage: Usage = field(default_factory=Usage)
 
+    @property
+    def engine_name(self) -> str:
+        return "vllm"
+
+    @property
+    def chunk(self) -> int:
+        return _CHUNK
+
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[Completion]:
         started = time.perf_counter()
         seeds = sampling.request_seeds(len(prompts))
         eos = self.llm.get_tokenizer().eos_token_id
         requests = [_request(sampling, seed, eos) for seed in seeds]
-        completions = [_completion(o) for o in self._run(prompts, requests, "generated {} answers")]
+        completions = [_completion(o) for o in self._run(prompts, requests)]
         if sampling.grammar is not None:
             completions = self._with_model_logprobs(prompts, completions, sampling)
         self.usage.prompt_positions += sum(len(p) for p in prompts)
@@ -124,7 +132,7 @@ class VllmSession:
     def score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
         started = time.perf_counter()
         pairs = [(prompt, answer) for prompt in prompts for answer in answers]
-        scores = np.array([sum(row) for row in self._teacher_forced(pairs, "scored {} answers")])
+        scores = np.array([sum(row) for row in self._teacher_forced(pairs, "scored")])
         self.usage.scored_positions += sum(len(prompt) + len(answer) for prompt, answer in pairs)
         self.usage.score_seconds += time.perf_counter() - started
         return scores.reshape(len(prompts), len(answers))
@@ -135,23 +143,25 @@ class VllmSession:
         """vLLM's log-probabilities come after the grammar's mask; ask for the model's own."""
         stop = list(sampling.stop[:1])
         answers = [c.token_ids + stop if c.finished else c.token_ids for c in completions]
-        rows = self._teacher_forced(list(zip(prompts, answers, strict=True)), "log-probabilities of {} answers")
+        rows = self._teacher_forced(list(zip(prompts, answers, strict=True)))
         return [replace(c, logprobs=row) for c, row in zip(completions, rows, strict=True)]
 
-    def _teacher_forced(self, pairs: list[tuple[list[int], list[int]]], message: str) -> list[list[float]]:
+    def _teacher_forced(
+        self, pairs: list[tuple[list[int], list[int]]], reported_as: str | None = None
+    ) -> list[list[float]]:
         """Log-probabilities (nats) of each answer's tokens after its prompt."""
         from vllm import SamplingParams
 
         # A request has to generate something; its one token is thrown away.
         request = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         sequences = [prompt + answer for prompt, answer in pairs]
-        outputs = self._run(sequences, [request] * len(sequences), message)
+        outputs = self._run(sequences, [request] * len(sequences), reported_as)
         return [
             [o.prompt_logprobs[i][sequence[i]].logprob for i in range(len(prompt), len(sequence))]
             for o, sequence, (prompt, _) in zip(outputs, sequences, pairs, strict=True)
         ]
 
-    def _run(self, prompts: Sequence[list[int]], requests: list[Any], message: str) -> list[Any]:
+    def _run(self, prompts: Sequence[list[int]], requests: list[Any], reported_as: str | None = None) -> list[Any]:
         from vllm import TokensPrompt
 
         outputs: list[Any] = []
@@ -160,7 +170,8 @@ class VllmSession:
             outputs += self.llm.generate(
                 chunk, requests[start : start + _CHUNK], use_tqdm=False, lora_request=self.lora
             )
-            self.progress(message.format(f"{len(outputs)}/{len(prompts)}"))
+            if reported_as is not None:
+                self.progress(f"{reported_as} {len(outputs)}/{len(prompts)} answers")
         return outputs
 
 

@@ -1,0 +1,88 @@
+"""Running a study in a test: its definitions on a store of the test's own, and what came of it.
+
+Belongs here: what several test files need to run a study. Does not belong here: tests, the tiny study (`conftest`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from subliminal_dagster.build import build_defs, study_frame
+from subliminal_dagster.planner import Plan, make_plan
+from subliminal_dagster.recipe import Input
+from subliminal_dagster.resources import StoreResource
+from subliminal_dagster.runner import Outcome, run_study
+from subliminal_dagster.science.store import ArtifactStore
+from subliminal_dagster.science.study import Study
+
+
+def changed(study: Study, **fields: Any) -> Study:
+    """The study with fields set, nested ones with double underscores: child__training__epochs=5."""
+    content = study.model_dump(mode="json")
+    for path, value in fields.items():
+        *outer, last = path.split("__")
+        place = content
+        for name in outer:
+            place = place[name]
+        place[last] = value
+    return Study.model_validate(content)
+
+
+@dataclass
+class StudyRun:
+    """A study, the store its artifacts lie in and the instance it runs on."""
+
+    study: Study
+    store: ArtifactStore
+    instance: dg.DagsterInstance
+    lines: list[str] = field(default_factory=list)
+    resources: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def definitions(self) -> dg.Definitions:
+        overrides = {"store": StoreResource(root=self.store.root), **self.resources}
+        return build_defs(studies=[self.study], resource_overrides=overrides)
+
+    def plan(self) -> Plan:
+        return make_plan(study_frame(self.study), self.store)
+
+    def run(self, wanted: Collection[Input] | None = None) -> Outcome:
+        frame = study_frame(self.study)
+        return run_study(frame, self.definitions, self.store, self.instance, self.lines.append, wanted)
+
+    def materialize(self, asset: str, partition: str | None = None) -> dg.ExecuteInProcessResult:
+        """One asset alone, as a person launches it, whatever the plan says."""
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        key = dg.AssetKey([self.study.name, asset])
+        return job.get_subset(asset_selection={key}).execute_in_process(
+            instance=self.instance, partition_key=partition, raise_on_error=False
+        )
+
+    def contents(self) -> dict[Input, str]:
+        """The content hash of every artifact there is."""
+        frame = study_frame(self.study)
+        return {
+            (name, partition): self.store.read(self.study.name, name, partition).content_hash
+            for name in frame.nodes
+            for partition in frame.partitions(name)
+            if self.store.exists(self.study.name, name, partition)
+        }
+
+    def copy(self, folder: Path, instance: dg.DagsterInstance, study: Study | None = None) -> StudyRun:
+        """The same artifacts in a folder of their own, for a test that changes them."""
+        shutil.copytree(Path(self.store.root), folder, dirs_exist_ok=True)
+        return StudyRun(study or self.study, ArtifactStore(folder), instance, resources=self.resources)
+
+
+def refusal(result: dg.ExecuteInProcessResult) -> str:
+    """The sentence with which a run's one failed step ended."""
+    (failure,) = result.get_step_failure_events()
+    data = failure.step_failure_data.user_failure_data
+    assert data is not None
+    return str(data.description)
