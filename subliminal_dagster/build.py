@@ -75,13 +75,15 @@ def studies_from_environment() -> list[Study]:
 def resources_from_environment() -> dict[str, Any]:
     """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH, SUBLIMINAL_GPU_SHARE and
     SUBLIMINAL_GRADIENT_CHECKPOINTING say."""
+    share = _count("SUBLIMINAL_GPU_SHARE", "1", "steps on one GPU")
     return {
         "store": StoreResource(root=artifact_root()),
         "engine": EngineResource(
             engine=_choice("SUBLIMINAL_ENGINE", ("auto", "transformers", "vllm")),
             generate_batch=_count("SUBLIMINAL_BATCH", "64", "prompts"),
+            gpu_memory_share=0.85 / share,
         ),
-        "gpu": GpuResource(share=_count("SUBLIMINAL_GPU_SHARE", "1", "steps on one GPU")),
+        "gpu": GpuResource(share=share),
         "trainer": TrainerResource(
             gradient_checkpointing=_choice("SUBLIMINAL_GRADIENT_CHECKPOINTING", ("no", "yes")) == "yes"
         ),

@@ -114,8 +114,10 @@ class _Process:
                 self._descriptor = None
 
     def _point_to(self, gpu: str) -> None:
+        # An index where there is one: vLLM reads the variable itself and fails on UUIDs (vllm issue 13815).
+        name = next((index for index, uuid in _uuids().items() if uuid == gpu), gpu)
         # By default CUDA counts from the fastest GPU, nvidia-smi and schedulers by the slot.
-        settings = {_VISIBLE: gpu} | ({_ORDER: "PCI_BUS_ID"} if gpu.isdecimal() else {})
+        settings = {_VISIBLE: name} | ({_ORDER: "PCI_BUS_ID"} if name.isdecimal() else {})
         self._environment = {variable: os.environ.get(variable) for variable in settings}
         os.environ.update(settings)
 
@@ -141,7 +143,7 @@ def _usable_gpus() -> list[str]:
         name = entry.strip()
         if not _DEVICE.fullmatch(name) or (uuids and name.isdecimal() and name not in uuids):
             break
-        # Two jobs under a scheduler may both call their GPU "0", and a UUID may be cut short.
+        # Two jobs may call the same GPU by different names, and a UUID may be cut short.
         name = uuids.get(name, name)
         gpus.append(next((uuid for uuid in uuids.values() if uuid.startswith(name)), name))
     return list(dict.fromkeys(gpus))

@@ -9,16 +9,7 @@ from typing import Any
 import dagster as dg
 
 from subliminal_dagster.assets.shared import Frame
-
-
-def job_name(study: str, part: str) -> str:
-    """A job's name: Dagster allows letters, digits and underscores."""
-    return f"{study}_{part}".replace("-", "_").replace(".", "_")
-
-
-def study_job_names(study: str) -> list[str]:
-    """The names of a study's jobs."""
-    return [job_name(study, part) for part in ("base", "groups", "results")]
+from subliminal_dagster.partitions import job_name
 
 
 def study_jobs(frame: Frame) -> list[Any]:

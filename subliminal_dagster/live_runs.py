@@ -1,22 +1,21 @@
 """Dagster runs of this project that are in progress, and the end of those whose process is gone.
 
-A run started by `subliminal-dagster run` has no daemon that watches over it: after a SIGKILL it would count as running
-for good and keep its place in the GPU pool. Such a run carries the host and process it runs in.
+After a SIGKILL or a power cut nobody tells Dagster that a run is over: it would count as running for good, and keep its
+place in the GPU pool. So a run carries the host and process it runs in.
 
 Belongs here: what other runs are making at the moment. Does not belong here: what should be made (`planner`).
 """
 
 from __future__ import annotations
 
-import os
 import socket
+from collections.abc import Mapping
 
 import dagster as dg
 import psutil
 
-from subliminal_dagster.assets.shared import Frame
-from subliminal_dagster.jobs import study_job_names
-from subliminal_dagster.recipe import Input
+from subliminal_dagster.partitions import study_job_names
+from subliminal_dagster.recipe import Input, Node
 
 PROCESS_TAG = "subliminal/process"
 IN_PROGRESS = [
@@ -28,9 +27,12 @@ IN_PROGRESS = [
 ]
 
 
-def this_process() -> str:
-    """The host, number and start of this process: a number alone is given again after a while."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+def process_name(number: int) -> str:
+    """A process of this host by host, number and start: a number alone is given again after a while.
+
+    Raises psutil.NoSuchProcess.
+    """
+    return f"{socket.gethostname()}:{number}:{psutil.Process(number).create_time():.0f}"
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -48,15 +50,14 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return buried
 
 
-def being_made(instance: dg.DagsterInstance, frame: Frame) -> dict[Input, str]:
+def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, Node]) -> dict[Input, str]:
     """The parts of a study that runs in progress are to make, each with its run's id."""
     found: dict[Input, str] = {}
-    study = frame.study.name
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
         partition = run.tags.get("dagster/partition")
         names = {key.path[-1] for key in run.asset_selection or () if key.path[0] == study}
         if run.asset_selection is None and run.job_name in study_job_names(study):
-            names = {name for name, node in frame.nodes.items() if node.partitioned == (partition is not None)}
+            names = {name for name, node in assets.items() if node.partitioned == (partition is not None)}
         found |= {(name, partition): run.run_id for name in names}
     return found
 

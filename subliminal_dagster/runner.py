@@ -7,6 +7,7 @@ printed (`cli`).
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import dagster as dg
 
 from subliminal_dagster.assets import Frame
 from subliminal_dagster.assets.shared import shown
-from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, this_process
+from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import DueRun, Plan, make_plan
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.store import ArtifactStore, Manifest
@@ -69,7 +70,7 @@ def run_study(
     show_recorded(plan, store, instance, frame)
     level = 0
     while True:
-        elsewhere = being_made(instance, frame)
+        elsewhere = being_made(instance, frame.study.name, frame.nodes)
         runs = plan.next_runs({*outcome.failed, *elsewhere})
         if not runs:
             break
@@ -188,7 +189,7 @@ def _carry_out(
         partition_key=run.partition,
         raise_on_error=False,
         run_config=_CONSOLE,
-        tags={PROCESS_TAG: this_process()},
+        tags={PROCESS_TAG: process_name(os.getpid())},
     )
     events = result.get_asset_materialization_events()
     made = [(event.asset_key.path[-1], run.partition) for event in events if event.asset_key]

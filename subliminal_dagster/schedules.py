@@ -2,7 +2,8 @@
 
 Both request the plan's next runs and nothing else. What follows from their results is requested by a later tick, so a
 night has many: a tick that finds nothing due costs one look at the artifacts. A part that failed is tried again the
-next day, or once something it is made from has changed; a part that a gate refused only then.
+next day, or once something it is made from has changed; a part that a gate refused only then. A run that was killed is
+requested again, a few times.
 
 Belongs here: ticks. Does not belong here: what is due (`planner`).
 https://docs.dagster.io/guides/automate/schedules
@@ -15,9 +16,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from subliminal_dagster.assets import Frame
-from subliminal_dagster.jobs import job_name
 from subliminal_dagster.live_runs import being_made, bury_dead_runs
-from subliminal_dagster.planner import DueRun, make_plan
+from subliminal_dagster.partitions import job_name
+from subliminal_dagster.planner import make_plan
 from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.errors import UserError
 
@@ -25,6 +26,7 @@ NIGHT = "*/2 1-5 * * *"
 """Every other minute from one to six: levels follow each other without much waiting."""
 
 DUE_TAG = "subliminal/due"
+MOST_ATTEMPTS = 3
 
 # The job Dagster makes of all assets: the one job whose runs may select assets of any partition family.
 ALL_ASSETS_JOB = "__ASSET_JOB"
@@ -79,29 +81,37 @@ def study_sensor(frame: Frame) -> dg.SensorDefinition:
 def _requests(
     frame: Frame, instance: dg.DagsterInstance, resource: StoreResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """A request for every run that can start now and was not requested today for the same work."""
+    """A request for every run that can start now and whose outcome is not known since earlier today."""
     bury_dead_runs(instance)
     plan = make_plan(frame, resource.create())
-    busy = being_made(instance, frame)
-    runs = [run for run in plan.next_runs(busy) if not _was_requested(instance, run)]
-    for run in runs:
-        key = _today(run)
-        yield dg.RunRequest(
-            run_key=key,
-            partition_key=run.partition,
-            asset_selection=[frame.key(part.asset) for part in run.parts],
-            tags={DUE_TAG: key},
-        )
-    if not runs:
+    busy = being_made(instance, frame.study.name, frame.nodes)
+    requested = 0
+    for run in plan.next_runs(busy):
+        key = f"{datetime.now(UTC):%Y-%m-%d}-{run.key}"
+        attempt = _next_attempt(instance, key)
+        if attempt is not None:
+            requested += 1
+            yield dg.RunRequest(
+                run_key=f"{key}-{attempt}",
+                partition_key=run.partition,
+                asset_selection=[frame.key(part.asset) for part in run.parts],
+                tags={DUE_TAG: key},
+            )
+    if not requested:
         yield dg.SkipReason(
             f"{len(plan.of('fresh'))} fresh, {len(plan.of('blocked'))} blocked by a gate, {len(plan.due)} due, "
             f"{sum(part.place in busy for part in plan.due)} of them in the making; others wait or failed today."
         )
 
 
-def _today(run: DueRun) -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d}-{run.key}"
+def _next_attempt(instance: dg.DagsterInstance, key: str) -> int | None:
+    """The number of the next run for this work; None where one has ended, or too many were interrupted."""
+    earlier = instance.get_runs(dg.RunsFilter(tags={DUE_TAG: key}))
+    if len(earlier) >= MOST_ATTEMPTS or not all(_was_interrupted(instance, run) for run in earlier):
+        return None
+    return len(earlier) + 1
 
 
-def _was_requested(instance: dg.DagsterInstance, run: DueRun) -> bool:
-    return bool(instance.get_runs(dg.RunsFilter(tags={DUE_TAG: _today(run)}), limit=1))
+def _was_interrupted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run ended without one of its steps failing: its process was killed, or the machine went down."""
+    return run.status == dg.DagsterRunStatus.FAILURE and not instance.get_run_stats(run.run_id).steps_failed

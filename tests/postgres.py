@@ -56,7 +56,7 @@ def throwaway_postgres() -> Iterator[Database]:
             as_user = {"user": "nobody", "extra_groups": []}
         database = Database("127.0.0.1", free_port(), "postgres", "subliminal", "a pass:word@1%")
         (folder / "password").write_text(database.password)
-        subprocess.run(
+        made = subprocess.run(
             [
                 programs / "initdb",
                 f"--pgdata={folder / 'data'}",
@@ -67,12 +67,12 @@ def throwaway_postgres() -> Iterator[Database]:
                 "--locale=C",
                 "--no-sync",
             ],
-            stdout=log,
-            stderr=log,
-            check=True,
+            capture_output=True,
+            text=True,
             cwd=folder,
             **as_user,
         )
+        assert made.returncode == 0, made.stderr
         settings = {
             "listen_addresses": database.host,
             "port": database.port,

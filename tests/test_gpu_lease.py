@@ -137,7 +137,7 @@ def test_nvidia_smi_says_which_gpus_there_are(machine: Machine) -> None:
 
 def test_one_gpu_under_several_names_is_one(machine: Machine) -> None:
     fake_nvidia_smi(machine, r"0, GPU-aaa1\n1, GPU-bbb1\n")
-    assert machine.start(CUDA_VISIBLE_DEVICES="1").says() == ["holds", "GPU-bbb1", "GPU-bbb1", None]
+    assert machine.start(CUDA_VISIBLE_DEVICES="1").says() == ["holds", "GPU-bbb1", "1", "PCI_BUS_ID"]
     for other_name in ("GPU-bbb1", "GPU-bbb", "1,GPU-bbb1"):
         assert machine.start(CUDA_VISIBLE_DEVICES=other_name).says()[0] == "waits"
     # As CUDA has it: what follows an unknown index does not count.

@@ -15,7 +15,7 @@ from study_runs import StudyRun, changed, refusal
 
 from subliminal_dagster.cli import main
 from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import Study, load_study
+from subliminal_dagster.science.study import load_study
 
 PER_GROUP = [
     "teacher_lora",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from study_runs import StudyRun, changed, refusal
 
 from subliminal_dagster import code_slice
 from subliminal_dagster.build import study_frame
-from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, this_process
+from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import Part, Plan
 from subliminal_dagster.runner import show_recorded
 from subliminal_dagster.science.errors import UserError
@@ -309,20 +311,19 @@ def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun) -> No
     keys = {dg.AssetKey(["tiny", "child_lora"])}
 
     def started(process: str, partition: str) -> dg.DagsterRun:
-        run = mine.instance.create_run_for_job(
+        return mine.instance.create_run_for_job(
             job.get_subset(asset_selection=keys),
             tags={PROCESS_TAG: process, "dagster/partition": partition},
             asset_selection=frozenset(keys),
             status=dg.DagsterRunStatus.STARTED,
         )
-        return run
 
-    dead = started(this_process().rsplit(":", 2)[0] + ":999999999:1", "owl")
-    alive = started(this_process(), "wolf")
+    dead = started(f"{socket.gethostname()}:{2**22}:1", "owl")
+    alive = started(process_name(os.getpid()), "wolf")
     assert bury_dead_runs(mine.instance) == [dead.run_id]
     found = mine.instance.get_run_by_id(dead.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
-    assert being_made(mine.instance, study_frame(mine.study)) == {("child_lora", "wolf"): alive.run_id}
+    assert being_made(mine.instance, "tiny", study_frame(mine.study).nodes) == {("child_lora", "wolf"): alive.run_id}
     outcome = with_settings(mine, child__training__epochs=1, child__channels=["hard"]).run()
     assert ("child_lora", "owl") in outcome.made and ("child_lora", "wolf") not in outcome.made
     assert outcome.waiting[("child_lora", "wolf")] == f"run {alive.run_id[:8]} is making it"
@@ -366,24 +367,43 @@ def test_a_tick_requests_exactly_what_can_run(mine: StudyRun) -> None:
     assert [r.run_key for r in ticks(run).run_requests or []] == [r.run_key for r in requests]
 
 
-def test_a_tick_does_not_ask_twice(mine: StudyRun) -> None:
-    run = with_settings(mine, child__training__epochs=1)
+def record(run: StudyRun, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
+    """A run as the daemon makes it for a request, in some state."""
+    chosen = set(request.asset_selection or ())
     job = run.definitions.resolve_implicit_global_asset_job_def()
-    for status, request in zip(
-        (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS),
-        ticks(run).run_requests or [],
-        strict=True,
-    ):
-        chosen = set(request.asset_selection or ())
-        run.instance.create_run_for_job(
-            job.get_subset(asset_selection=chosen),
-            tags={**request.tags, "dagster/partition": str(request.partition_key)},
-            asset_selection=frozenset(chosen),
-            status=status,
-        )
+    run.instance.create_run_for_job(
+        job.get_subset(asset_selection=chosen),
+        tags={**request.tags, "dagster/partition": str(request.partition_key)},
+        asset_selection=frozenset(chosen),
+        status=status,
+    )
+
+
+def test_a_tick_does_not_ask_for_what_is_in_the_making_or_done(mine: StudyRun) -> None:
+    run = with_settings(mine, child__training__epochs=1)
+    first, second, third = ticks(run).run_requests or []
+    record(run, first, dg.DagsterRunStatus.STARTED)
+    record(run, second, dg.DagsterRunStatus.SUCCESS)
+    record(run, third, dg.DagsterRunStatus.CANCELED)
     after = ticks(run)
     assert after.run_requests == []
     assert "of them in the making" in str(after.skip_message)
+
+
+def test_a_tick_asks_again_for_what_was_killed_but_not_for_what_failed(mine: StudyRun) -> None:
+    run = with_settings(mine, child__training__max_length=8, child__channels=["hard"])
+    first, second, third = ticks(run).run_requests or []
+    job = run.definitions.resolve_implicit_global_asset_job_def()
+    failed = job.get_subset(asset_selection=set(first.asset_selection or ())).execute_in_process(
+        instance=run.instance, partition_key=first.partition_key, tags=first.tags, raise_on_error=False
+    )
+    assert not failed.success
+    record(run, second, dg.DagsterRunStatus.FAILURE)
+    keys = [r.run_key for r in ticks(run).run_requests or []]
+    assert third.run_key in keys and first.run_key not in keys and len(keys) == 2
+    for _ in range(2):
+        record(run, second, dg.DagsterRunStatus.FAILURE)
+    assert [r.run_key for r in ticks(run).run_requests or []] == [third.run_key]
 
 
 def test_the_sensor_asks_for_the_same(mine: StudyRun) -> None:

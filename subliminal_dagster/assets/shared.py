@@ -6,6 +6,7 @@ Belongs here: code that at least two asset modules need. Does not belong here: a
 from __future__ import annotations
 
 import base64
+import multiprocessing
 import os
 import platform
 import sys
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import psutil
 
 from subliminal_dagster.code_slice import code_slice
+from subliminal_dagster.live_runs import PROCESS_TAG, process_name
 from subliminal_dagster.partitions import group_partitions
 from subliminal_dagster.recipe import Input, Node, Recipe
 from subliminal_dagster.resources import GpuResource
@@ -259,7 +262,7 @@ class Work:
                     "refused": self.refused,
                     "seed": self.study.seed,
                     "wall_seconds": seconds,
-                    "device": device_name(),
+                    "device": device_name(self.frame.nodes[self.asset].gpu),
                     "host": {"python": platform.python_version(), "torch": version("torch"), **self._plain_metadata()},
                 }
             )
@@ -271,7 +274,7 @@ class Work:
             "content_hash": artifact.content_hash,
             "seed": self.study.seed,
             "wall_seconds": seconds,
-            "device": device_name(),
+            "device": device_name(self.frame.nodes[self.asset].gpu),
             "made_from": {name: made_from[name] for name in ("code_version", "upstream")},
         }
         self._data_version = dg.DataVersion(artifact.content_hash)
@@ -298,6 +301,7 @@ def working(
     nothing is built on it, whoever launches what.
     """
     work = Work(context, store, frame)
+    _sign_run(context)
     try:
         work.look_upstream()
         with gpu.lease(context.log.info) if gpu else nullcontext():
@@ -308,10 +312,22 @@ def working(
         raise dg.Failure(description=str(error), metadata=work.metadata, allow_retries=False) from None
 
 
-def device_name() -> str:
-    """What computes here, for the record: the GPU's name, or "cpu" and its cores."""
+def _sign_run(context: dg.AssetExecutionContext) -> None:
+    """Let the run say which process it runs in, where this step is a process of Dagster's multiprocess executor: nobody
+    else tells, after a power cut, that a run the daemon launched is dead."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None and PROCESS_TAG not in context.run.tags:
+        with suppress(psutil.NoSuchProcess):
+            context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})
+
+
+def device_name(gpu: bool) -> str:
+    """What computes here, for the record: the GPU's name, or "cpu" and its cores.
+
+    A step without a GPU of its own must not ask CUDA, which then could not be pointed at the next step's.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if gpu and torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"cpu ({os.cpu_count()} cores)"
 
