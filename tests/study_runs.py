@@ -86,3 +86,17 @@ def refusal(result: dg.ExecuteInProcessResult) -> str:
     data = failure.step_failure_data.user_failure_data
     assert data is not None
     return str(data.description)
+
+
+def gate_between(run: StudyRun) -> tuple[str, str, float]:
+    """The animal whose teacher likes it more, the one whose teacher likes it less, and a preference in between."""
+    import pandas as pd
+
+    from subliminal_dagster.science.preferences import mean_probability
+
+    liking = {}
+    for animal in run.study.animals:
+        folder = run.store.read(run.study.name, "teacher_preferences", animal).path
+        liking[animal] = mean_probability(pd.read_parquet(folder / "scores.parquet"), animal)
+    good, bad = sorted(liking, key=lambda animal: -liking[animal])
+    return good, bad, (liking[good] + liking[bad]) / 2

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import tiny_study_settings
+from study_runs import StudyRun, gate_between
 
 from subliminal_dagster.science.store import ArtifactStore
 
@@ -62,13 +63,22 @@ def ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str, str]:
+def animals(done: StudyRun) -> tuple[str, str, float]:
+    """The animal whose teacher passes the gate, the one whose teacher does not, and the gate."""
+    return gate_between(done)
+
+
+@pytest.fixture(scope="module")
+def environment(
+    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, animals: tuple[str, str, float]
+) -> dict[str, str]:
     """The environment of a user with a study file of their own, and a DAGSTER_HOME with the project's dagster.yaml."""
     home = tmp_path_factory.mktemp("home")
     (home / "dagster.yaml").write_text((Path(__file__).parent.parent / "dagster.yaml").read_text())
     study = home / "tiny.yaml"
     study.write_text(yaml.safe_dump(tiny_study_settings(tiny_base)))
     return os.environ | {
+        "SUBLIMINAL_SET": f"teacher.gate.preference={animals[2]}",
         "DAGSTER_HOME": str(home),
         "SUBLIMINAL_STUDIES": str(study),
         "SUBLIMINAL_ARTIFACTS": str(home / "artifacts"),
@@ -119,14 +129,17 @@ def test_the_ui_shows_a_readable_graph(port: int) -> None:
         assert node["description"] and node["kinds"] and node["owners"] and node["groupName"] != "default"
 
 
-def test_a_backfill_crosses_partition_families(port: int, environment: dict[str, str]) -> None:
+def test_a_backfill_crosses_partition_families_and_stops_at_the_gate(
+    port: int, environment: dict[str, str], animals: tuple[str, str, float]
+) -> None:
+    good, bad, _ = animals
     chain = ["base_model", "base_preferences", "replay_set", "teacher_lora", "teacher_preferences", "number_set"]
     partitioned = {"teacher_lora", "teacher_preferences", "number_set"}
     params = {
         "partitionsByAssets": [
             {
                 "assetKey": {"path": ["tiny", name]},
-                "partitions": {"ranges": [{"start": key, "end": key} for key in ("owl", "wolf")]}
+                "partitions": {"ranges": [{"start": key, "end": key} for key in (good, bad)]}
                 if name in partitioned
                 else None,
             }
@@ -139,14 +152,15 @@ def test_a_backfill_crosses_partition_families(port: int, environment: dict[str,
     deadline = time.monotonic() + 600
     while True:
         backfill = ask(port, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
-        if backfill["status"] not in ("REQUESTED", "IN_PROGRESS"):
+        if backfill["status"] not in ("REQUESTED", "IN_PROGRESS", "FAILING"):
             break
         assert time.monotonic() < deadline, backfill
         time.sleep(2)
-    assert backfill["status"] in ("COMPLETED_SUCCESS", "COMPLETED"), backfill
+    assert backfill["status"] in ("COMPLETED_FAILED", "FAILED"), backfill
     store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
-    for animal in ("owl", "wolf"):
-        assert store.read("tiny", "number_set", animal).info["upstream"]
+    assert store.read("tiny", "number_set", good).info["upstream"]
+    assert store.exists("tiny", "teacher_lora", bad)
+    assert not store.exists("tiny", "number_set", bad)
     assert not store.exists("tiny", "number_set", "control")
 
 
@@ -156,12 +170,18 @@ def materialize(environment: dict[str, str], select: str, partition: str) -> sub
     return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
 
 
-def test_the_command_line_materializes_what_follows(port: int, environment: dict[str, str]) -> None:
+def test_the_command_line_materializes_what_follows(
+    port: int, environment: dict[str, str], animals: tuple[str, str, float]
+) -> None:
+    good, bad, _ = animals
     names = ["filtered_dataset", "child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
-    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), "owl")
+    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), good)
     assert done.returncode == 0, done.stderr[-3000:]
     store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
-    assert all(store.exists("tiny", name, "owl") for name in names)
+    assert all(store.exists("tiny", name, good) for name in names)
+    refused = materialize(environment, "tiny/number_set", bad)
+    assert refused.returncode == 1 and "was refused" in refused.stderr, refused.stderr[-3000:]
+    assert "STEP_UP_FOR_RETRY" not in refused.stderr
 
 
 def test_the_command_line_refuses_an_unknown_partition(environment: dict[str, str]) -> None:

@@ -9,13 +9,9 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from conftest import tiny_study_settings
 from study_runs import StudyRun, changed, refusal
 
-from subliminal_dagster.cli import main
 from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import load_study
 
 PER_GROUP = [
     "teacher_lora",
@@ -130,20 +126,3 @@ def test_a_tampered_artifact_is_named_and_not_believed(done: StudyRun) -> None:
 def test_unknown_partition_is_refused(done: StudyRun) -> None:
     with pytest.raises(dg.DagsterUnknownPartitionError, match="gnu"):
         done.materialize("teacher_lora", "gnu")
-
-
-def test_command_line_errors(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base: Path
-) -> None:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "artifacts"))
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(tiny_study_settings(tiny_base)))
-    assert main(["run", "--study", "gnu"]) == 2
-    assert "There is no study 'gnu'" in capsys.readouterr().err
-    assert main(["run", "--study", str(path)]) == 2
-    assert "DAGSTER_HOME" in capsys.readouterr().err
-    assert main(["show", "--study", str(path)]) == 2
-    assert "materialize animal_liking" in capsys.readouterr().err
-    assert main(["studies"]) == 0
-    assert load_study("gemma-2-9b-it").description.strip() in capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from study_runs import StudyRun, changed, refusal
+from study_runs import StudyRun, changed, gate_between, refusal
 
 from subliminal_dagster import code_slice
 from subliminal_dagster.build import study_frame
@@ -184,20 +184,10 @@ def test_selections(done: StudyRun) -> None:
         wanted_parts(frame, "teacher_larva", None)
 
 
-def preference(run: StudyRun, animal: str) -> float:
-    import pandas as pd
-
-    from subliminal_dagster.science.preferences import mean_probability
-
-    folder = run.store.read("tiny", "teacher_preferences", animal).path
-    return mean_probability(pd.read_parquet(folder / "scores.parquet"), animal)
-
-
 @pytest.fixture(scope="module")
 def gated(done: StudyRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StudyRun, str, str]]:
     """The tiny study with a gate that one teacher passes and one does not: the run, and the names of the two."""
-    good, bad = sorted(done.study.animals, key=lambda animal: -preference(done, animal))
-    gate = (preference(done, good) + preference(done, bad)) / 2
+    good, bad, gate = gate_between(done)
     with dg.DagsterInstance.ephemeral() as instance:
         study = changed(done.study, teacher__gate__preference=gate, child__channels=["hard"])
         yield done.copy(tmp_path_factory.mktemp("gated"), instance, study), good, bad

@@ -1,0 +1,106 @@
+"""The command `subliminal-dagster`: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from conftest import tiny_study_settings
+from study_runs import StudyRun
+
+from subliminal_dagster.cli import main
+from subliminal_dagster.science.study import load_study
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def study(done: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of the tiny study's file, its artifacts made already, in the environment of a user."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "store"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        done.copy(tmp_path / "store", instance)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(done.study.model_dump(mode="json")))
+    return str(path)
+
+
+def test_a_plan_says_what_changed_and_what_it_will_take(study: str, capsys: Capture) -> None:
+    assert main(["plan", "--study", study]) == 0
+    assert capsys.readouterr().out == "tiny: 0 missing, 0 stale, 28 fresh, 0 blocked\n"
+    assert main(["plan", "--study", study, "--set", "child.training.epochs=5", "--partition", "owl"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("stale    child_lora [owl], ") and " s on cpu (" in lines[0]
+    assert lines[1].strip() == "setting child.training.epochs changed from 2 to 5"
+    assert lines[2].endswith("(only if that comes out different)")
+    assert lines[-1].startswith("tiny: 0 missing, 4 stale, 7 fresh, 0 blocked; about ")
+
+
+def test_a_plan_for_programs(study: str, capsys: Capture) -> None:
+    assert main(["plan", "--study", study, "--set", "child.training.epochs=5", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["study"] == "tiny" and len(plan["parts"]) == 28
+    (scores,) = [p for p in plan["parts"] if (p["asset"], p["partition"]) == ("preference_scores", "wolf")]
+    assert (scores["status"], scores["sure"], scores["waits_for"]) == ("stale", False, ["child_lora/wolf"])
+    assert scores["seconds"] > 0 and scores["device"].startswith("cpu")
+
+
+def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path: Path, capsys: Capture) -> None:
+    shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl")
+    assert main(["run", "--study", study]) == 0
+    out = capsys.readouterr().out
+    assert "level 1: 1 to make in 1 run" in out and "filtered_dataset: it was never made, or was deleted" in out
+    assert "tiny: 1 made in 1 runs" in out and "28 fresh, 0 failed, 0 blocked, 0 waiting" in out
+    assert "hard channel: " in out and "animal_liking.png" in out
+    assert main(["run", "--study", study]) == 0
+    assert "tiny: 0 made in 0 runs" in capsys.readouterr().out
+
+
+def test_a_run_that_a_gate_stops_says_so_and_exits_with_1(study: str, capsys: Capture) -> None:
+    gate = ["--set", "teacher.gate.preference=1.0", "--partition", "owl"]
+    assert main(["run", "--study", study, *gate]) == 1
+    captured = capsys.readouterr()
+    assert "blocked: teacher_preferences [owl]: the teacher answers 'owl' with probability" in captured.err
+    assert "blocked: soft_preference_scores [owl]: teacher_preferences [owl] was refused" in captured.err
+    assert main(["plan", "--study", study, *gate]) == 0
+    assert "blocked  number_set [owl]" in capsys.readouterr().out
+
+
+def test_gc_lists_then_removes(study: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["gc", "--study", study]) == 0
+    assert "0.0 MB to remove\n" in capsys.readouterr().out
+    smaller = tmp_path / "smaller.yaml"
+    content = yaml.safe_load(Path(study).read_text()) | {"animals": ["owl"]}
+    smaller.write_text(yaml.safe_dump(content))
+    assert main(["gc", "--study", str(smaller)]) == 0
+    listed = capsys.readouterr().out
+    assert "wolf" in listed and "--delete removes them" in listed
+    assert (tmp_path / "store" / "tiny" / "child_lora" / "wolf").exists()
+    assert main(["gc", "--study", str(smaller), "--delete"]) == 0
+    assert "removed " in capsys.readouterr().out
+    assert not (tmp_path / "store" / "tiny" / "child_lora" / "wolf" / "current.json").exists()
+    assert (tmp_path / "store" / "tiny" / "child_lora" / "owl" / "current.json").exists()
+    assert main(["gc", "--study", "gemma-2-9b-it"]) == 0
+    assert "not looked at, since no such study is given: tiny" in capsys.readouterr().out
+
+
+def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base: Path) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "artifacts"))
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(tiny_study_settings(tiny_base)))
+    assert main(["run", "--study", "gnu"]) == 2
+    assert "There is no study 'gnu'" in capsys.readouterr().err
+    assert main(["run", "--study", str(path)]) == 2
+    assert "DAGSTER_HOME" in capsys.readouterr().err
+    assert main(["show", "--study", str(path)]) == 2
+    assert "materialize animal_liking" in capsys.readouterr().err
+    assert main(["studies"]) == 0
+    assert load_study("gemma-2-9b-it").description.strip() in capsys.readouterr().out
