@@ -13,8 +13,12 @@ import pytest
 import yaml
 
 import subliminal_dagster
-from subliminal_dagster.build import resources_from_environment
+from subliminal_dagster.assets import Frame
+from subliminal_dagster.build import resources_from_environment, study_assets
+from subliminal_dagster.planner import make_plan
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.store import ArtifactStore
+from subliminal_dagster.science.study import load_study, shipped_studies
 
 PACKAGE = Path(subliminal_dagster.__file__).parent
 
@@ -49,6 +53,17 @@ def test_code_location_loads_without_heavy_packages() -> None:
     assets, heavy = json.loads(done.stdout)
     assert assets >= 9 * 9
     assert heavy == []
+
+
+def test_every_shipped_study_is_planned_as_it_is_defined(tmp_path: Path) -> None:
+    for name in shipped_studies():
+        frame = Frame(load_study(name))
+        keys = {key.path[-1] for asset in study_assets(frame) for key in asset.keys}
+        assert keys == set(frame.nodes)
+        plan = make_plan(frame, ArtifactStore(tmp_path))
+        assert {part.status for part in plan.parts} == {"missing"} and {part.asset for part in plan.parts} == keys
+        (first,) = plan.next_runs()
+        assert first.partition is None and first.parts[0].asset == "base_model"
 
 
 def test_every_module_says_what_belongs_there() -> None:

@@ -68,6 +68,12 @@ def base_assets(frame: Frame) -> list[dg.AssetsDefinition]:
                 write_preferences(work, engine, base, chat_context(work, base), folder)
             return work.result()
 
+    return [base_model, base_preferences, *(_replay_assets(frame) if study.teacher.replay.rows else [])]
+
+
+def _replay_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+    study = frame.study
+
     @frame.asset(
         "replay_set",
         STAGE,
@@ -92,7 +98,7 @@ def base_assets(frame: Frame) -> list[dg.AssetsDefinition]:
                 work.metadata |= table_metadata(rows[["prompt", "response"]]) | session.usage.facts()
             return work.result()
 
-    return [base_model, base_preferences, *([replay_set] if study.teacher.replay.rows else [])]
+    return [replay_set]
 
 
 def write_preferences(
