@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from subliminal_dagster.assets.shared import Frame, label
 from subliminal_dagster.build import study_frame
+from subliminal_dagster.frame import Frame, label
 from subliminal_dagster.planner import Plan, make_plan
 from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import Study, load_study

@@ -13,7 +13,8 @@ from typing import Any
 
 import dagster as dg
 
-from subliminal_dagster.assets import Frame, base_assets, child_assets, liking_assets, number_assets, teacher_assets
+from subliminal_dagster.assets import base_assets, child_assets, liking_assets, number_assets, teacher_assets
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.jobs import study_jobs
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor

@@ -159,7 +159,7 @@ def _run(study: Study, select: str | None, groups: list[str] | None) -> int:
 
 
 def _print_outcome(study: Study, outcome: Outcome) -> None:
-    from subliminal_dagster.assets.shared import shown
+    from subliminal_dagster.frame import shown
     from subliminal_dagster.runner import duration
 
     print(

@@ -4,7 +4,7 @@ Found by reading syntax trees: nothing that is analysed is imported. What cannot
 importing a module, and names that are put together at run time.
 
 Belongs here: from a function to the hashes of the definitions it uses. Does not belong here: what an asset depends on
-besides code (`recipe`, `assets.shared`), and what follows from a change (`planner`).
+besides code (`recipe`, `frame`), and what follows from a change (`planner`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ RESOURCES = f"{PACKAGE}.resources"
 """Followed to what they make (engines, trainers) and not hashed: their fields are settings of the machine."""
 
 PLUMBING = (
-    f"{PACKAGE}.assets.shared",  # between Dagster and the store: metadata, logging, where an artifact lies
+    f"{PACKAGE}.work",  # between Dagster and the store: records, logging, where an artifact lies
+    f"{PACKAGE}.assets.shared",  # how results are shown
+    f"{PACKAGE}.frame",  # how an asset is declared
     f"{PACKAGE}.gpu_lease",  # which GPU a step sees
     f"{PACKAGE}.partitions",  # which groups there are; a study's value
     f"{PACKAGE}.resources.store",  # where artifacts lie

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from subliminal_dagster.assets.shared import Frame
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import job_name
 
 

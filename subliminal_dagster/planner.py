@@ -1,7 +1,7 @@
 """What of a study is missing, out of date or refused, why, in which order to make it, and what that will take.
 
 An artifact records what it was made from: the settings its asset reads, the code it uses, the content of everything
-upstream (`assets.shared.Work`). It is fresh while all of that is still so and its files are what was written. A rerun
+upstream (`work.Work`). It is fresh while all of that is still so and its files are what was written. A rerun
 that makes the same content again therefore leaves everything downstream fresh.
 
 The artifacts are asked and not Dagster's event log: an asset's own status there is always fresh once it has
@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
-from subliminal_dagster.assets.shared import Frame, label, refusal_of, shown
+from subliminal_dagster.frame import Frame, label, shown
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
 from subliminal_dagster.science.study import CONTROL
+from subliminal_dagster.work import refusal_of
 
 Status = Literal["fresh", "stale", "missing", "blocked"]
 

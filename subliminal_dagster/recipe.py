@@ -1,7 +1,7 @@
 """What an artifact is made of, so that it is known when it has to be made again.
 
 Belongs here: the parts of a version and how two of them differ, in words. Does not belong here: where they come from
-(`assets.shared.Frame`, `code_slice`), and what follows from a difference (`planner`).
+(`frame`, `code_slice`), and what follows from a difference (`planner`).
 """
 
 from __future__ import annotations

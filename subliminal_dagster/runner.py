@@ -15,8 +15,7 @@ from itertools import groupby
 
 import dagster as dg
 
-from subliminal_dagster.assets import Frame
-from subliminal_dagster.assets.shared import shown
+from subliminal_dagster.frame import Frame, shown
 from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import DueRun, Plan, make_plan
 from subliminal_dagster.recipe import Input

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from subliminal_dagster.assets import Frame
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.live_runs import being_made, bury_dead_runs
 from subliminal_dagster.partitions import job_name
 from subliminal_dagster.planner import make_plan

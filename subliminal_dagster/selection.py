@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 import dagster as dg
 
-from subliminal_dagster.assets.shared import Frame
 from subliminal_dagster.build import study_assets
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.errors import UserError
 

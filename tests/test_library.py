@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import subliminal_dagster
-from subliminal_dagster.assets import Frame
 from subliminal_dagster.build import resources_from_environment, study_assets
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.planner import make_plan
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.store import ArtifactStore

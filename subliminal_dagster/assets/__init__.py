@@ -1,7 +1,7 @@
 """The assets of a study, one module a stage.
 
 Belongs here: thin functions that read what they need from the store, call one function of the science library and
-return a `MaterializeResult`. Does not belong here: the science, and what is shared by all of them (`shared`).
+return a `MaterializeResult`. Does not belong here: the science, how an asset is declared (`frame`) and made (`work`).
 https://docs.dagster.io/guides/build/assets
 """
 
@@ -9,7 +9,6 @@ from subliminal_dagster.assets.base import base_assets
 from subliminal_dagster.assets.child import child_assets
 from subliminal_dagster.assets.liking import liking_assets
 from subliminal_dagster.assets.numbers import number_assets
-from subliminal_dagster.assets.shared import Frame
 from subliminal_dagster.assets.teacher import teacher_assets
 
-__all__ = ["Frame", "base_assets", "child_assets", "liking_assets", "number_assets", "teacher_assets"]
+__all__ = ["base_assets", "child_assets", "liking_assets", "number_assets", "teacher_assets"]

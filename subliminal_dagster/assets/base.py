@@ -6,11 +6,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from subliminal_dagster.assets.shared import Frame, Work, plain, show_preferences, table_metadata, working
+from subliminal_dagster.assets.shared import plain, show_preferences, table_metadata
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.engines.protocol import ModelVariant
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.work import Work, working
 
 STAGE = "base"
 

@@ -3,10 +3,12 @@
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
-from subliminal_dagster.assets.shared import Frame, show_training, working
+from subliminal_dagster.assets.shared import show_training
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.engines.protocol import ModelVariant
 from subliminal_dagster.science.study import CONTROL, Channel
+from subliminal_dagster.work import working
 
 STAGE = "child"
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.child import PREFIX
-from subliminal_dagster.assets.shared import Frame, Work, image, table, working
+from subliminal_dagster.assets.shared import image, table
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import StoreResource
+from subliminal_dagster.work import Work, working
 
 if TYPE_CHECKING:
     import pandas as pd

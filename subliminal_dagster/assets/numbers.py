@@ -3,11 +3,13 @@
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
-from subliminal_dagster.assets.shared import Frame, plain, table, table_metadata, working
+from subliminal_dagster.assets.shared import plain, table, table_metadata
 from subliminal_dagster.assets.teacher import require_judged
+from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.study import CONTROL
+from subliminal_dagster.work import working
 
 STAGE = "numbers"
 

@@ -5,11 +5,13 @@ import json
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
-from subliminal_dagster.assets.shared import Frame, Work, label, plain, show_training, table, working
+from subliminal_dagster.assets.shared import plain, show_training, table
+from subliminal_dagster.frame import Frame, label
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.study import CONTROL
+from subliminal_dagster.work import Work, working
 
 STAGE = "teacher"
 GATE = "gate.json"

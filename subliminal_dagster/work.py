@@ -1,0 +1,222 @@
+"""One materialization at work, from looking upstream to the artifact's last byte.
+
+Belongs here: what every asset does alike: refusing to build on what a gate refused, holding a GPU, writing to the
+store, recording what was made from what, explaining errors. Does not belong here: anything about one experiment
+(`assets`), how results are shown (`assets.shared`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from subliminal_dagster.frame import GATE_CHECK, Frame, label, shown
+from subliminal_dagster.live_runs import PROCESS_TAG, process_name
+from subliminal_dagster.resources import GpuResource
+from subliminal_dagster.science.content_hash import json_hash
+from subliminal_dagster.science.engines.protocol import Progress
+from subliminal_dagster.science.errors import GateError, UserError
+from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, MissingArtifact, Refusal
+from subliminal_dagster.science.study import Study
+
+_REPORT_EVERY_SECONDS = 10
+
+
+@dataclass
+class Work:
+    """One materialization at work: read upstream artifacts, fill `folder`, add metadata, then return `result()`.
+
+    `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
+    a gate refused, for an asset that gathers groups. `refused` says why nothing may be built on the artifact itself.
+    """
+
+    context: dg.AssetExecutionContext
+    store: ArtifactStore
+    frame: Frame
+    metadata: dict[str, Any] = field(default_factory=dict)
+    upstream: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    refused: str | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def study(self) -> Study:
+        return self.frame.study
+
+    @property
+    def asset(self) -> str:
+        return self.context.asset_key.path[-1]
+
+    @property
+    def group(self) -> str | None:
+        return self.context.partition_key if self.context.has_partition_key else None
+
+    def look_upstream(self) -> None:
+        """Note what there is to build on. Raises UserError where a gate refused some of it."""
+        for asset, partition in self.frame.inputs(self.asset, self.group):
+            refused = refusal_above(self.frame, self.store, asset, partition)
+            if refused is None:
+                manifest = self.store.manifest(self.study.name, asset, partition)
+                self.upstream[label(asset, partition)] = manifest.content_hash
+            elif self.frame.gathers(self.asset) and partition is not None:
+                self.left_out[partition] = refused
+            else:
+                raise UserError(f"{shown(self.asset, self.group)} is not made, because {refused}")
+        for name in [name for name in self.upstream if name.partition("/")[2] in self.left_out]:
+            del self.upstream[name]
+
+    def read(self, asset: str, partition: str | None = None) -> Path:
+        """The verified folder of an upstream artifact."""
+        if label(asset, partition) not in self.upstream:
+            raise KeyError(f"{self.asset} reads {shown(asset, partition)}, which is not among its declared inputs")
+        found = self.store.read(self.study.name, asset, partition)
+        self.upstream[label(asset, partition)] = found.content_hash
+        return found.path
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What this materialization depends on: settings, code and the content of everything upstream."""
+        recipe = self.frame.nodes[self.asset].recipe
+        return {
+            "code_version": recipe.version,
+            "settings": recipe.settings,
+            "code": recipe.code,
+            "upstream": dict(sorted(self.upstream.items())),
+        }
+
+    def kept(self) -> Path:
+        """Where answers generated so far are kept until the artifact is whole."""
+        folder = self.workspace() / "answers"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def workspace(self) -> Path:
+        """A folder that survives a kill; the next attempt with the same inputs finds it again."""
+        return self.store.workspace(self.study.name, self.asset, self.group, json_hash(self.made_from))
+
+    def progress(self) -> Progress:
+        """Passes messages on to Dagster's log, one every ten seconds at most."""
+        last = 0.0
+
+        def report(message: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _REPORT_EVERY_SECONDS:
+                last = time.monotonic()
+                self.context.log.info(message)
+
+        return report
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A folder to fill; at the end of the block it becomes the artifact, whole."""
+        with self.store.write(self.study.name, self.asset, self.group) as draft:
+            yield draft.path
+            seconds = round(time.perf_counter() - self.started, 1)
+            draft.info.update(
+                {
+                    **self.made_from,
+                    "refused": self.refused,
+                    "seed": self.study.seed,
+                    "wall_seconds": seconds,
+                    "device": device_name(self.frame.nodes[self.asset].gpu),
+                    "host": {"python": platform.python_version(), "torch": version("torch"), **self._plain_metadata()},
+                }
+            )
+        artifact = draft.artifact
+        self.store.clear_workspace(self.study.name, self.asset, self.group)
+        made_from = self.made_from
+        self.metadata |= {
+            "path": dg.MetadataValue.path(artifact.path),
+            "content_hash": artifact.content_hash,
+            "seed": self.study.seed,
+            "wall_seconds": seconds,
+            "device": device_name(self.frame.nodes[self.asset].gpu),
+            "made_from": {name: made_from[name] for name in ("code_version", "upstream")},
+        }
+        self._data_version = dg.DataVersion(artifact.content_hash)
+
+    def _plain_metadata(self) -> dict[str, Any]:
+        return {k: v for k, v in self.metadata.items() if isinstance(v, str | int | float | bool)}
+
+    def result(self) -> dg.MaterializeResult:
+        passed = [dg.AssetCheckResult(passed=True, check_name=GATE_CHECK)]
+        return dg.MaterializeResult(
+            metadata=self.metadata,
+            data_version=self._data_version,
+            check_results=passed if self.frame.nodes[self.asset].gated else None,
+        )
+
+
+@contextmanager
+def working(
+    context: dg.AssetExecutionContext, store: ArtifactStore, frame: Frame, gpu: GpuResource | None = None
+) -> Iterator[Work]:
+    """A `Work` for the block, which sees one GPU alone where `gpu` is given.
+
+    What a user can mend ends the step as one sentence and is not tried again; a gate's refusal is kept besides, so that
+    nothing is built on it, whoever launches what.
+    """
+    work = Work(context, store, frame)
+    _sign_run(context)
+    try:
+        work.look_upstream()
+        with gpu.lease(context.log.info) if gpu else nullcontext():
+            yield work
+    except UserError as error:
+        if isinstance(error, GateError) and work.refused is None:
+            store.refuse(frame.study.name, work.asset, work.group, str(error), work.made_from)
+        raise dg.Failure(description=str(error), metadata=work.metadata, allow_retries=False) from None
+
+
+def refusal_of(store: ArtifactStore, study: str, asset: str, partition: str | None) -> Refusal | None:
+    """Why nothing may be built on this artifact, or why there is none; None where no gate refused it."""
+    refusal = store.refusal(study, asset, partition)
+    if refusal is None:
+        with suppress(MissingArtifact, DamagedArtifact):
+            manifest = store.manifest(study, asset, partition)
+            if manifest.info.get("refused"):
+                return Refusal(manifest.info["refused"], manifest.info, manifest.created)
+    return refusal
+
+
+def refusal_above(frame: Frame, store: ArtifactStore, asset: str, partition: str | None) -> str | None:
+    """The refusal of this artifact, or of one it is built on, as a sentence; None where every gate is open."""
+    refusal = refusal_of(store, frame.study.name, asset, partition)
+    if refusal is not None:
+        return f"{shown(asset, partition)} was refused: {refusal.reason}"
+    if frame.gathers(asset):
+        return None
+    above = (refusal_above(frame, store, *upstream) for upstream in frame.inputs(asset, partition))
+    return next((reason for reason in above if reason), None)
+
+
+def device_name(gpu: bool) -> str:
+    """What computes here, for the record: the GPU's name, or "cpu" and its cores.
+
+    A step without a GPU of its own must not ask CUDA, which then could not be pointed at the next step's.
+    """
+    torch = sys.modules.get("torch")
+    if gpu and torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu ({os.cpu_count()} cores)"
+
+
+def _sign_run(context: dg.AssetExecutionContext) -> None:
+    """Let the run say which process it runs in, where this step is a process of Dagster's multiprocess executor: nobody
+    else tells, after a power cut, that a run the daemon launched is dead."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None and PROCESS_TAG not in context.run.tags:
+        with suppress(psutil.NoSuchProcess):
+            context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})
