@@ -44,8 +44,9 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
         process = run.tags.get(PROCESS_TAG)
         if process is not None and _is_gone(process):
-            instance.report_run_failed(run, f"Its process ({process}) was killed.")
+            # In this order: a kill between the two, the other way round, would leave the places taken for good.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            instance.report_run_failed(run, f"Its process ({process}) was killed.")
             buried.append(run.run_id)
     return buried
 
@@ -67,6 +68,8 @@ def _is_gone(process: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return f"{psutil.Process(int(number)).create_time():.0f}" != started
+        found = psutil.Process(int(number))
+        # One that nobody waited for stays a zombie, as in a container whose first process is no init.
+        return found.status() == psutil.STATUS_ZOMBIE or f"{found.create_time():.0f}" != started
     except psutil.NoSuchProcess:
         return True

@@ -184,7 +184,7 @@ class _Survey:
         try:
             manifest = self.store.check(study, name, partition)
         except MissingArtifact:
-            return None, "it was never made, or was deleted"
+            return None, "never made, or deleted"
         except DamagedArtifact as error:
             try:
                 self.earlier[place] = self.store.manifest(study, name, partition)

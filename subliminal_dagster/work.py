@@ -172,7 +172,8 @@ def working(
     _sign_run(context)
     try:
         work.look_upstream()
-        with gpu.lease(context.log.info) if gpu else nullcontext():
+        with gpu.lease(context.log.info) if gpu else nullcontext() as name:
+            work.metadata |= {"gpu": name} if name else {}
             yield work
     except UserError as error:
         if isinstance(error, GateError) and work.refused is None:

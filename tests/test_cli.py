@@ -56,7 +56,7 @@ def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path:
     shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl")
     assert main(["run", "--study", study]) == 0
     out = capsys.readouterr().out
-    assert "level 1: 1 to make in 1 run" in out and "filtered_dataset: it was never made, or was deleted" in out
+    assert "level 1: 1 to make in 1 run" in out and "filtered_dataset: never made, or deleted" in out
     assert "tiny: 1 made in 1 runs" in out and "28 fresh, 0 failed, 0 blocked, 0 waiting" in out
     assert "hard channel: " in out and "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0

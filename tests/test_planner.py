@@ -123,6 +123,17 @@ def test_the_machine_is_part_of_no_version(done: StudyRun, monkeypatch: pytest.M
     assert done.plan().due == []
 
 
+def test_a_step_sees_one_gpu(mine: StudyRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Names of GPUs are enough for that; the model computes on the CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaa,GPU-bbb")
+    monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
+    assert mine.materialize("child_lora", "owl").success
+    assert mine.store.manifest("tiny", "child_lora", "owl").info["host"]["gpu"] == "GPU-aaa"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-aaa,GPU-bbb"
+    assert mine.materialize("filtered_dataset", "owl").success
+    assert "gpu" not in mine.store.manifest("tiny", "filtered_dataset", "owl").info["host"]
+
+
 def test_code_counts_and_comments_do_not(done: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     line = "    training = study.child.training\n"
     edit_code(monkeypatch, "subliminal_dagster.science.children", line, f"    # A word.\n{line}\n")

@@ -665,6 +665,8 @@ class ArtifactStore:
             folder = self.scratch(study, asset, partition)
             if folder is None or (untouched_since is not None and last_touched(folder) >= untouched_since):
                 return 0
+            for workspace in list(folder.iterdir()):
+                _set_aside(workspace)
             return _remove_folder(folder)
 
     def abandoned_drafts(self) -> list[Path]:
@@ -714,12 +716,16 @@ class ArtifactStore:
         os.utime(folder)
         for sibling in folder.parent.iterdir():
             if sibling != folder:
-                shutil.rmtree(sibling, ignore_errors=True)
+                shutil.rmtree(_set_aside(sibling), ignore_errors=True)
         return folder
 
     def clear_workspace(self, study: str, asset: str, partition: str | None = None) -> None:
         """Delete the folders that `workspace` gave for this artifact, if there are any."""
-        shutil.rmtree(self._work / _Key(study, asset, partition).relative, ignore_errors=True)
+        folder = self._work / _Key(study, asset, partition).relative
+        if folder.is_dir():
+            for workspace in list(folder.iterdir()):
+                _set_aside(workspace)
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _scratch_folder(self) -> Iterator[Path]:
@@ -971,14 +977,33 @@ def _remove_folder(folder: Path) -> int:
     return size
 
 
+def _set_aside(workspace: Path) -> Path:
+    """Rename a workspace that is to be deleted to what no fingerprint gives, and return its new name.
+
+    A kill while it is deleted would otherwise leave a checkpoint that lacks a file, for the next attempt to go on from.
+    """
+    aside = workspace.with_name(f"deleted.{uuid.uuid4().hex}")
+    # Another process may be deleting it too.
+    with suppress(OSError):
+        os.rename(workspace, aside)
+    return aside
+
+
 def _abandoned(drafts: Path) -> list[Path]:
     """Drafts whose writer died. One on another host may well be alive, and only that host can tell."""
     found = []
     for folder in drafts.iterdir():
         host, _, process = folder.name.rpartition(".")[0].rpartition(".")
-        if host == socket.gethostname() and process.isdecimal() and not psutil.pid_exists(int(process)):
+        if host == socket.gethostname() and process.isdecimal() and not _is_running(int(process)):
             found.append(folder)
     return found
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process lives; one that was killed and nobody waited for does not."""
+    with suppress(psutil.Error):
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    return psutil.pid_exists(process)
 
 
 def _is_full_disk(error: Exception) -> bool:

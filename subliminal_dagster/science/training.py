@@ -10,6 +10,7 @@ Belongs here: one adapter from rows. Does not belong here: where rows come from,
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -188,7 +189,7 @@ class TrlTrainer:
             early_stop=task.early_stop,
             progress=progress,
         )
-        checkpoint = _last_whole_checkpoint(workspace)
+        checkpoint = _last_checkpoint(workspace, task.early_stop)
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - started
@@ -232,14 +233,21 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
-def _last_whole_checkpoint(workspace: Path) -> Path | None:
-    """The latest checkpoint; one that a kill cut short is deleted (the trainer writes its state file last)."""
+def _last_checkpoint(workspace: Path, early_stop: EarlyStop | None) -> Path | None:
+    """The latest checkpoint to go on from.
+
+    One that a kill cut short is deleted (the trainer writes its state file last), and so is one of a training that had
+    stopped early: the trainer would go on past the stop, while from the checkpoint before it stops there again.
+    """
     for checkpoint in sorted(workspace.glob("checkpoint-*"), key=_step_of, reverse=True):
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return checkpoint
+            log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
         except (OSError, ValueError):
             shutil.rmtree(checkpoint)
+            continue
+        if early_stop is None or all(entry.get("score", -math.inf) < early_stop.at_least for entry in log):
+            return checkpoint
+        shutil.rmtree(checkpoint)
     return None
 
 
@@ -498,11 +506,14 @@ def _tokenizer_of(model: Any) -> Any:
 
 
 def _collect_epochs(workspace: Path, output: Path) -> list[int]:
-    """Copy every checkpoint's adapter to `output/epochs/<n>`; returns the epochs found, ascending."""
+    """Copy every checkpoint's adapter to `output/epochs/<n>`; returns the epochs found, ascending.
+
+    An early stop cuts the last epoch short, which is then the epoch after the last whole one.
+    """
     epochs = []
     for checkpoint in workspace.glob("checkpoint-*"):
         state = json.loads((checkpoint / "trainer_state.json").read_text())
-        epoch = round(state["epoch"])
+        epoch = math.ceil(state["epoch"])
         folder = output / "epochs" / str(epoch)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
