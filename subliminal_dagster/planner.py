@@ -150,7 +150,9 @@ class _Survey:
         shut = self._shut(name, inputs)
         if shut:
             return Part(study, name, partition, "blocked", (shut,))
-        inputs = [i for i in inputs if not self._left_out(name, i)]
+        if self.frame.gathers(name):
+            left_out = {group for dep, group in inputs if self.parts[dep, group].status == "blocked"}
+            inputs = [i for i in inputs if i[1] not in left_out]
         waits_for = tuple(i for i in inputs if self.parts[i].due)
         recipe = self.frame.nodes[name].recipe
         refusal = refusal_of(self.store, study, name, partition)
@@ -208,13 +210,6 @@ class _Survey:
         above = self.parts[blocked[0]]
         inherited = any(self.parts[i].status == "blocked" for i in self.frame.inputs(*above.place))
         return above.reasons[0] if inherited else f"{above.name} was refused: {above.reasons[0]}"
-
-    def _left_out(self, name: str, place: Input) -> bool:
-        """Whether an asset that gathers groups goes on without this input, since a gate refused some of its group."""
-        if not self.frame.gathers(name) or place[1] is None:
-            return False
-        group = [i for i in self.frame.inputs(name, None) if i[1] == place[1]]
-        return any(self.parts[i].status == "blocked" for i in group)
 
     def _changed(self, made_from: dict[str, Any], inputs: Iterable[Input]) -> list[tuple[Input, str]]:
         """Inputs whose content is not what was read then, each with a sentence."""

@@ -23,6 +23,7 @@ from subliminal_dagster.science.store import ArtifactStore, Manifest
 
 Say = Callable[[str], None]
 
+_SHOWN_NEEDS = 3
 # Progress of long steps and errors; every event is in the instance's log besides.
 _CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
@@ -70,7 +71,8 @@ def run_study(
     level = 0
     while True:
         elsewhere = being_made(instance, frame.study.name, frame.nodes)
-        runs = plan.next_runs({*outcome.failed, *elsewhere})
+        # A part made once is not made again: were it still due, something else is wrong, and it would never end.
+        runs = plan.next_runs({*outcome.failed, *outcome.made, *elsewhere})
         if not runs:
             break
         level += 1
@@ -85,7 +87,8 @@ def run_study(
         if part.place in elsewhere:
             outcome.waiting[part.place] = f"run {elsewhere[part.place][:8]} is making it"
         elif part.place not in outcome.failed:
-            needs = ", ".join(shown(*place) for place in part.waits_for)
+            needs = ", ".join(shown(*place) for place in part.waits_for[:_SHOWN_NEEDS])
+            needs += f" and {len(part.waits_for) - _SHOWN_NEEDS} more" if len(part.waits_for) > _SHOWN_NEEDS else ""
             outcome.waiting[part.place] = f"it needs {needs}" if needs else part.reasons[0]
     outcome.seconds = time.perf_counter() - started
     return outcome
