@@ -350,10 +350,11 @@ def study_with_long_rows(done: StudyRun) -> Study:
 def ticks(run: StudyRun) -> dg.ScheduleExecutionData:
     definitions = run.definitions
     schedule = definitions.resolve_schedule_def("tiny_nightly")
-    context = dg.build_schedule_context(
+    # Left open, the context would be closed whenever it is collected, and take the next test's instance with it.
+    with dg.build_schedule_context(
         instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
-    )
-    return schedule.evaluate_tick(context)
+    ) as context:
+        return schedule.evaluate_tick(context)
 
 
 def test_a_tick_requests_exactly_what_can_run(mine: StudyRun) -> None:
@@ -412,10 +413,10 @@ def test_the_sensor_asks_for_the_same(mine: StudyRun) -> None:
     definitions = run.definitions
     sensor = definitions.resolve_sensor_def("tiny_always")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
-    )
-    requests = sensor.evaluate_tick(context).run_requests or []
+    ) as context:
+        requests = sensor.evaluate_tick(context).run_requests or []
     assert [r.run_key for r in requests] == [r.run_key for r in ticks(run).run_requests or []]
 
 
