@@ -64,8 +64,9 @@ class Home:
         """A new one with a study of these settings, and nothing made yet."""
         folder.mkdir(parents=True)
         shutil.copyfile(_PROJECT / "dagster.yaml", folder / "dagster.yaml")
-        (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
-        return cls(folder)
+        home = cls(folder)
+        home.study_file.write_text(yaml.safe_dump(study))
+        return home
 
     def copy(self, folder: Path) -> Home:
         """The same in another folder, with everything made so far."""
@@ -80,9 +81,13 @@ class Home:
     def store(self) -> ArtifactStore:
         return ArtifactStore(self.artifacts)
 
+    @property
+    def study_file(self) -> Path:
+        return self.folder / "tiny.yaml"
+
     @cached_property
     def frame(self) -> Frame:
-        return study_frame(load_study(str(self.folder / "tiny.yaml")))
+        return study_frame(load_study(str(self.study_file)))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -90,7 +95,7 @@ class Home:
         outer = {name: value for name, value in os.environ.items() if not name.startswith("SUBLIMINAL_")}
         return outer | {
             "DAGSTER_HOME": str(self.folder),
-            "SUBLIMINAL_STUDIES": str(self.folder / "tiny.yaml"),
+            "SUBLIMINAL_STUDIES": str(self.study_file),
             "SUBLIMINAL_BATCH": str(BATCH),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
@@ -101,7 +106,7 @@ class Home:
     def start(self) -> Launch:
         """`subliminal-dagster run` in a process of its own."""
         command = [str(Path(sys.executable).with_name("subliminal-dagster")), "run"]
-        return self.launch([*command, "--study", str(self.folder / "tiny.yaml")])
+        return self.launch([*command, "--study", str(self.study_file)])
 
     def materialize(self, asset: str, partition: str, **environment: str) -> Launch:
         """`dagster asset materialize`, a process a step, with more environment variables."""

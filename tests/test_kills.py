@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,22 @@ def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ho
     return home
 
 
+DIES_AT_THE_POINTER = """
+import os, signal, sys
+from subliminal_dagster.cli import main
+
+replace = os.replace
+
+def replace_or_die(source, target):
+    if os.path.basename(target) == "current.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = replace_or_die
+sys.exit(main(["run", "--study", sys.argv[1]]))
+"""
+
+
 class Ordeal:
     """Kills of one study in a row, with the checks that hold after every one of them."""
 
@@ -45,8 +62,8 @@ class Ordeal:
         self.look()
 
     def kill_after_level(self, seconds: float) -> None:
-        launch = self.home.start()
-        assert launch.kill_after_level(seconds), f"it ended before {seconds:.1f} s: {launch.output[-3000:]}"
+        """Whatever is made then; on a fast machine all may be made before."""
+        self.home.start().kill_after_level(seconds)
         self.look()
 
     def look(self) -> None:
@@ -78,12 +95,15 @@ def test_kills_lose_nothing_and_make_nothing_twice(undisturbed: Home, tiny_base:
     ordeal.kill_when(lambda: home.checkpoints("child_lora", "owl"))
     assert not home.made("child_lora", "owl")
 
-    ordeal.kill_when(home.without_pointer)
+    # Too short a moment to be seen from outside: a version is whole, and the pointer to it is about to be.
+    launch = home.launch([sys.executable, "-c", DIES_AT_THE_POINTER, str(home.study_file)])
+    assert launch.finish() == -signal.SIGKILL, launch.output[-3000:]
     assert home.without_pointer() != []
+    ordeal.look()
 
     moments = random.Random(0)
     for _ in range(2):
-        ordeal.kill_after_level(moments.uniform(0, 3))
+        ordeal.kill_after_level(moments.uniform(0, 6))
 
     launch = home.start()
     assert launch.finish() == 0, launch.output[-3000:]
