@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from hypothesis import settings
 from study_runs import StudyRun
 from tiny_models import save_tiny_model
 
@@ -23,6 +24,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A background job of a shell ignores interrupts, its children with it, and Dagster's servers end by nothing else.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The same examples in every run; `--hypothesis-profile=random` draws others.
+settings.register_profile("random")
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
