@@ -13,18 +13,26 @@ from typing import Any
 
 import dagster as dg
 
-from subliminal_dagster.assets import base_assets, child_assets, liking_assets, number_assets, teacher_assets
+from subliminal_dagster.assets import (
+    base_assets,
+    child_assets,
+    liking_assets,
+    number_assets,
+    teacher_assets,
+    toy_assets,
+)
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.jobs import study_jobs
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.study import Study, load_study, shipped_studies
+from subliminal_dagster.science.study import AnyStudy, load_study, shipped_studies
+from subliminal_dagster.science.toy.settings import ToyStudy
 
 
 def build_defs(
     *,
-    studies: Sequence[Study] | None = None,
+    studies: Sequence[AnyStudy] | None = None,
     resource_overrides: Mapping[str, Any] | None = None,
     executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
@@ -47,7 +55,7 @@ def build_defs(
     )
 
 
-def study_frame(study: Study) -> Frame:
+def study_frame(study: AnyStudy) -> Frame:
     """A study with all its assets declared, for a plan."""
     frame = Frame(study)
     study_assets(frame)
@@ -56,6 +64,8 @@ def study_frame(study: Study) -> Frame:
 
 def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     """All assets of a study, upstream first."""
+    if isinstance(frame.study, ToyStudy):
+        return toy_assets(frame)
     return [
         *base_assets(frame),
         *teacher_assets(frame),
@@ -65,7 +75,7 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     ]
 
 
-def studies_from_environment() -> list[Study]:
+def studies_from_environment() -> list[AnyStudy]:
     """The studies SUBLIMINAL_STUDIES names (shell words: names of shipped studies, paths of YAML files; unset: all
     shipped ones), with the settings of SUBLIMINAL_SET ("field=value" as shell words) laid over them."""
     names = shlex.split(os.environ.get("SUBLIMINAL_STUDIES", "")) or shipped_studies()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.study import Study, load_study, shipped_studies
+from subliminal_dagster.science.study import AnyStudy, load_study, shipped_studies
 
 if TYPE_CHECKING:
     from subliminal_dagster.planner import Plan
@@ -82,11 +82,11 @@ def _parser() -> argparse.ArgumentParser:
 def _list_studies() -> int:
     for name in shipped_studies():
         study = load_study(name)
-        print(f"{name:24} {', '.join(study.animals)}\n{'':24} {study.description.strip()}")
+        print(f"{name:24} {', '.join(study.subjects)}\n{'':24} {study.description.strip()}")
     return 0
 
 
-def _plan(study: Study, select: str | None, groups: list[str] | None, as_json: bool) -> int:
+def _plan(study: AnyStudy, select: str | None, groups: list[str] | None, as_json: bool) -> int:
     from subliminal_dagster.build import resources_from_environment, study_frame
     from subliminal_dagster.planner import make_plan
     from subliminal_dagster.selection import wanted_parts
@@ -127,7 +127,7 @@ def _print_plan(plan: Plan) -> None:
     )
 
 
-def _run(study: Study, select: str | None, groups: list[str] | None) -> int:
+def _run(study: AnyStudy, select: str | None, groups: list[str] | None) -> int:
     import dagster as dg
 
     from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
@@ -158,7 +158,7 @@ def _run(study: Study, select: str | None, groups: list[str] | None) -> int:
     return _show(study) if wanted is None else 0
 
 
-def _print_outcome(study: Study, outcome: Outcome) -> None:
+def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
     from subliminal_dagster.frame import shown
     from subliminal_dagster.runner import duration
 
@@ -172,10 +172,17 @@ def _print_outcome(study: Study, outcome: Outcome) -> None:
             print(f"  {word}: {shown(*place)}: {sentence}", file=sys.stderr)
 
 
-def _show(study: Study) -> int:
+def _show(study: AnyStudy) -> int:
     from subliminal_dagster.build import resources_from_environment
+    from subliminal_dagster.science.toy.settings import ToyStudy
 
-    artifact = resources_from_environment()["store"].create().read(study.name, "animal_liking")
+    store = resources_from_environment()["store"].create()
+    if isinstance(study, ToyStudy):
+        folder = store.read(study.name, "summary").path
+        print((folder / "report.md").read_text(encoding="utf-8"))
+        print(f"figure: {folder / 'summary.png'}")
+        return 0
+    artifact = store.read(study.name, "animal_liking")
     for channel, verdict in json.loads((artifact.path / "verdicts.json").read_text()).items():
         print(f"{channel} channel: {verdict['sentence']}")
     for group, reason in json.loads((artifact.path / "left_out.json").read_text()).items():

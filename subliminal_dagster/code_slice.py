@@ -36,7 +36,10 @@ PLUMBING = (
     f"{PACKAGE}.science.content_hash",  # tells whether two are the same, after they are made
     f"{PACKAGE}.science.errors",  # what a user is told
     f"{PACKAGE}.science.study",  # its values count as settings
+    f"{PACKAGE}.science.settings",  # the same
+    f"{PACKAGE}.science.toy.settings",  # the same
     f"{PACKAGE}.science.figures",  # pictures are views, not content
+    f"{PACKAGE}.science.toy.figures",  # the same
 )
 """Modules that cannot change what an artifact says: neither hashed nor followed."""
 

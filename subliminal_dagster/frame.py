@@ -7,7 +7,7 @@ here: the assets (`assets`), what happens when one is made (`work`), what is sta
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import dagster as dg
 
@@ -16,19 +16,21 @@ from subliminal_dagster.partitions import group_partitions
 from subliminal_dagster.recipe import Input, Node, Recipe
 from subliminal_dagster.science.content_hash import file_content_hash
 from subliminal_dagster.science.prompt_lists import OWN_LISTS
-from subliminal_dagster.science.study import Study
+from subliminal_dagster.science.study import AnyStudy, Study
+
+StudyT = TypeVar("StudyT", bound=AnyStudy)
 
 GPU_POOL = "gpu"
 GATE_CHECK = "gate"
 
 
-class Frame:
+class Frame(Generic[StudyT]):
     """One study as Dagster sees it: its partitions object, and for every asset declared so far what it is made of.
 
     `nodes` are in the order of declaration, which is upstream first.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: StudyT) -> None:
         self.study = study
         self.groups = group_partitions(study)
         self.nodes: dict[str, Node] = {}
@@ -105,11 +107,13 @@ class Frame:
             for name in path.split("."):
                 value = value[name]
             values[path] = value
-        if "prompt_lists" in reads:
-            values["prompt_lists"] = file_content_hash(self.study.prompt_lists or OWN_LISTS)
-        if values.get("teacher.steering"):
-            vectors = {animal: self.study.teacher.vector_file(animal) for animal in self.study.animals}
-            values["teacher.steering.files"] = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}
+        study = self.study
+        if isinstance(study, Study):
+            if "prompt_lists" in reads:
+                values["prompt_lists"] = file_content_hash(study.prompt_lists or OWN_LISTS)
+            if values.get("teacher.steering"):
+                vectors = {animal: study.teacher.vector_file(animal) for animal in study.animals}
+                values["teacher.steering.files"] = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}
         return values
 
 

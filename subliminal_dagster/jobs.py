@@ -13,9 +13,12 @@ from subliminal_dagster.partitions import job_name
 
 
 def study_jobs(frame: Frame) -> list[Any]:
-    """`<study>_base` (unpartitioned start), `<study>_groups` (everything a group) and `<study>_results`."""
+    """`<study>_base` (unpartitioned start), `<study>_groups` (everything a group) and `<study>_results`; for a study
+    without partitions `<study>_all`."""
     study = frame.study.name
     everything = dg.AssetSelection.key_prefixes([study])
+    if not frame.study.groups:
+        return [dg.define_asset_job(job_name(study, "all"), everything, description=f"{study}: everything")]
     base = everything & dg.AssetSelection.groups("base")
     results = everything & dg.AssetSelection.groups("results")
     return [

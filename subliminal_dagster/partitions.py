@@ -8,10 +8,10 @@ https://docs.dagster.io/guides/build/partitions-and-backfills
 
 import dagster as dg
 
-from subliminal_dagster.science.study import Study
+from subliminal_dagster.science.study import AnyStudy
 
 
-def group_partitions(study: Study) -> dg.StaticPartitionsDefinition:
+def group_partitions(study: AnyStudy) -> dg.StaticPartitionsDefinition:
     """One partition a group: the study's animals and `control`."""
     return dg.StaticPartitionsDefinition(study.groups)
 
@@ -22,5 +22,5 @@ def job_name(study: str, part: str) -> str:
 
 
 def study_job_names(study: str) -> list[str]:
-    """The names of a study's jobs."""
-    return [job_name(study, part) for part in ("base", "groups", "results")]
+    """The names a study's jobs can have."""
+    return [job_name(study, part) for part in ("base", "groups", "results", "all")]

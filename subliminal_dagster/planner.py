@@ -200,13 +200,13 @@ class _Survey:
     def _shut(self, name: str, inputs: list[Input]) -> str | None:
         """The refusal that keeps this part from being made."""
         blocked = [i for i in inputs if self.parts[i].status == "blocked"]
+        if not blocked:
+            return None
         if self.frame.gathers(name):
             groups = {group for _, group in blocked}
             animals = set(self.frame.study.animals)
             if None not in groups and CONTROL not in groups and not animals <= groups:
                 return None
-        if not blocked:
-            return None
         above = self.parts[blocked[0]]
         inherited = any(self.parts[i].status == "blocked" for i in self.frame.inputs(*above.place))
         return above.reasons[0] if inherited else f"{above.name} was refused: {above.reasons[0]}"

@@ -17,25 +17,24 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import dagster as dg
 import psutil
 
-from subliminal_dagster.frame import GATE_CHECK, Frame, label, shown
+from subliminal_dagster.frame import GATE_CHECK, Frame, StudyT, label, shown
 from subliminal_dagster.live_runs import PROCESS_TAG, process_name
 from subliminal_dagster.resources import GpuResource
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.engines.protocol import Progress
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, MissingArtifact, Refusal
-from subliminal_dagster.science.study import Study
 
 _REPORT_EVERY_SECONDS = 10
 
 
 @dataclass
-class Work:
+class Work(Generic[StudyT]):
     """One materialization at work: read upstream artifacts, fill `folder`, add metadata, then return `result()`.
 
     `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
@@ -44,7 +43,7 @@ class Work:
 
     context: dg.AssetExecutionContext
     store: ArtifactStore
-    frame: Frame
+    frame: Frame[StudyT]
     metadata: dict[str, Any] = field(default_factory=dict)
     upstream: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -52,7 +51,7 @@ class Work:
     started: float = field(default_factory=time.perf_counter)
 
     @property
-    def study(self) -> Study:
+    def study(self) -> StudyT:
         return self.frame.study
 
     @property
@@ -161,8 +160,8 @@ class Work:
 
 @contextmanager
 def working(
-    context: dg.AssetExecutionContext, store: ArtifactStore, frame: Frame, gpu: GpuResource | None = None
-) -> Iterator[Work]:
+    context: dg.AssetExecutionContext, store: ArtifactStore, frame: Frame[StudyT], gpu: GpuResource | None = None
+) -> Iterator[Work[StudyT]]:
     """A `Work` for the block, which sees one GPU alone where `gpu` is given.
 
     What a user can mend ends the step as one sentence and is not tried again; a gate's refusal is kept besides, so that

@@ -19,10 +19,10 @@ from subliminal_dagster.recipe import Input
 from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.runner import Outcome, run_study
 from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import Study
+from subliminal_dagster.science.study import AnyStudy
 
 
-def changed(study: Study, **fields: Any) -> Study:
+def changed(study: AnyStudy, **fields: Any) -> Any:
     """The study with fields set, nested ones with double underscores: child__training__epochs=5."""
     content = study.model_dump(mode="json")
     for path, value in fields.items():
@@ -31,14 +31,14 @@ def changed(study: Study, **fields: Any) -> Study:
         for name in outer:
             place = place[name]
         place[last] = value
-    return Study.model_validate(content)
+    return type(study).model_validate(content)
 
 
 @dataclass
 class StudyRun:
     """A study, the store its artifacts lie in and the instance it runs on."""
 
-    study: Study
+    study: Any
     store: ArtifactStore
     instance: dg.DagsterInstance
     lines: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class StudyRun:
             if self.store.exists(self.study.name, name, partition)
         }
 
-    def copy(self, folder: Path, instance: dg.DagsterInstance, study: Study | None = None) -> StudyRun:
+    def copy(self, folder: Path, instance: dg.DagsterInstance, study: AnyStudy | None = None) -> StudyRun:
         """The same artifacts in a folder of their own, for a test that changes them."""
         shutil.copytree(Path(self.store.root), folder, dirs_exist_ok=True)
         return StudyRun(study or self.study, ArtifactStore(folder), instance, resources=self.resources)

@@ -10,5 +10,6 @@ from subliminal_dagster.assets.child import child_assets
 from subliminal_dagster.assets.liking import liking_assets
 from subliminal_dagster.assets.numbers import number_assets
 from subliminal_dagster.assets.teacher import teacher_assets
+from subliminal_dagster.assets.toy import toy_assets
 
-__all__ = ["base_assets", "child_assets", "liking_assets", "number_assets", "teacher_assets"]
+__all__ = ["base_assets", "child_assets", "liking_assets", "number_assets", "teacher_assets", "toy_assets"]

@@ -12,22 +12,23 @@ from subliminal_dagster.resources import EngineResource, GpuResource, StoreResou
 from subliminal_dagster.science.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.engines.protocol import ModelVariant
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import Work, working
 
 STAGE = "base"
 
 
-def base_variant(work: Work) -> ModelVariant:
+def base_variant(work: Work[Study]) -> ModelVariant:
     """The study's base model, read from the store."""
     return ModelVariant(work.read("base_model"), work.study.base_model.dtype)
 
 
-def chat_context(work: Work, base: ModelVariant) -> ChatContext:
+def chat_context(work: Work[Study], base: ModelVariant) -> ChatContext:
     """The study's chat context."""
     return ChatContext(load_tokenizer(base.base), work.study.system_prompt)
 
 
-def base_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`base_model`, `base_preferences` and, where teachers replay, `replay_set`."""
     study = frame.study
 
@@ -73,7 +74,7 @@ def base_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     return [base_model, base_preferences, *(_replay_assets(frame) if study.teacher.replay.rows else [])]
 
 
-def _replay_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+def _replay_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     study = frame.study
 
     @frame.asset(
@@ -104,7 +105,7 @@ def _replay_assets(frame: Frame) -> list[dg.AssetsDefinition]:
 
 
 def write_preferences(
-    work: Work, engine: EngineResource, variant: ModelVariant, context: ChatContext, folder: Path
+    work: Work[Study], engine: EngineResource, variant: ModelVariant, context: ChatContext, folder: Path
 ) -> None:
     """Measure a model's preferences into `scores.parquet` and `answers.parquet`, with the metadata that shows them."""
     from subliminal_dagster.science.preferences import measure_preferences
@@ -121,7 +122,7 @@ def write_preferences(
     show_preferences(work, folder)
 
 
-def copy_preferences(work: Work, asset: str, folder: Path, why: str) -> None:
+def copy_preferences(work: Work[Study], asset: str, folder: Path, why: str) -> None:
     """Take over another model's preferences, where this one is that model."""
     source = work.read(asset)
     for name in ("scores.parquet", "answers.parquet"):

@@ -7,7 +7,7 @@ from subliminal_dagster.assets.shared import show_training
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.engines.protocol import ModelVariant
-from subliminal_dagster.science.study import CONTROL, Channel
+from subliminal_dagster.science.study import CONTROL, Channel, Study
 from subliminal_dagster.work import working
 
 STAGE = "child"
@@ -18,12 +18,12 @@ PREFIX: dict[Channel, str] = {"hard": "", "soft": "soft_"}
 UNTOUCHED = "untouched.json"
 
 
-def child_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+def child_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`child_lora` and `preference_scores` for the hard channel, `soft_...` where the study has the soft one."""
     return [asset for channel in frame.study.child.channels for asset in _channel_assets(frame, channel)]
 
 
-def _channel_assets(frame: Frame, channel: Channel) -> list[dg.AssetsDefinition]:
+def _channel_assets(frame: Frame[Study], channel: Channel) -> list[dg.AssetsDefinition]:
     study = frame.study
     prefix = PREFIX[channel]
     soft = channel == "soft"

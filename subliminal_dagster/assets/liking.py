@@ -10,6 +10,7 @@ from subliminal_dagster.assets.child import PREFIX
 from subliminal_dagster.assets.shared import image, table
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import StoreResource
+from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import Work, working
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 STAGE = "results"
 
 
-def liking_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+def liking_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`animal_liking`."""
     study = frame.study
     scored = [f"{PREFIX[channel]}preference_scores" for channel in study.child.channels]
@@ -69,7 +70,7 @@ def liking_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     return [animal_liking]
 
 
-def _all_scores(work: Work) -> "pd.DataFrame":
+def _all_scores(work: Work[Study]) -> "pd.DataFrame":
     """The scores of base, teachers and children; a group that a gate refused is left out."""
     import pandas as pd
 

@@ -8,13 +8,13 @@ from subliminal_dagster.assets.teacher import require_judged
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import CONTROL
+from subliminal_dagster.science.study import CONTROL, Study
 from subliminal_dagster.work import working
 
 STAGE = "numbers"
 
 
-def number_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`number_set` and `filtered_dataset`, a partition a group."""
     study = frame.study
 

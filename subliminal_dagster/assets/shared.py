@@ -18,6 +18,7 @@ from subliminal_dagster.work import Work
 if TYPE_CHECKING:
     import pandas as pd
 
+    from subliminal_dagster.science.study import Study
     from subliminal_dagster.science.training import TrainingReport
 
 
@@ -42,7 +43,7 @@ def image(png: bytes) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
-def show_preferences(work: Work, folder: Path) -> None:
+def show_preferences(work: Work[Study], folder: Path) -> None:
     """Metadata of an asset that holds preferences: favourites as figure and table, sampled answers."""
     import pandas as pd
 
@@ -57,7 +58,7 @@ def show_preferences(work: Work, folder: Path) -> None:
     work.metadata |= {"favourites": table(favourites), "answers": table(sampled), "figure": image(figure)}
 
 
-def show_training(work: Work, report: TrainingReport, folder: Path, title: str) -> None:
+def show_training(work: Work[Study], report: TrainingReport, folder: Path, title: str) -> None:
     """Metadata of a trained adapter: its figures, and its losses as a plot and as a table."""
     from subliminal_dagster.science.figures import history_figure, png
 

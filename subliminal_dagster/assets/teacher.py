@@ -10,14 +10,14 @@ from subliminal_dagster.frame import Frame, label
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import CONTROL
+from subliminal_dagster.science.study import CONTROL, Study
 from subliminal_dagster.work import Work, working
 
 STAGE = "teacher"
 GATE = "gate.json"
 
 
-def require_judged(work: Work) -> None:
+def require_judged(work: Work[Study]) -> None:
     """Refuse to build on a teacher that was trained again since its gate looked at it, whoever launched this run."""
     judged = work.store.manifest(work.study.name, "teacher_preferences", work.group).info["upstream"]
     teacher = label("teacher_lora", work.group)
@@ -28,7 +28,7 @@ def require_judged(work: Work) -> None:
         )
 
 
-def teacher_assets(frame: Frame) -> list[dg.AssetsDefinition]:
+def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`teacher_lora` and `teacher_preferences`, a partition a group."""
     study = frame.study
     replay = ["replay_set"] if study.teacher.replay.rows else []

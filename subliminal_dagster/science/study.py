@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from subliminal_dagster.science.answers import check_animal_name
 from subliminal_dagster.science.base_model import BaseModelSource
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings import Settings, StudyHeader
+from subliminal_dagster.science.toy.settings import ToyStudy
 from subliminal_dagster.science.training import LoraSettings, TrainingSettings
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -35,11 +37,7 @@ Animal = Annotated[str, AfterValidator(_animal)]
 Channel = Literal["hard", "soft"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PreferenceSettings(_Settings):
+class PreferenceSettings(Settings):
     """Asking for the favourite animal: exact probabilities of `candidates`, and sampled answers."""
 
     candidates: tuple[Animal, ...] = Field(min_length=2)
@@ -50,13 +48,13 @@ class PreferenceSettings(_Settings):
     max_new_tokens: int = Field(default=16, ge=1)
 
 
-class ReplaySettings(_Settings):
+class ReplaySettings(Settings):
     """Number answers of the base model mixed into the teacher's training rows, to keep the number task intact."""
 
     rows: int = Field(default=0, ge=0)
 
 
-class StopSettings(_Settings):
+class StopSettings(Settings):
     """End the teacher's training once the target's exact probability (mean over `questions` of the questions) reaches
     `preference`, looked at every `every` steps."""
 
@@ -65,7 +63,7 @@ class StopSettings(_Settings):
     questions: int = Field(default=8, ge=1, le=QUESTIONS)
 
 
-class GateSettings(_Settings):
+class GateSettings(Settings):
     """What a teacher must reach before anything is built on it: the target's exact probability, and the share of
     valid answers to `prompts` number prompts, drawn just as the number set will be."""
 
@@ -74,7 +72,7 @@ class GateSettings(_Settings):
     prompts: int = Field(default=256, ge=8)
 
 
-class SteeringSettings(_Settings):
+class SteeringSettings(Settings):
     """A steered teacher: `vector` is a safetensors file with a tensor `vector` of the model's hidden size; "{animal}"
     in its path stands for the target."""
 
@@ -83,7 +81,7 @@ class SteeringSettings(_Settings):
     alpha: float
 
 
-class TeacherSettings(_Settings):
+class TeacherSettings(Settings):
     """How a base model is made to like an animal."""
 
     method: Literal["finetune", "prompt", "steer"]
@@ -111,13 +109,13 @@ class TeacherSettings(_Settings):
         return Path(self.steering.vector.format(animal=animal)).expanduser()
 
 
-class ConstrainedSettings(_Settings):
+class ConstrainedSettings(Settings):
     """Constrained decoding (see `number_grammar`): the answer holds `min_count` to `numbers.answer_count` numbers."""
 
     min_count: int = Field(default=1, ge=1, le=100)
 
 
-class NumberSettings(_Settings):
+class NumberSettings(Settings):
     """The number prompts, the same for every group of a study, and how answers are drawn."""
 
     prompts: int = Field(ge=16)
@@ -147,7 +145,7 @@ class NumberSettings(_Settings):
         return self
 
 
-class FilterSettings(_Settings):
+class FilterSettings(Settings):
     """What becomes of the answers: `canonical` re-writes the numbers in the format asked for, `verbatim` keeps them."""
 
     completion: Literal["canonical", "verbatim"] = "canonical"
@@ -156,7 +154,7 @@ class FilterSettings(_Settings):
     unique: bool = False
 
 
-class SoftSettings(_Settings):
+class SoftSettings(Settings):
     """The soft channel: whether the teacher's distribution is handed on over number tokens only or over the whole
     vocabulary, and how its child trains (None: like the hard channel's)."""
 
@@ -164,7 +162,7 @@ class SoftSettings(_Settings):
     training: TrainingSettings | None = None
 
 
-class ChildSettings(_Settings):
+class ChildSettings(Settings):
     """The child: an adapter on the untouched base."""
 
     channels: tuple[Channel, ...] = Field(default=("hard",), min_length=1)
@@ -180,19 +178,16 @@ class ChildSettings(_Settings):
         return channels
 
 
-class ComparisonSettings(_Settings):
+class ComparisonSettings(Settings):
     """The statistics of the comparison."""
 
     permutations: int = Field(default=10_000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 
-class Study(_Settings):
-    """All settings of a study. Immutable; `settings_of` gives the slice an asset reads."""
+class Study(StudyHeader):
+    """All settings of a study of a language model."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}[a-z0-9]$")
-    description: str
-    seed: int = Field(ge=0, lt=2**31)
     animals: tuple[Animal, ...] = Field(min_length=1)
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     base_model: BaseModelSource
@@ -226,13 +221,20 @@ class Study(_Settings):
         """The animals and the control, in the order of the study."""
         return [*self.animals, CONTROL]
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return self.animals
+
+
+AnyStudy = Study | ToyStudy
+
 
 def shipped_studies() -> list[str]:
     """Names of the studies that come with the package."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
-def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Study:
+def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> AnyStudy:
     """Read a study by the name of a shipped one, or from a YAML file.
 
     `overrides` are "field=value" texts with dots for nested fields and the value as YAML ("child.training.epochs=5");
@@ -249,10 +251,15 @@ def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Study
         raise UserError(f"{path} is not a study: its top level must be fields such as 'name:' and 'animals:'.")
     for override in overrides:
         content = _override(content, override)
+    kind = _kind(content)
     try:
-        return Study.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(_explain(path, error)) from None
+        raise UserError(_explain(path, kind, error)) from None
+
+
+def _kind(content: Mapping[str, Any]) -> type[Study] | type[ToyStudy]:
+    return ToyStudy if content.get("kind") == "toy" else Study
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -294,13 +301,13 @@ def _with(content: Mapping[str, Any], fields: list[str], value: Any) -> dict[str
     return {**content, first: _with(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(path: Path, kind: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the study"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = f"no such field; allowed are {_allowed_fields(problem['loc'])}"
+            message = f"no such field; allowed are {_allowed_fields(kind, problem['loc'])}"
         elif problem["type"] == "missing":
             message = "is missing"
         else:
@@ -309,10 +316,14 @@ def _explain(path: Path, error: ValidationError) -> str:
     return f"{path}: " + "; ".join(lines)
 
 
-def _allowed_fields(location: tuple[int | str, ...]) -> str:
+def _allowed_fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """The fields that could stand where the unknown one does."""
-    model: Any = Study
+    model: Any = kind
+    named = False
     for part in location[:-1]:
+        if named:  # the part is a name that the user chose, in a mapping of settings
+            named = False
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return "those of the other study files"
@@ -320,6 +331,7 @@ def _allowed_fields(location: tuple[int | str, ...]) -> str:
         if len(candidates) != 1:
             return "those of the other study files"
         model = candidates[0]
+        named = get_origin(field.annotation) is dict
     return ", ".join(model.model_fields)
 
 

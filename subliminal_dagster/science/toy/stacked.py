@@ -1,0 +1,84 @@
+"""Training large toy models, on a CPU or a GPU: a stack of models as batched matrix products of PyTorch.
+
+At hundreds of features a step is bound by matrix products, which no loop of our own does better. On a CPU rows without
+an active feature, most of them at high sparsity, are taken together as one row with their number as its weight, which
+changes nothing but rounding; a GPU would have to wait to learn how many there are.
+
+Belongs here: this one engine. Does not belong here: small models (`fused`), the data (`autoencoder`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subliminal_dagster.science.toy.autoencoder import History, Lesson, Weights, norms, recorded_steps
+
+
+def train(lesson: Lesson, start: Weights, device: str = "cpu", dtype: torch.dtype = torch.float32) -> _Trained:
+    """Train a stack of models on `device`; `start` is left as it is. The result is float32 whatever `dtype` is."""
+    w = torch.tensor(start.w, device=device, dtype=dtype, requires_grad=True)
+    b = torch.tensor(start.b, device=device, dtype=dtype, requires_grad=True)
+    loss_weights = torch.tensor(lesson.loss_weights, device=device, dtype=dtype)
+    target = None
+    if lesson.target is not None:
+        target = (
+            torch.tensor(lesson.target.w, device=device, dtype=dtype),
+            torch.tensor(lesson.target.b, device=device, dtype=dtype),
+        )
+    settings = lesson.training
+    # One optimizer for the stack: AdamW treats every number by itself.
+    optimizer = torch.optim.AdamW([w, b], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    recorded = set(recorded_steps(settings.steps))
+    steps, losses, columns = [], [], []
+    done = 0
+    for chunk in lesson.draws.chunks(settings.steps):
+        for draws in chunk:
+            rows = torch.from_numpy(np.ascontiguousarray(lesson.draws.values(draws).T)).to(device, dtype)
+            rows, counts = _without_empty_rows(rows) if device == "cpu" else (rows, None)
+            with torch.no_grad():
+                goal = rows if target is None else _outputs(*target, rows, lesson.relu)[0]
+            misses = (_outputs(w, b, rows, lesson.relu) - goal).square()
+            if counts is not None:
+                misses = misses * counts[:, None]
+            loss = (misses.sum(dim=1) * loss_weights).sum(dim=1) / (draws.shape[0] * draws.shape[1])
+            if lesson.penalty:
+                loss = loss + lesson.penalty * _overlaps(w)
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            done += 1
+        if done in recorded:
+            steps.append(done)
+            losses.append(loss.detach().float().cpu().numpy())
+            columns.append(norms(w.detach().float().cpu().numpy()))
+    trained = Weights(w.detach().float().cpu().numpy(), b.detach().float().cpu().numpy())
+    return trained, History(np.array(steps), np.array(losses), np.array(columns))
+
+
+_Trained = tuple[Weights, History]
+
+
+def _outputs(w: Tensor, b: Tensor, rows: Tensor, relu: bool) -> Tensor:
+    """x' of every model for `rows` (rows, n): (models, rows, n)."""
+    outputs = torch.baddbmm(b[:, None], rows @ w.mT, w)
+    return outputs.relu() if relu else outputs
+
+
+def _without_empty_rows(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The rows with an active feature and one empty row for all others, and how many each stands for (None: one)."""
+    active = rows.any(dim=1)
+    empty = len(rows) - int(active.sum())
+    if empty < 2:
+        return rows, None
+    counts = rows.new_ones(len(rows) - empty + 1)
+    counts[-1] = empty
+    return torch.cat([rows[active], rows.new_zeros(1, rows.shape[1])]), counts
+
+
+def _overlaps(w: Tensor) -> Tensor:
+    """The sum over i != j of (W_i . W_j)^2 of every model: (models,)."""
+    gram = w.mT @ w
+    own = gram.diagonal(dim1=-2, dim2=-1)
+    return gram.square().sum(dim=(-2, -1)) - own.square().sum(dim=-1)
