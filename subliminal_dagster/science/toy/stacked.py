@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from subliminal_dagster.science.toy.autoencoder import History, Lesson, Weights, norms, recorded_steps
+from subliminal_dagster.science.toy.autoencoder import Floats, History, Lesson, Weights, norms, recorded_steps
 
 
 def train(lesson: Lesson, start: Weights, device: str = "cpu", dtype: torch.dtype = torch.float32) -> _Trained:
@@ -35,13 +36,13 @@ def train(lesson: Lesson, start: Weights, device: str = "cpu", dtype: torch.dtyp
     done = 0
     for chunk in lesson.draws.chunks(settings.steps):
         for draws in chunk:
-            rows = torch.from_numpy(np.ascontiguousarray(lesson.draws.values(draws).T)).to(device, dtype)
-            rows, counts = _without_empty_rows(rows) if device == "cpu" else (rows, None)
+            chosen, counts = _without_empty_rows(draws, lesson.draws.last_active) if device == "cpu" else (draws, None)
+            rows = torch.from_numpy(np.ascontiguousarray(lesson.draws.values(chosen).T)).to(device, dtype)
             with torch.no_grad():
                 goal = rows if target is None else _outputs(*target, rows, lesson.relu)[0]
             misses = (_outputs(w, b, rows, lesson.relu) - goal).square()
             if counts is not None:
-                misses = misses * counts[:, None]
+                misses = misses * torch.from_numpy(counts)[:, None]
             loss = (misses.sum(dim=1) * loss_weights).sum(dim=1) / (draws.shape[0] * draws.shape[1])
             if lesson.penalty:
                 loss = loss + lesson.penalty * _overlaps(w)
@@ -58,6 +59,7 @@ def train(lesson: Lesson, start: Weights, device: str = "cpu", dtype: torch.dtyp
 
 
 _Trained = tuple[Weights, History]
+Draws32 = NDArray[np.uint32]
 
 
 def _outputs(w: Tensor, b: Tensor, rows: Tensor, relu: bool) -> Tensor:
@@ -66,15 +68,19 @@ def _outputs(w: Tensor, b: Tensor, rows: Tensor, relu: bool) -> Tensor:
     return outputs.relu() if relu else outputs
 
 
-def _without_empty_rows(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The rows with an active feature and one empty row for all others, and how many each stands for (None: one)."""
-    active = rows.any(dim=1)
-    empty = len(rows) - int(active.sum())
+def _without_empty_rows(draws: Draws32, last_active: np.uint32) -> tuple[Draws32, Floats | None]:
+    """The rows with an active feature and one empty row for all others, and how many each stands for (None: one).
+
+    draws: (n, rows).
+    """
+    active = draws.min(axis=0) <= last_active
+    empty = len(active) - int(active.sum())
     if empty < 2:
-        return rows, None
-    counts = rows.new_ones(len(rows) - empty + 1)
+        return draws, None
+    kept = np.append(np.flatnonzero(active), np.flatnonzero(~active)[0])
+    counts = np.ones(len(kept), np.float32)
     counts[-1] = empty
-    return torch.cat([rows[active], rows.new_zeros(1, rows.shape[1])]), counts
+    return draws[:, kept], counts
 
 
 def _overlaps(w: Tensor) -> Tensor:

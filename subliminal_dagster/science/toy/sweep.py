@@ -247,17 +247,22 @@ def tables(name: str, settings: AutoencoderSettings, trained: dict[Unit, Trained
 def _judged(settings: AutoencoderSettings, feature: int | None, result: Trained, number: int) -> dict[str, Any]:
     """What a child recovered of the features it was not trained on.
 
-    Judged are the ablated feature, or the first n features that the teacher learnt (none of them: NaN). `norm_ratio`
+    Judged are the ablated feature, or the first n features; of them those that the teacher learnt, since there is
+    nothing to recover of a feature that it did not: with none of them all is NaN but an ablated feature's norms.
+    `norm_ratio`
     is the child's mean norm over the teacher's, `start_ratio` the same before the child trained; `cosine` that of the
     child's and the teacher's W_i, the mean over judged features; `recovered` see there.
     """
     teacher, child, start = result.finals.w[0], result.finals.w[number], result.starts.w[number]
-    judged: NDArray[np.bool_] = np.arange(teacher.shape[1]) < settings.features
-    judged &= norms(teacher) >= LEARNT if feature is None else np.arange(teacher.shape[1]) == feature
+    number_of = np.arange(teacher.shape[1])
+    asked = number_of < settings.features if feature is None else number_of == feature
+    judged: NDArray[np.bool_] = asked & (norms(teacher) >= LEARNT)
+    measured = judged if feature is None else asked
     of_teacher, of_child, of_start = (
-        norms(w)[judged].mean() if judged.any() else np.nan for w in (teacher, child, start)
+        norms(w)[measured].mean() if measured.any() else np.nan for w in (teacher, child, start)
     )
     products = (teacher * child).sum(axis=0)[judged] / (norms(teacher) * norms(child))[judged]
+    learnt = 1.0 if judged.any() else np.nan
     return {
         "teacher_superposition": float(superposition(teacher)),
         "teacher_interference": float(interference(teacher)),
@@ -265,8 +270,8 @@ def _judged(settings: AutoencoderSettings, feature: int | None, result: Trained,
         "teacher_norm": float(of_teacher),
         "child_norm": float(of_child),
         "start_norm": float(of_start),
-        "norm_ratio": float(of_child / of_teacher),
-        "start_ratio": float(of_start / of_teacher),
+        "norm_ratio": float(learnt * of_child / of_teacher),
+        "start_ratio": float(learnt * of_start / of_teacher),
         "cosine": float(products.mean()) if judged.any() else np.nan,
         "recovered": recovered(teacher, start, child, judged) if judged.any() else np.nan,
     }
