@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,9 @@ def small(**changes: Any) -> AutoencoderSettings:
         "training": ToyTraining(steps=30, batch_size=64),
     }
     return AutoencoderSettings(**(settings | changes))
+
+
+LONG = ToyTraining(steps=20_000, batch_size=64)
 
 
 def assert_same(one: Sweep, other: Sweep) -> None:
@@ -109,6 +115,25 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(trained) == 3
     assert said[0] == "1/4 teachers with their children taken over from before the interruption"
     assert_same(again, whole)
+
+
+def test_a_sweep_killed_outright_goes_on(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a real sweep, in a process of its own."""
+    code = (
+        "from pathlib import Path; from test_toy_sweep import *; "
+        f"run_sweep('small', small(training=LONG), 'ablated', 5, kept=Path({str(tmp_path)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    while not list(tmp_path.glob("*.npz")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.npz")}
+    assert 0 < len(before) < 4
+    again = run_sweep("small", small(training=LONG), "ablated", 5, kept=tmp_path)
+    assert all(file.stat().st_mtime_ns == when for file, when in before.items())
+    assert_same(again, run_sweep("small", small(training=LONG), "ablated", 5))
 
 
 def test_an_error_ends_the_sweep_and_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
