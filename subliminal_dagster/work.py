@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -215,8 +216,17 @@ def device_name(gpu: bool) -> str:
 
 def _sign_run(context: dg.AssetExecutionContext) -> None:
     """Let the run say which process it runs in, where this step is a process of Dagster's multiprocess executor: nobody
-    else tells, after a power cut, that a run the daemon launched is dead."""
+    else tells, after a power cut, that a run the daemon launched is dead. And end the step with the run's process."""
     parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None and PROCESS_TAG not in context.run.tags:
+    if parent is None or parent.pid is None:
+        return
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if PROCESS_TAG not in context.run.tags:
         with suppress(psutil.NoSuchProcess):
             context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})
+
+
+def _end_with(run: Any) -> None:
+    """End this step with its run's process: the next run would make the same beside it, in the same workspace."""
+    run.join()
+    os._exit(1)

@@ -141,6 +141,26 @@ def test_a_killed_step_is_tried_once_more(home: Home, undisturbed: Home) -> None
     assert home.pool_holders() == []
 
 
+def test_a_killed_run_takes_its_step_with_it_and_is_taken_over(home: Home, undisturbed: Home) -> None:
+    shutil.rmtree(home.artifacts / "tiny" / "teacher_lora" / "owl")
+    launch = home.materialize("teacher_lora", "owl")
+    steps: list[psutil.Process] = []
+
+    def in_training() -> bool:
+        steps[:] = launch.steps
+        return bool(home.checkpoints("teacher_lora", "owl"))
+
+    assert launch.kill_when(in_training), launch.output[-3000:]
+    assert steps and psutil.wait_procs(steps, timeout=30)[1] == []
+    (killed,) = home.unfinished()
+    again = home.start()
+    assert again.finish() == 0, again.output[-3000:]
+    assert home.contents() == undisturbed.contents()
+    assert home.manifest("teacher_lora", "owl").info["host"]["resumed_from_step"] > 0
+    assert home.status(killed) == dg.DagsterRunStatus.FAILURE
+    assert home.pool_holders() == []
+
+
 def test_a_gate_is_not_tried_again(home: Home) -> None:
     launch = home.materialize("teacher_preferences", "owl", SUBLIMINAL_SET="teacher.gate.preference=1.0")
     assert launch.finish() == 1, launch.output[-3000:]

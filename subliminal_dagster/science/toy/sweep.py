@@ -126,7 +126,7 @@ def run_sweep(
         return unit, trained
 
     missing = [unit for unit in wanted if unit not in done]
-    with ThreadPoolExecutor(_workers(settings)) as pool:
+    with _pool(device) as pool:
         futures = [pool.submit(make, unit) for unit in missing]
         try:
             for future in as_completed(futures):
@@ -174,11 +174,13 @@ def _train(lesson: Lesson, start: Weights, settings: AutoencoderSettings, device
     return stacked.train(lesson, start, device)
 
 
-def _workers(settings: AutoencoderSettings) -> int:
-    """Threads over units: the compiled engine uses one thread a unit, matrix products have their own."""
+def _pool(device: str) -> ThreadPoolExecutor:
+    """Units side by side: on a CPU one a core, in a single thread each, which beats several threads a product."""
     import torch
 
-    return torch.get_num_threads() if settings.is_small else 1
+    if device != "cpu":
+        return ThreadPoolExecutor(1)
+    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _both(teacher: Weights, children: Weights) -> Weights:
