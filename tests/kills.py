@@ -6,6 +6,7 @@ on disk, and the state after it. Does not belong here: which kills (`test_kills`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -225,8 +226,12 @@ class Launch:
     @property
     def steps(self) -> list[psutil.Process]:
         """The processes in which Dagster's multiprocess executor runs steps."""
-        with_commands = [(child, child.cmdline()) for child in self.process.children(recursive=True)]
-        return [child for child, command in with_commands if any("spawn_main" in part for part in command)]
+        found = []
+        for child in self.process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended since it was listed
+                if any("spawn_main" in part for part in child.cmdline()):
+                    found.append(child)
+        return found
 
     def kill_when(self, seen: Callable[[], Any], victim: Callable[[], psutil.Process] | None = None) -> bool:
         """SIGKILL the command, or the child of it that `victim` names, when something is seen; False where the command
