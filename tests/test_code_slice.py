@@ -628,7 +628,7 @@ def test_all_slices_of_many_studies_take_a_moment_and_read_each_file_once(monkey
 
 
 def objects_named_in(code: CodeType, module: ModuleType) -> Iterator[Any]:
-    """What the compiled code of a function or class takes from its module, imports itself, or takes from a module it imports."""
+    """What compiled code takes from its module, imports itself, or takes from a module that it imports."""
     imported_from, imported = "", None
     for instruction in dis.get_instructions(code):
         if instruction.opname == "LOAD_GLOBAL":
