@@ -7,16 +7,17 @@ here: the assets (`assets`), what happens when one is made (`work`), what is sta
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, Generic, TypeVar
 
 import dagster as dg
 
 from subliminal_dagster.code_slice import code_slice
-from subliminal_dagster.partitions import group_partitions
+from subliminal_dagster.partitions import GROUP, StudyPartitions, coordinates
 from subliminal_dagster.recipe import Input, Node, Recipe
 from subliminal_dagster.science.content_hash import file_content_hash
 from subliminal_dagster.science.prompt_lists import OWN_LISTS
-from subliminal_dagster.science.study import AnyStudy, Study
+from subliminal_dagster.science.study import CONTROL, AnyStudy, Study
 
 StudyT = TypeVar("StudyT", bound=AnyStudy)
 
@@ -25,14 +26,14 @@ GATE_CHECK = "gate"
 
 
 class Frame(Generic[StudyT]):
-    """One study as Dagster sees it: its partitions object, and for every asset declared so far what it is made of.
+    """One study as Dagster sees it: its partitions, and for every asset declared so far what it is made of.
 
     `nodes` are in the order of declaration, which is upstream first.
     """
 
     def __init__(self, study: StudyT) -> None:
         self.study = study
-        self.groups = group_partitions(study)
+        self.partitioning = StudyPartitions(study)
         self.nodes: dict[str, Node] = {}
         self._settings = study.model_dump(mode="json")
 
@@ -47,33 +48,39 @@ class Frame(Generic[StudyT]):
         reads: list[str],
         deps: list[str],
         kinds: set[str],
-        partitioned: bool,
+        by: tuple[str, ...] = (),
         gpu: bool,
         description: str,
+        control_too: tuple[str, ...] = (),
         gate: str | None = None,
     ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
         """`@dg.asset` for an asset of this study.
 
         `reads` are the study's fields the asset's result depends on ("child.lora"). Their values, and the syntax trees
         of the code the decorated function uses, are its code version: a change of one of them makes this asset stale
-        and no other. `gate` describes the check that what was made has to pass before anything is built on it.
+        and no other. `by` are the axes it is partitioned by. Of the `deps` in `control_too`, which are partitioned by
+        group and layer as it is, it reads the control's partition beside its own. `gate` describes the check that what
+        was made has to pass before anything is built on it.
         """
 
         def declare(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
             recipe = Recipe(self._values_of(reads), code_slice(function))
-            self.nodes[name] = Node(name, tuple(deps), partitioned, gpu, gate is not None, recipe)
+            partitions = tuple(self.partitioning.keys(by))
+            self.nodes[name] = Node(
+                name, tuple(deps), by, partitions, gpu, gate is not None, recipe, control_too=control_too
+            )
             key = self.key(name)
             checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else None
             return dg.asset(
                 key=key,
                 group_name=stage,
-                deps=[self.key(dep) for dep in deps],
+                deps=[self._dependency(dep, dep in control_too) for dep in deps],
                 kinds=kinds,
                 owners=["team:interpretability"],
                 description=description,
                 code_version=recipe.version,
                 metadata={"settings": dg.MetadataValue.json(recipe.settings)},
-                partitions_def=self.groups if partitioned else None,
+                partitions_def=self.partitioning.definition(by),
                 pool=GPU_POOL if gpu else None,
                 # A step the system killed is tried once more; what a user can mend is not (see `working`).
                 retry_policy=dg.RetryPolicy(max_retries=1),
@@ -82,22 +89,38 @@ class Frame(Generic[StudyT]):
 
         return declare
 
+    def _dependency(self, dep: str, control_too: bool) -> dg.AssetKey | dg.AssetDep:
+        mapping = self.partitioning.with_control
+        return dg.AssetDep(self.key(dep), partition_mapping=mapping) if control_too else self.key(dep)
+
     def partitions(self, name: str) -> list[str | None]:
         """The partitions of an asset; [None] where it has none."""
-        return [*self.study.groups] if self.nodes[name].partitioned else [None]
+        return [*self.nodes[name].partitions]
 
     def inputs(self, name: str, partition: str | None) -> list[Input]:
         """What an asset in one partition is made from: (asset, partition) pairs.
 
-        A partitioned asset reads the same partition of a partitioned one, an unpartitioned asset all of them.
+        Along an axis that both are partitioned by it reads its own group or layer (and control, where it says so),
+        along any other all of them.
         """
         node = self.nodes[name]
-        same = [partition] if node.partitioned else [*self.study.groups]
-        return [(dep, group) for dep in node.deps for group in (same if self.nodes[dep].partitioned else [None])]
+        own = coordinates(node.by, partition)
+        found: list[Input] = []
+        for dep in node.deps:
+            parts = [[own[axis]] if axis in own else self.partitioning.values[axis] for axis in self.nodes[dep].by]
+            if dep in node.control_too and own[GROUP] != CONTROL:
+                parts[0] = [own[GROUP], CONTROL]
+            found += [(dep, "|".join(key) or None) for key in product(*parts)]
+        return found
+
+    def group_of(self, name: str, partition: str | None) -> str | None:
+        """The group of an asset's partition; None for an asset that is not partitioned by group."""
+        return coordinates(self.nodes[name].by, partition).get(GROUP)
 
     def gathers(self, name: str) -> bool:
-        """Whether an asset brings partitions together, and so goes on without one that a gate refused."""
-        return not self.nodes[name].partitioned and any(self.nodes[dep].partitioned for dep in self.nodes[name].deps)
+        """Whether an asset brings groups together, and so goes on without one that a gate refused."""
+        node = self.nodes[name]
+        return GROUP not in node.by and any(GROUP in self.nodes[dep].by for dep in node.deps)
 
     def _values_of(self, reads: list[str]) -> dict[str, Any]:
         """The settings named, and the content of the files they name."""

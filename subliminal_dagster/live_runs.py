@@ -58,7 +58,7 @@ def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, No
         partition = run.tags.get("dagster/partition")
         names = {key.path[-1] for key in run.asset_selection or () if key.path[0] == study}
         if run.asset_selection is None and run.job_name in study_job_names(study):
-            names = {name for name, node in assets.items() if node.partitioned == (partition is not None)}
+            names = {name for name, node in assets.items() if partition in node.partitions}
         found |= {(name, partition): run.run_id for name in names}
     return found
 

@@ -1,19 +1,71 @@
 """Partitions of a study's assets, and the names of the jobs over them.
 
-Belongs here: the one partitions object every partitioned asset of a study shares (Dagster infers the mapping between
-two assets only where it is the very same object), and the names that follow from a run having one partition: a job a
-partition family. Does not belong here: which asset uses it, what a job holds (`jobs`).
+An asset is made once, once a group, once a layer, or once a group and layer (`owl|09`). Belongs here: the partitions
+objects that all assets of a study share (Dagster infers the mapping between two assets only where it is the very same
+object), how a key is put together and taken apart, and the names that follow from a run having one partition: a job a
+partition family. Does not belong here: which asset uses which, what a job holds (`jobs`).
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
+import warnings
+from itertools import product
+
 import dagster as dg
 
-from subliminal_dagster.science.study import AnyStudy
+from subliminal_dagster.science.study import CONTROL, AnyStudy
+
+GROUP, LAYER = "group", "layer"
+"""The two axes; Dagster writes a key's parts in the order of their names."""
+
+BY_GROUP = (GROUP,)
+BY_LAYER = (LAYER,)
+BY_GROUP_AND_LAYER = (GROUP, LAYER)
 
 
-def group_partitions(study: AnyStudy) -> dg.StaticPartitionsDefinition:
-    """One partition a group: the study's animals and `control`."""
-    return dg.StaticPartitionsDefinition(study.groups)
+def partition_key(group: str, layer: str) -> str:
+    """The key of a group and a layer: `owl|09`."""
+    return f"{group}|{layer}"
+
+
+def layer_key(layer: int) -> str:
+    """A layer as a partition key, with a zero in front where that makes keys sort by number."""
+    return f"{layer:02}"
+
+
+def coordinates(by: tuple[str, ...], partition: str | None) -> dict[str, str]:
+    """The parts of a partition's key by axis: {"group": "owl", "layer": "09"}."""
+    return dict(zip(by, partition.split("|"), strict=True)) if partition is not None else {}
+
+
+class StudyPartitions:
+    """The partitions of one study: its groups (the animals, `control`, `neutral`), its layers, and both together."""
+
+    def __init__(self, study: AnyStudy) -> None:
+        self.values = {GROUP: list(study.groups), LAYER: [layer_key(layer) for layer in study.layers]}
+        self._groups = dg.StaticPartitionsDefinition(self.values[GROUP])
+        self._layers = dg.StaticPartitionsDefinition(self.values[LAYER])
+        self._both = dg.MultiPartitionsDefinition({GROUP: self._groups, LAYER: self._layers}) if study.layers else None
+        # Only a class in beta says "the same group and control" to Dagster, and it warns of that on each load.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            self.with_control = dg.MultiPartitionMapping(
+                {
+                    GROUP: dg.DimensionPartitionMapping(GROUP, _each_with_control(self.values[GROUP])),
+                    LAYER: dg.DimensionPartitionMapping(LAYER, dg.IdentityPartitionMapping()),
+                }
+            )
+
+    def definition(self, by: tuple[str, ...]) -> dg.PartitionsDefinition | None:
+        """Dagster's object for assets partitioned `by` these axes."""
+        return {(): None, BY_GROUP: self._groups, BY_LAYER: self._layers, BY_GROUP_AND_LAYER: self._both}[by]
+
+    def keys(self, by: tuple[str, ...]) -> list[str | None]:
+        """The keys of assets partitioned `by` these axes; [None] where they have no partitions."""
+        return ["|".join(parts) for parts in product(*(self.values[axis] for axis in by))] if by else [None]
+
+
+def _each_with_control(groups: list[str]) -> dg.StaticPartitionMapping:
+    return dg.StaticPartitionMapping({group: groups if group == CONTROL else group for group in groups})
 
 
 def job_name(study: str, part: str) -> str:
@@ -21,6 +73,9 @@ def job_name(study: str, part: str) -> str:
     return f"{study}_{part}".replace("-", "_").replace(".", "_")
 
 
+JOB_OF_FAMILY = {BY_GROUP: "groups", BY_LAYER: "layers", BY_GROUP_AND_LAYER: "groups_by_layer"}
+
+
 def study_job_names(study: str) -> list[str]:
     """The names a study's jobs can have."""
-    return [job_name(study, part) for part in ("base", "groups", "results", "all")]
+    return [job_name(study, part) for part in ("base", *JOB_OF_FAMILY.values(), "results", "all")]

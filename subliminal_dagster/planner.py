@@ -151,8 +151,8 @@ class _Survey:
         if shut:
             return Part(study, name, partition, "blocked", (shut,))
         if self.frame.gathers(name):
-            left_out = {group for dep, group in inputs if self.parts[dep, group].status == "blocked"}
-            inputs = [i for i in inputs if i[1] not in left_out]
+            left_out = {self.frame.group_of(*i) for i in inputs if self.parts[i].status == "blocked"}
+            inputs = [i for i in inputs if self.frame.group_of(*i) is None or self.frame.group_of(*i) not in left_out]
         waits_for = tuple(i for i in inputs if self.parts[i].due)
         recipe = self.frame.nodes[name].recipe
         refusal = refusal_of(self.store, study, name, partition)
@@ -203,7 +203,7 @@ class _Survey:
         if not blocked:
             return None
         if self.frame.gathers(name):
-            groups = {group for _, group in blocked}
+            groups = {self.frame.group_of(*i) for i in blocked}
             animals = set(self.frame.study.animals)
             if None not in groups and CONTROL not in groups and not animals <= groups:
                 return None

@@ -49,14 +49,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Node:
-    """An asset of a study: what it is made from, and whether it has a partition a group, needs a GPU, has a gate."""
+    """An asset of a study: what it is made from, the axes it is partitioned by and its partitions ((None,) without),
+    whether it needs a GPU and has a gate, and of which `deps` it reads the control's partition beside its own."""
 
     name: str
     deps: tuple[str, ...]
-    partitioned: bool
+    by: tuple[str, ...]
+    partitions: tuple[str | None, ...]
     gpu: bool
     gated: bool
     recipe: Recipe
+    control_too: tuple[str, ...] = ()
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:

@@ -150,7 +150,7 @@ def _version_tags(frame: Frame, name: str, manifest: Manifest, pointers: dict[st
     upstream: dict[str, str] = manifest.info["upstream"]
     for dep, pointer in pointers.items():
         found = [upstream[text] for text in sorted(upstream) if text.partition("/")[0] == dep]
-        combined = hashlib.sha256("".join(found).encode()).hexdigest() if frame.nodes[dep].partitioned else found[0]
+        combined = hashlib.sha256("".join(found).encode()).hexdigest() if frame.nodes[dep].by else found[0]
         key = frame.key(dep).to_user_string()
         tags |= {f"dagster/input_data_version/{key}": combined, f"dagster/input_event_pointer/{key}": pointer}
     return tags

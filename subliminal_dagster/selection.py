@@ -12,25 +12,29 @@ import dagster as dg
 
 from subliminal_dagster.build import study_assets
 from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, GROUP, LAYER
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.errors import UserError
 
 
-def wanted_parts(frame: Frame, select: str | None, groups: Collection[str] | None) -> set[Input] | None:
+def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] | None) -> set[Input] | None:
     """The parts a selection (Dagster's syntax; names may lack the study's) and partitions name; None for all.
 
-    An unpartitioned asset is among them whatever the groups, where `select` names it. Raises UserError for an asset
-    or group there is none of.
+    `partitions` are groups (owl: also every layer of it), layers (09: also every group at it) or whole keys (owl|09).
+    An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
+    or partition there is none of.
     """
-    if select is None and groups is None:
+    if select is None and partitions is None:
         return None
-    strangers = sorted(set(groups or ()) - set(frame.study.groups))
+    axes = frame.partitioning.values
+    known = {key for by in (*((axis,) for axis in axes), BY_GROUP_AND_LAYER) for key in frame.partitioning.keys(by)}
+    strangers = sorted(set(partitions or ()) - {key for key in known if key})
     if strangers:
         raise UserError(
             f"The study {frame.study.name} has no partition {strangers[0]!r}: choose among "
-            f"{', '.join(frame.study.groups)}."
+            f"{', '.join([*axes[GROUP], *axes[LAYER]])}, or a group and a layer such as owl|09."
         )
-    names = [name for name in frame.nodes if select is not None or frame.nodes[name].partitioned]
+    names = [name for name in frame.nodes if select is not None or frame.nodes[name].by]
     if select is not None:
         chosen = _resolved(frame, select)
         names = [name for name in names if name in chosen]
@@ -38,7 +42,7 @@ def wanted_parts(frame: Frame, select: str | None, groups: Collection[str] | Non
         (name, partition)
         for name in names
         for partition in frame.partitions(name)
-        if partition is None or groups is None or partition in groups
+        if partition is None or partitions is None or not {partition, *partition.split("|")}.isdisjoint(partitions)
     }
 
 

@@ -25,6 +25,7 @@ import psutil
 
 from subliminal_dagster.frame import GATE_CHECK, Frame, StudyT, label, shown
 from subliminal_dagster.live_runs import PROCESS_TAG, process_name
+from subliminal_dagster.partitions import LAYER, coordinates
 from subliminal_dagster.resources import GpuResource
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.engines.protocol import Progress
@@ -60,22 +61,32 @@ class Work(Generic[StudyT]):
         return self.context.asset_key.path[-1]
 
     @property
-    def group(self) -> str | None:
+    def partition(self) -> str | None:
         return self.context.partition_key if self.context.has_partition_key else None
+
+    @property
+    def group(self) -> str | None:
+        return self.frame.group_of(self.asset, self.partition)
+
+    @property
+    def layer(self) -> str:
+        """The layer's key. Raises KeyError for an asset that is not partitioned by layer."""
+        return coordinates(self.frame.nodes[self.asset].by, self.partition)[LAYER]
 
     def look_upstream(self) -> None:
         """Note what there is to build on. Raises UserError where a gate refused some of it."""
-        for asset, partition in self.frame.inputs(self.asset, self.group):
+        for asset, partition in self.frame.inputs(self.asset, self.partition):
             refused = refusal_above(self.frame, self.store, asset, partition)
             if refused is None:
                 manifest = self.store.manifest(self.study.name, asset, partition)
                 self.upstream[label(asset, partition)] = manifest.content_hash
-            elif self.frame.gathers(self.asset) and partition is not None:
-                self.left_out[partition] = refused
+            elif self.frame.gathers(self.asset) and (group := self.frame.group_of(asset, partition)) is not None:
+                self.left_out[group] = refused
             else:
-                raise UserError(f"{shown(self.asset, self.group)} is not made, because {refused}")
-        for name in [name for name in self.upstream if name.partition("/")[2] in self.left_out]:
-            del self.upstream[name]
+                raise UserError(f"{shown(self.asset, self.partition)} is not made, because {refused}")
+        for asset, partition in self.frame.inputs(self.asset, self.partition):
+            if self.frame.group_of(asset, partition) in self.left_out:
+                self.upstream.pop(label(asset, partition), None)
 
     def read(self, asset: str, partition: str | None = None) -> Path:
         """The verified folder of an upstream artifact."""
@@ -104,7 +115,7 @@ class Work(Generic[StudyT]):
 
     def workspace(self) -> Path:
         """A folder that survives a kill; the next attempt with the same inputs finds it again."""
-        return self.store.workspace(self.study.name, self.asset, self.group, json_hash(self.made_from))
+        return self.store.workspace(self.study.name, self.asset, self.partition, json_hash(self.made_from))
 
     def progress(self) -> Progress:
         """Passes messages on to Dagster's log, one every ten seconds at most."""
@@ -121,7 +132,7 @@ class Work(Generic[StudyT]):
     @contextmanager
     def writing(self) -> Iterator[Path]:
         """A folder to fill; at the end of the block it becomes the artifact, whole."""
-        with self.store.write(self.study.name, self.asset, self.group) as draft:
+        with self.store.write(self.study.name, self.asset, self.partition) as draft:
             yield draft.path
             seconds = round(time.perf_counter() - self.started, 1)
             draft.info.update(
@@ -135,7 +146,7 @@ class Work(Generic[StudyT]):
                 }
             )
         artifact = draft.artifact
-        self.store.clear_workspace(self.study.name, self.asset, self.group)
+        self.store.clear_workspace(self.study.name, self.asset, self.partition)
         made_from = self.made_from
         self.metadata |= {
             "path": dg.MetadataValue.path(artifact.path),
@@ -177,7 +188,7 @@ def working(
             yield work
     except UserError as error:
         if isinstance(error, GateError) and work.refused is None:
-            store.refuse(frame.study.name, work.asset, work.group, str(error), work.made_from)
+            store.refuse(frame.study.name, work.asset, work.partition, str(error), work.made_from)
         raise dg.Failure(description=str(error), metadata=work.metadata, allow_retries=False) from None
 
 

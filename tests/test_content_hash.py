@@ -256,3 +256,19 @@ def test_folder_hash_is_over_paths_and_content_without_views(tmp_path: Path) -> 
     (tmp_path / "log.txt").unlink()
     (tmp_path / "sub" / "a.txt").rename(tmp_path / "a.txt")
     assert folder_content_hash(tmp_path) != first
+
+
+def test_vectors_count_by_their_numbers_and_not_by_how_they_are_laid_out(tmp_path: Path) -> None:
+    def write(name: str, vectors: np.ndarray, **layout: Any) -> str:
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        pq.write_table(pa.table({"row": pa.array(range(len(vectors))), "vector": column}), tmp_path / name, **layout)
+        return file_content_hash(tmp_path / name)
+
+    vectors = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    plain = write("a.parquet", vectors)
+    assert write("b.parquet", vectors, row_group_size=2, compression="zstd", use_dictionary=False) == plain
+    other = vectors.copy()
+    other[4, 2] = np.nextafter(other[4, 2], np.float32(9))
+    assert write("c.parquet", other) != plain
+    assert write("d.parquet", vectors[:4]) != plain
+    assert write("e.parquet", vectors.astype(np.float64)) != plain

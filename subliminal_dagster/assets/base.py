@@ -38,7 +38,6 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         reads=["base_model"],
         deps=[],
         kinds={"huggingface"},
-        partitioned=False,
         gpu=False,
         description="The untouched base model: safetensors, tokenizer and chat template.",
     )
@@ -58,7 +57,6 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         reads=["seed", "system_prompt", "prompt_lists", "preferences"],
         deps=["base_model"],
         kinds={"pytorch", "parquet"},
-        partitioned=False,
         gpu=True,
         description="The base model's favourite animals: exact probabilities and sampled answers.",
     )
@@ -83,7 +81,6 @@ def _replay_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         reads=["seed", "system_prompt", "prompt_lists", "numbers", "teacher.replay"],
         deps=["base_model"],
         kinds={"pytorch", "parquet"},
-        partitioned=False,
         gpu=True,
         description="The base model's own number answers, mixed into the teachers' training rows.",
     )

@@ -5,6 +5,7 @@ import dagster as dg
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
 from subliminal_dagster.assets.shared import show_training
 from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.engines.protocol import ModelVariant
 from subliminal_dagster.science.study import CONTROL, Channel, Study
@@ -34,7 +35,7 @@ def _channel_assets(frame: Frame[Study], channel: Channel) -> list[dg.AssetsDefi
         reads=["seed", "system_prompt", "child.lora", "child.training", *(["child.soft"] if soft else [])],
         deps=["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
         kinds={"pytorch", "huggingface"},
-        partitioned=True,
+        by=BY_GROUP,
         gpu=True,
         description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint an epoch.",
     )
@@ -75,7 +76,7 @@ def _channel_assets(frame: Frame[Study], channel: Channel) -> list[dg.AssetsDefi
         reads=["seed", "system_prompt", "prompt_lists", "preferences"],
         deps=["base_model", "base_preferences", f"{prefix}child_lora"],
         kinds={"pytorch", "parquet"},
-        partitioned=True,
+        by=BY_GROUP,
         gpu=True,
         description=f"The child's favourite animals ({channel} channel): exact probabilities and sampled answers.",
     )

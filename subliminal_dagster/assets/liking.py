@@ -30,7 +30,6 @@ def liking_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         reads=["seed", "animals", "comparison"],
         deps=["base_preferences", "teacher_preferences", *scored],
         kinds={"pandas", "statsmodels"},
-        partitioned=False,
         gpu=False,
         description="How each animal is liked by the child of its own numbers, of other animals' numbers, of control "
         "numbers and by the base model, with intervals, tests and the specificity contrast gamma.",

@@ -49,7 +49,6 @@ def _sweep_asset(frame: Frame[ToyStudy], name: str, experiment: "Experiment") ->
         ],
         deps=[],
         kinds={"numba" if settings.is_small else "pytorch"},
-        partitioned=False,
         gpu=not settings.is_small,
         description=f"{ABOUT[experiment]} Setting {name}: {settings.features} features in {settings.hidden} "
         f"dimensions, {len(settings.densities)} densities, {settings.seeds} seeds.",
@@ -88,7 +87,6 @@ def _digits_asset(frame: Frame[ToyStudy]) -> dg.AssetsDefinition:
         reads=["seed", "digits"],
         deps=[],
         kinds={"pytorch", "scikitlearn"},
-        partitioned=False,
         gpu=False,
         description="Classifiers of scikit-learn's 8x8 digits: a child distilled without one digit, and one trained on "
         "noise to match logits that no loss of its teacher's touched.",
@@ -126,7 +124,6 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
         reads=["post", *(f"settings.{name}.predicts" for name in study.settings)],
         deps=[*sweeps, "digits"],
         kinds={"pandas", "matplotlib"},
-        partitioned=False,
         gpu=False,
         description="What children recover against their teacher's superposition, in all settings; and what the post "
         "says, with controls, larger models and real data: each statement with its criterion, what was measured, and "

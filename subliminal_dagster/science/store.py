@@ -51,6 +51,8 @@ _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _SETTLED_NS = 2_000_000_000
 _NO_PARTITION = "_"
+# What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
+_AXES, _AXES_IN_PATHS = "|", "@"
 
 _Found = TypeVar("_Found")
 
@@ -125,7 +127,8 @@ class Draft:
 
 @dataclass(frozen=True)
 class _Key:
-    """Which artifact; names are checked when it is made, because they become paths."""
+    """Which artifact; names are checked when it is made, because they become paths. A partition of two axes is written
+    `owl|09`."""
 
     study: str
     asset: str
@@ -135,11 +138,12 @@ class _Key:
         _check_name("study", self.study)
         _check_name("asset", self.asset)
         if self.partition is not None:
-            _check_name("partition", self.partition)
+            for part in self.partition.split(_AXES):
+                _check_name("partition", part)
 
     @property
     def relative(self) -> str:
-        return f"{self.study}/{self.asset}/{self.partition or _NO_PARTITION}"
+        return f"{self.study}/{self.asset}/{(self.partition or _NO_PARTITION).replace(_AXES, _AXES_IN_PATHS)}"
 
     @property
     def label(self) -> str:
@@ -965,7 +969,11 @@ def _names_among(folders: Iterable[str]) -> list[str]:
 
 
 def _as_partitions(folders: Collection[str]) -> list[str | None]:
-    return [*([None] if _NO_PARTITION in folders else []), *_names_among(folders)]
+    partitions = [folder for folder in folders if all(_is_name(part) for part in folder.split(_AXES_IN_PATHS))]
+    return [
+        *([None] if _NO_PARTITION in folders else []),
+        *(name.replace(_AXES_IN_PATHS, _AXES) for name in partitions),
+    ]
 
 
 def _remove_folder(folder: Path) -> int:

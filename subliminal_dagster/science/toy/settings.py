@@ -131,5 +131,10 @@ class ToyStudy(StudyHeader):
         return self
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are looked into: none."""
+        return ()
+
+    @property
     def subjects(self) -> tuple[str, ...]:
         return (*self.settings, "digits")
