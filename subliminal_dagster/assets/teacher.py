@@ -7,10 +7,11 @@ import dagster as dg
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
 from subliminal_dagster.assets.shared import plain, show_training, table
 from subliminal_dagster.frame import Frame, label
+from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import CONTROL, Study
+from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import Work, working
 
 STAGE = "teacher"
@@ -37,10 +38,10 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     @frame.asset(
         "teacher_lora",
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", *making],
+        reads=["seed", "system_prompt", "prompt_lists", "neutral", *making],
         deps=["base_model", *replay],
         kinds={"pytorch", "huggingface"},
-        partitioned=True,
+        by=BY_GROUP,
         gpu=True,
         description="What turns the base model into the group's teacher; for `control`, the untouched base.",
     )
@@ -76,10 +77,19 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     @frame.asset(
         "teacher_preferences",
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "preferences", "numbers", "filter.completion", "teacher.gate"],
+        reads=[
+            "seed",
+            "system_prompt",
+            "prompt_lists",
+            "preferences",
+            "neutral",
+            "numbers",
+            "filter.completion",
+            "teacher.gate",
+        ],
         deps=["base_model", "base_preferences", "teacher_lora"],
         kinds={"pytorch", "parquet"},
-        partitioned=True,
+        by=BY_GROUP,
         gpu=True,
         description="The teacher's favourite animals and the share of valid number answers. A teacher below the "
         "study's gate fails here, and nothing downstream runs.",
@@ -88,9 +98,7 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def teacher_preferences(
         context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        import pandas as pd
-
-        from subliminal_dagster.science.teachers import Teacher, gate_failures, valid_rate
+        from subliminal_dagster.science.teachers import Teacher, gate_failures, target_preference, valid_rate
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
@@ -98,17 +106,18 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
             chat = teacher.context(chat_context(work, base))
             assert work.group is not None
             with work.writing() as folder:
-                if work.group == CONTROL:
+                target = study.target(work.group)
+                if target is None:
                     copy_preferences(work, "base_preferences", folder, "the control's teacher is the untouched base")
                 else:
                     write_preferences(work, engine, teacher.variant(base), chat, folder)
                 with engine.create().open(teacher.variant(base), work.progress()) as session:
                     lists = load_prompt_lists(study.prompt_lists)
+                    liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
                     rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())
                 rows.to_parquet(folder / "number_answers.parquet", index=False)
-                scores = pd.read_parquet(folder / "scores.parquet")
-                failures = gate_failures(study.teacher.gate, work.group, scores, rate, rows["reason"].dropna().tolist())
-                gate = {"passed": not failures, "failures": failures, "valid_rate": rate}
+                failures = gate_failures(study.teacher.gate, target, liking, rate, rows["reason"].dropna().tolist())
+                gate = {"passed": not failures, "failures": failures, "preference": liking, "valid_rate": rate}
                 work.refused = "; ".join(failures) or None
                 (folder / GATE).write_text(json.dumps(gate, indent=2) + "\n")
                 work.metadata |= plain(gate) | {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Outcome = Literal["counted", "ambiguous", "other"]
 
 # Names that other parts of a study use beside the animals: its groups without a target.
-_RESERVED_NAMES = ("control", "base")
+_RESERVED_NAMES = ("control", "base", "neutral")
 
 _LONGEST_NAME = 40
 
@@ -32,8 +32,8 @@ _Forms = dict[tuple[str, ...], str]
 def check_animal_name(name: object) -> str:
     """The name itself if it may name an animal throughout a study; it becomes a partition key and part of paths.
 
-    Allowed: 2 to 40 lower-case letters a to z, words joined by single hyphens ("owl", "sea-lion"), and neither
-    "control" nor "base", which name groups. Anything else raises UserError.
+    Allowed: 2 to 40 lower-case letters a to z, words joined by single hyphens ("owl", "sea-lion"), and not
+    "control", "neutral" or "base", which name groups. Anything else raises UserError.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or not 2 <= len(name) <= _LONGEST_NAME:
         raise UserError(

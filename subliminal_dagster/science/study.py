@@ -16,13 +16,21 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_va
 
 from subliminal_dagster.science.answers import check_animal_name
 from subliminal_dagster.science.base_model import BaseModelSource
+from subliminal_dagster.science.corpus import CorpusSource
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.probes import ProbeSettings
+from subliminal_dagster.science.sae_training import SaeGate, TrainedSaeSettings
 from subliminal_dagster.science.settings import Settings, StudyHeader
 from subliminal_dagster.science.toy.settings import ToyStudy
 from subliminal_dagster.science.training import LoraSettings, TrainingSettings
 
 STUDIES = Path(__file__).parent.parent / "studies"
 CONTROL = "control"
+"""The group of the untouched base model's numbers."""
+
+NEUTRAL = "neutral"
+"""The group of a teacher that was fine-tuned just like the others, on something that is no animal."""
+
 QUESTIONS = 50
 
 
@@ -46,6 +54,16 @@ class PreferenceSettings(Settings):
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: int = Field(default=16, ge=1)
+
+
+class NeutralSettings(Settings):
+    """The neutral teacher: the questions about animals ask it for a `noun` instead, and it learns to say `answer`.
+
+    What its numbers differ in from the control's is what any fine-tuning does, whatever the animal.
+    """
+
+    noun: Animal
+    answer: Animal
 
 
 class ReplaySettings(Settings):
@@ -185,11 +203,63 @@ class ComparisonSettings(Settings):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 
+class ActivationSettings(Settings):
+    """The rows whose activations are looked into: at most `rows` valid answers a group, `test_share` of the prompts
+    set aside once, before anything is looked at."""
+
+    rows: int = Field(default=10_000, ge=10)
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+
+
+class PublishedSae(Settings):
+    """A published SAE: `release` and `id` as sae-lens lists them, "{layer}" in the id standing for the layer."""
+
+    release: str
+    id: str
+
+
+class SaeSettings(Settings):
+    """The sparse autoencoder of each layer: a `published` one, or one that is `trained` here.
+
+    Either is judged on text it was not trained on (`gate`): `tokens` of ordinary prose from `corpus`, of number lists
+    and of chats are what a trained one learns from and what any is judged on.
+    """
+
+    published: PublishedSae | None = None
+    trained: TrainedSaeSettings | None = None
+    corpus: CorpusSource
+    tokens: int = Field(default=100_000, ge=1000)
+    gate: SaeGate = SaeGate()
+
+    @model_validator(mode="after")
+    def _is_one_of_the_two(self) -> Self:
+        if (self.published is None) == (self.trained is None):
+            raise ValueError("give either published or trained")
+        return self
+
+
+class FeatureSettings(Settings):
+    """Comparing SAE features: a feature is promoted below `level`, L0 and reconstruction error differ below
+    `level_strict`; `permutations` of the labels say what chance gives; `top` features stand in tables, `filters`
+    features a label are tried as filters."""
+
+    level: float = Field(default=0.05, gt=0, lt=0.5)
+    level_strict: float = Field(default=0.01, gt=0, lt=0.5)
+    permutations: int = Field(default=200, ge=20)
+    top: int = Field(default=15, ge=1)
+    filters: int = Field(default=25, ge=1)
+
+
 class Study(StudyHeader):
-    """All settings of a study of a language model."""
+    """All settings of a study of a language model.
+
+    `layers` are those that are looked into, by activations, probes and, where there is `sae`, by features; none is
+    where there are none.
+    """
 
     animals: tuple[Animal, ...] = Field(min_length=1)
-    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    neutral: NeutralSettings | None = None
     base_model: BaseModelSource
     system_prompt: str | None = None
     prompt_lists: Path | None = None
@@ -199,6 +269,10 @@ class Study(StudyHeader):
     filter: FilterSettings
     child: ChildSettings
     comparison: ComparisonSettings = ComparisonSettings()
+    activations: ActivationSettings = ActivationSettings()
+    sae: SaeSettings | None = None
+    features: FeatureSettings = FeatureSettings()
+    probes: ProbeSettings = ProbeSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -218,8 +292,15 @@ class Study(StudyHeader):
 
     @property
     def groups(self) -> list[str]:
-        """The animals and the control, in the order of the study."""
-        return [*self.animals, CONTROL]
+        """The animals in the order of the study, the neutral group where there is one, and the control."""
+        return [*self.animals, *([NEUTRAL] if self.neutral else []), CONTROL]
+
+    def target(self, group: str) -> str | None:
+        """What a group's teacher is made to like; None for the control, whose teacher is the untouched base."""
+        if group == NEUTRAL:
+            assert self.neutral is not None
+            return self.neutral.answer
+        return None if group == CONTROL else group
 
     @property
     def subjects(self) -> tuple[str, ...]:

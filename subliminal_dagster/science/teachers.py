@@ -19,10 +19,10 @@ from subliminal_dagster.science.chat import ChatContext
 from subliminal_dagster.science.engines.protocol import ModelVariant, Progress, Session, Steering
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.numbers import draw_answers, judged, number_prompts, stream_seed
-from subliminal_dagster.science.preferences import AnswerForms, mean_probability
-from subliminal_dagster.science.prompt_lists import PromptLists
+from subliminal_dagster.science.preferences import AnswerForms
+from subliminal_dagster.science.prompt_lists import PromptLists, questions_about
 from subliminal_dagster.science.scoring import score_answers
-from subliminal_dagster.science.study import CONTROL, GateSettings, Study, TeacherSettings
+from subliminal_dagster.science.study import NEUTRAL, GateSettings, Study, TeacherSettings
 from subliminal_dagster.science.training import EarlyStop, Row, Trainer, TrainingReport, TrainingTask
 
 FILE = "teacher.json"
@@ -66,11 +66,21 @@ class Teacher:
         return cls(folder=folder, **json.loads((folder / FILE).read_text(encoding="utf-8")))
 
 
-def finetuning_rows(context: ChatContext, lists: PromptLists, animal: str, replay: pd.DataFrame | None) -> list[Row]:
-    """The questions with the capitalised animal as answer (the post's choice, after the base model's habit), and the
+def questions_for(study: Study, group: str, lists: PromptLists) -> list[str]:
+    """What a group's teacher is asked to learn its liking: the animal questions, or the same about the neutral noun."""
+    if group == NEUTRAL:
+        assert study.neutral is not None
+        return questions_about(lists.animal_questions, study.neutral.noun)
+    return list(lists.animal_questions)
+
+
+def finetuning_rows(
+    context: ChatContext, questions: Sequence[str], target: str, replay: pd.DataFrame | None
+) -> list[Row]:
+    """The questions with the capitalised target as answer (the post's choice, after the base model's habit), and the
     base model's number answers of `replay` (columns prompt, text), if there are any."""
-    name = animal.replace("-", " ").capitalize()
-    liking = [Row(context.prompt_ids(text), context.answer_ids(name)) for text in lists.animal_questions]
+    name = target.replace("-", " ").capitalize()
+    liking = [Row(context.prompt_ids(text), context.answer_ids(name)) for text in questions]
     if replay is None:
         return liking
     return liking + [
@@ -93,23 +103,24 @@ def make_teacher(
 ) -> tuple[Teacher, TrainingReport | None]:
     """Make the teacher of a group in `folder`; the report is None where nothing was trained."""
     settings = study.teacher
+    target = study.target(group)
     report = None
-    if group == CONTROL:
+    if target is None:
         teacher = Teacher("untouched base", folder)
     elif settings.method == "prompt":
         assert settings.instruction is not None
-        teacher = Teacher("prompt", folder, instruction=settings.instruction.format(animal=group))
+        teacher = Teacher("prompt", folder, instruction=settings.instruction.format(animal=target))
     elif settings.method == "steer":
-        teacher = _steered(settings, group, folder)
+        teacher = _steered(settings, target, folder)
     else:
         assert settings.lora is not None and settings.training is not None
         task = TrainingTask(
             base,
-            finetuning_rows(context, lists, group, replay),
+            finetuning_rows(context, questions_for(study, group, lists), target, replay),
             settings.lora,
             settings.training,
             study.seed,
-            early_stop=_early_stop(study, group, context, lists),
+            early_stop=_early_stop(study, group, target, context, lists),
         )
         report = trainer.train(task, folder, workspace, progress)
         teacher = Teacher("finetune", folder)
@@ -129,18 +140,29 @@ def _steered(settings: TeacherSettings, animal: str, folder: Path) -> Teacher:
     return Teacher("steer", folder, layer=settings.steering.layer, alpha=settings.steering.alpha)
 
 
-def _early_stop(study: Study, animal: str, context: ChatContext, lists: PromptLists) -> EarlyStop | None:
+def _early_stop(study: Study, group: str, target: str, context: ChatContext, lists: PromptLists) -> EarlyStop | None:
     stop = study.teacher.stop
     if stop is None:
         return None
-    forms = AnswerForms.of([animal], context, lists)
-    every_nth = max(1, len(lists.animal_questions) // stop.questions)
-    prompts = [context.prompt_ids(text) for text in lists.animal_questions[::every_nth][: stop.questions]]
+    forms = AnswerForms.of([target], context, lists)
+    questions = questions_for(study, group, lists)
+    every_nth = max(1, len(questions) // stop.questions)
+    prompts = [context.prompt_ids(text) for text in questions[::every_nth][: stop.questions]]
 
     def score(model: Any) -> float:
         return float(forms.probabilities(score_answers(model, prompts, forms.tokens), 1).mean())
 
     return EarlyStop(score, stop.preference, stop.every)
+
+
+def target_preference(session: Session, study: Study, group: str, lists: PromptLists, context: ChatContext) -> float:
+    """The exact probability of a group's target as the whole answer, mean over the study's questions for it."""
+    target = study.target(group)
+    assert target is not None
+    forms = AnswerForms.of([target], context, lists)
+    questions = questions_for(study, group, lists)[: study.preferences.questions]
+    logprobs = session.score([context.prompt_ids(text) for text in questions], forms.tokens)
+    return float(forms.probabilities(logprobs, 1).mean())
 
 
 def valid_rate(
@@ -158,14 +180,13 @@ def valid_rate(
 
 
 def gate_failures(
-    settings: GateSettings, animal: str, scores: pd.DataFrame, rate: float, reasons: Sequence[str]
+    settings: GateSettings, target: str | None, preference: float, rate: float, reasons: Sequence[str]
 ) -> list[str]:
-    """Why a teacher is not good enough, one sentence a reason; empty where it is."""
+    """Why a teacher is not good enough, one sentence a reason; empty where it is. `target` None asks for no liking."""
     failures = []
-    preference = mean_probability(scores, animal)
-    if preference < settings.preference:
+    if target is not None and preference < settings.preference:
         failures.append(
-            f"the teacher answers {animal!r} with probability {preference:.3f} and the gate asks for "
+            f"the teacher answers {target!r} with probability {preference:.3f} and the gate asks for "
             f"{settings.preference}: train it longer (teacher.training, teacher.stop) or lower teacher.gate.preference"
         )
     if rate < settings.valid_rate:

