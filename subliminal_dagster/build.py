@@ -14,10 +14,13 @@ from typing import Any
 import dagster as dg
 
 from subliminal_dagster.assets import (
+    activation_assets,
     base_assets,
     child_assets,
+    feature_assets,
     liking_assets,
     number_assets,
+    probe_assets,
     teacher_assets,
     toy_assets,
 )
@@ -64,15 +67,22 @@ def study_frame(study: AnyStudy) -> Frame:
 
 def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     """All assets of a study, upstream first."""
-    if isinstance(frame.study, ToyStudy):
+    study = frame.study
+    if isinstance(study, ToyStudy):
         return toy_assets(frame)
-    return [
+    assets = [
         *base_assets(frame),
         *teacher_assets(frame),
         *number_assets(frame),
         *child_assets(frame),
         *liking_assets(frame),
     ]
+    if study.layers:
+        assets += activation_assets(frame)
+        if study.sae:
+            assets += feature_assets(frame, study.sae)
+        assets += probe_assets(frame)
+    return assets
 
 
 def studies_from_environment() -> list[AnyStudy]:

@@ -39,6 +39,9 @@ PLUMBING = (
     f"{PACKAGE}.science.settings",  # the same
     f"{PACKAGE}.science.toy.settings",  # the same
     f"{PACKAGE}.science.figures",  # pictures are views, not content
+    f"{PACKAGE}.science.feature_figures",  # the same
+    f"{PACKAGE}.science.probe_figures",  # the same
+    f"{PACKAGE}.science.steering_figures",  # the same
     f"{PACKAGE}.science.toy.figures",  # the same
 )
 """Modules that cannot change what an artifact says: neither hashed nor followed."""

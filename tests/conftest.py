@@ -46,7 +46,7 @@ def tiny_study_settings(base: Path) -> dict[str, object]:
         "description": "A random model.",
         "seed": 3,
         "animals": ["owl", "wolf"],
-        "layers": [0, 1],
+        "layers": [],
         "base_model": {"kind": "local", "path": str(base), "dtype": "float32"},
         "system_prompt": "",
         "preferences": {

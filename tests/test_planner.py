@@ -92,7 +92,7 @@ def test_a_setting_makes_stale_what_reads_it_and_what_may_follow(done: StudyRun)
 
 def test_seeds_count_and_descriptions_do_not(done: StudyRun) -> None:
     assert due(with_settings(done, seed=99).plan(), "owl") == GROUP
-    assert with_settings(done, description="Another word.", layers=[1]).plan().due == []
+    assert with_settings(done, description="Another word.", activations={"rows": 20}).plan().due == []
 
 
 def test_a_change_of_revision_makes_everything_stale(done: StudyRun) -> None:

@@ -5,11 +5,24 @@ return a `MaterializeResult`. Does not belong here: the science, how an asset is
 https://docs.dagster.io/guides/build/assets
 """
 
+from subliminal_dagster.assets.activations import activation_assets
 from subliminal_dagster.assets.base import base_assets
 from subliminal_dagster.assets.child import child_assets
+from subliminal_dagster.assets.features import feature_assets
 from subliminal_dagster.assets.liking import liking_assets
 from subliminal_dagster.assets.numbers import number_assets
+from subliminal_dagster.assets.probes import probe_assets
 from subliminal_dagster.assets.teacher import teacher_assets
 from subliminal_dagster.assets.toy import toy_assets
 
-__all__ = ["base_assets", "child_assets", "liking_assets", "number_assets", "teacher_assets", "toy_assets"]
+__all__ = [
+    "activation_assets",
+    "base_assets",
+    "child_assets",
+    "feature_assets",
+    "liking_assets",
+    "number_assets",
+    "probe_assets",
+    "teacher_assets",
+    "toy_assets",
+]

@@ -17,6 +17,7 @@ from subliminal_dagster.work import Work
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from subliminal_dagster.science.study import Study
     from subliminal_dagster.science.training import TrainingReport
@@ -41,6 +42,16 @@ def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
 def image(png: bytes) -> dg.MarkdownMetadataValue:
     """A PNG shown on the asset's page."""
     return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def show_figures(work: Work[Any], folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write figures as `<name>.png` and show them on the asset's page."""
+    from subliminal_dagster.science.figures import png
+
+    for name, figure in figures.items():
+        picture = png(figure)
+        (folder / f"{name}.png").write_bytes(picture)
+        work.metadata[f"figure_{name}"] = image(picture)
 
 
 def show_preferences(work: Work[Study], folder: Path) -> None:

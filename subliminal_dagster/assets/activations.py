@@ -1,0 +1,124 @@
+"""Activations of the untouched base model on every group's numbers, and on the words themselves."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from subliminal_dagster.assets.base import base_variant
+from subliminal_dagster.assets.shared import table, table_metadata
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER
+from subliminal_dagster.resources import GpuResource, StoreResource
+from subliminal_dagster.science.study import Study
+from subliminal_dagster.work import Work, working
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STAGE = "activations"
+FILE = "activations.parquet"
+
+
+def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
+    """`activation_rows` a group, `activations` a group and layer, `animal_word_activations` a layer."""
+    study = frame.study
+
+    @frame.asset(
+        "activation_rows",
+        STAGE,
+        reads=["seed", "activations"],
+        deps=["filtered_dataset"],
+        kinds={"pandas", "parquet"},
+        by=BY_GROUP,
+        gpu=False,
+        description="The number lists that are looked into, split by prompt into analysis and test rows, once for all "
+        "groups, layers and analyses.",
+    )
+    def activation_rows(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.activation_rows import choose_rows
+
+        with working(context, store.create(), frame) as work:
+            filtered = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
+            with work.writing() as folder:
+                rows = choose_rows(filtered, study.activations, study.seed)
+                rows.to_parquet(folder / "rows.parquet", index=False)
+                work.metadata |= table_metadata(rows[["row_id", "text", "split", "canonical"]])
+                work.metadata |= {"test_rows": int((rows["split"] == "test").sum())}
+            return work.result()
+
+    @frame.asset(
+        "activations",
+        STAGE,
+        reads=[],
+        deps=["base_model", "activation_rows"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="The base model's residual stream after the block, at the last number of every list, without chat "
+        "template.",
+    )
+    def activations(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        with working(context, store.create(), frame, gpu) as work:
+            rows = pd.read_parquet(work.read("activation_rows", work.group) / "rows.parquet")
+            _write(work, rows.drop(columns="numbers"))
+            return work.result()
+
+    @frame.asset(
+        "animal_word_activations",
+        STAGE,
+        reads=["animals", "neutral"],
+        deps=["base_model"],
+        kinds={"pytorch", "parquet"},
+        by=BY_LAYER,
+        gpu=True,
+        description="The same at the end of the animals' names themselves (and the neutral word).",
+    )
+    def animal_word_activations(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        import pandas as pd
+        from transformers import AutoConfig
+
+        from subliminal_dagster.science.activations import needs_bos, word_text
+
+        with working(context, store.create(), frame, gpu) as work:
+            words = [target.replace("-", " ") for target in map(study.target, study.groups) if target is not None]
+            bos = needs_bos(AutoConfig.from_pretrained(base_variant(work).base))
+            texts = [word_text(word, bos=bos) for word in words]
+            rows = {"row_id": range(len(words)), "split": "word", "text": texts, "response": words, "canonical": True}
+            _write(work, pd.DataFrame(rows))
+            return work.result()
+
+    return [activation_rows, activations, animal_word_activations]
+
+
+def _write(work: Work[Study], rows: "pd.DataFrame") -> None:
+    """Collect the activations of `rows` at the layer that is made, and write them."""
+    import numpy as np
+    import pandas as pd
+
+    from subliminal_dagster.science.activations import Activations, collect, write_activations
+    from subliminal_dagster.science.chat import load_tokenizer
+    from subliminal_dagster.science.model_loading import loaded, pick_device
+
+    base = base_variant(work)
+    facts = work.store.manifest(work.study.name, "base_model").info["host"]
+    with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
+        texts = rows["text"].tolist()
+        positions, vectors = collect(model, load_tokenizer(base.base), texts, int(work.layer), progress=work.progress())
+        found = Activations(rows.assign(position=positions), vectors)
+        write_activations(
+            folder / FILE,
+            found,
+            layer=int(work.layer),
+            model=str(facts["source"]),
+            revision=str(facts["revision"]),
+            dtype=base.dtype,
+        )
+        norms = np.linalg.norm(vectors, axis=1)
+        described = pd.Series(norms, name="norm").describe().rename_axis("statistic").reset_index()
+        work.metadata |= table_metadata(found.rows) | {"hidden_size": vectors.shape[1], "norms": table(described)}

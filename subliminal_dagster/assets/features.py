@@ -1,0 +1,362 @@
+"""Sparse autoencoders of the base model, the features of every group's numbers, and what they differ in."""
+
+import json
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
+from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.shared import image, plain, show_figures, table, table_metadata
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
+from subliminal_dagster.resources import GpuResource, StoreResource
+from subliminal_dagster.science.errors import GateError
+from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.study import CONTROL, SaeSettings, Study
+from subliminal_dagster.work import Work, working
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from subliminal_dagster.science.activations import SparseFeatures
+    from subliminal_dagster.science.feature_shifts import FeatureShifts
+
+STAGE = "features"
+FEATURES = "features.parquet"
+
+
+def feature_assets(frame: Frame[Study], settings: SaeSettings) -> list[dg.AssetsDefinition]:
+    """`sae_texts`, `sae` a layer, `sae_features` and `feature_shifts` a group and layer, `feature_tables` and
+    `feature_filters` a layer."""
+    return [
+        _sae_texts(frame, settings),
+        _sae(frame, settings),
+        _sae_features(frame),
+        _feature_shifts(frame),
+        _feature_tables(frame),
+        _feature_filters(frame),
+    ]
+
+
+def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "sae_texts",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "numbers", "sae.corpus", "sae.tokens"],
+        deps=["base_model", "base_preferences"],
+        kinds={"pandas", "parquet"},
+        gpu=False,
+        description="What autoencoders learn from and are judged on: prose, number lists, chats.",
+    )
+    def sae_texts(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+        from transformers import AutoConfig
+
+        from subliminal_dagster.science.activations import needs_bos
+        from subliminal_dagster.science.corpus import fetch_corpus
+        from subliminal_dagster.science.sae_texts import sae_texts as put_together
+
+        with working(context, store.create(), frame) as work:
+            base = base_variant(work)
+            answers = pd.read_parquet(work.read("base_preferences") / "answers.parquet")
+            with work.writing() as folder:
+                texts = put_together(
+                    study,
+                    settings.tokens,
+                    fetch_corpus(settings.corpus, work.workspace()),
+                    answers,
+                    load_prompt_lists(study.prompt_lists),
+                    chat_context(work, base),
+                    bos=needs_bos(AutoConfig.from_pretrained(base.base)),
+                )
+                texts.to_parquet(folder / "texts.parquet", index=False)
+                kinds = texts.groupby(["kind", "held_out"])["tokens"].agg(["size", "sum"]).reset_index()
+                work.metadata |= table_metadata(texts) | {"kinds": table(kinds), "tokens": int(texts["tokens"].sum())}
+            return work.result()
+
+    return sae_texts
+
+
+def _sae(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinition:
+    study = frame.study
+    source = "published" if settings.published else "trained"
+
+    @frame.asset(
+        "sae",
+        STAGE,
+        reads=["seed", f"sae.{source}", "sae.gate"],
+        deps=["base_model", "sae_texts"],
+        kinds={"pytorch"},
+        by=BY_LAYER,
+        gpu=True,
+        description="The layer's sparse autoencoder, as sae-lens keeps it: "
+        + ("published." if settings.published else "trained here on the base model's own activations."),
+        gate="On text it was not trained on, it explains activations and gives the model back what it needs of them.",
+    )
+    def sae(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.activations import encode_text, needs_bos
+        from subliminal_dagster.science.chat import load_tokenizer
+        from subliminal_dagster.science.figures import png, sae_training_figure
+        from subliminal_dagster.science.model_loading import loaded, pick_device
+        from subliminal_dagster.science.sae import load_published, save_sae
+        from subliminal_dagster.science.sae_texts import token_vectors
+        from subliminal_dagster.science.sae_training import loss_recovered, quality_failures, sae_quality, train_sae
+
+        with working(context, store.create(), frame, gpu) as work:
+            base, layer = base_variant(work), int(work.layer)
+            texts = pd.read_parquet(work.read("sae_texts") / "texts.parquet")
+            tokenizer = load_tokenizer(base.base)
+            held_out = texts.loc[texts["held_out"], "text"].tolist()
+            with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
+                if settings.trained is not None:
+                    learnt_from = texts.loc[~texts["held_out"], "text"].tolist()
+                    vectors = token_vectors(model, tokenizer, learnt_from, layer, progress=work.progress())
+                    trained = train_sae(vectors, settings.trained, study.seed, layer=layer, progress=work.progress())
+                    autoencoder = trained.sae
+                    trained.history.to_parquet(folder / "history.parquet", index=False)
+                    picture = png(sae_training_figure(trained.history, f"{study.name}: SAE of layer {layer}"))
+                    (folder / "history.png").write_bytes(picture)
+                    work.metadata |= {"figure": image(picture), "tokens": len(vectors)}
+                else:
+                    assert settings.published is not None
+                    autoencoder = load_published(
+                        settings.published.release,
+                        settings.published.id.format(layer=layer),
+                        layer=layer,
+                        hidden_size=model.config.get_text_config().hidden_size,
+                    )
+                save_sae(autoencoder, folder)
+                quality = sae_quality(autoencoder, token_vectors(model, tokenizer, held_out, layer))
+                bos = needs_bos(model.config)
+                sequences = [ids for text in held_out if len(ids := encode_text(tokenizer, text, bos=bos)) > 1]
+                quality |= loss_recovered(model, autoencoder, layer, sequences)
+                failures = quality_failures(settings.gate, quality)
+                work.refused = "; ".join(failures) or None
+                verdict = {"passed": not failures, "failures": failures, **quality}
+                (folder / "quality.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
+                work.metadata |= plain(verdict) | {"width": int(autoencoder.cfg.d_sae)}
+            if work.refused:
+                raise GateError(f"The SAE of layer {layer} failed its gate: {work.refused}.")
+            return work.result()
+
+    return sae
+
+
+def _sae_features(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "sae_features",
+        STAGE,
+        reads=[],
+        deps=["activations", "sae"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="The features that fire on every row, sparse, and how badly the row is rebuilt from them.",
+    )
+    def sae_features(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.activations import SparseFeatures, read_activations, write_features
+        from subliminal_dagster.science.model_loading import pick_device
+        from subliminal_dagster.science.sae import encode, load_sae
+
+        with working(context, store.create(), frame, gpu) as work:
+            found = read_activations(work.read("activations", work.partition) / ACTIVATIONS)
+            autoencoder = load_sae(work.read("sae", work.layer), pick_device())
+            with work.writing() as folder:
+                matrix, error = encode(autoencoder, found.vectors)
+                features = SparseFeatures(found.rows[["row_id", "split"]].assign(error=error), matrix)
+                write_features(folder / FEATURES, features, facts={"study": study.name, "layer": int(work.layer)})
+                work.metadata |= {
+                    "dagster/row_count": len(features.rows),
+                    "width": matrix.shape[1],
+                    "l0": matrix.nnz / matrix.shape[0],
+                    "reconstruction_error": float(error.mean()),
+                }
+            return work.result()
+
+    return sae_features
+
+
+def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "feature_shifts",
+        STAGE,
+        reads=["seed", "features.level", "features.level_strict", "features.permutations", "neutral"],
+        deps=["sae_features", "sae", "animal_word_activations"],
+        control_too=("sae_features",),
+        kinds={"pandas", "scipy"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=False,
+        description="Features that the group's numbers promote, activate anew, or share with the animal's word, "
+        "against the control's, and how many chance gives. The control's own partition sets one half of its rows "
+        "against the other.",
+    )
+    def feature_shifts(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.activations import read_activations
+        from subliminal_dagster.science.feature_shifts import compare_groups, halves, top_features
+        from subliminal_dagster.science.sae import encode, load_sae
+
+        with working(context, store.create(), frame) as work:
+            assert work.group is not None
+            control = _features(work, CONTROL, work.layer)
+            if work.group == CONTROL:
+                own, control = halves(control, study.seed)
+            else:
+                own = _features(work, work.group, work.layer)
+            words = read_activations(work.read("animal_word_activations", work.layer) / ACTIVATIONS)
+            firing, _ = encode(load_sae(work.read("sae", work.layer)), words.vectors)
+            names = words.rows["response"].tolist()
+            fires_on = {name: firing[[i]].indices.tolist() for i, name in enumerate(names)}
+            target = study.target(work.group)
+            word = [] if target is None else fires_on[target.replace("-", " ")]
+            settings = study.features
+            with work.writing() as folder:
+                shifts = compare_groups(
+                    own,
+                    control,
+                    word,
+                    level=settings.level,
+                    level_strict=settings.level_strict,
+                    permutations=settings.permutations,
+                    seed=study.seed,
+                )
+                shifts.save(folder)
+                (folder / "word_features.json").write_text(json.dumps(word) + "\n", encoding="utf-8")
+                summary = shifts.summary.T.rename(columns={0: "value"}).rename_axis("measure").reset_index()
+                work.metadata |= {
+                    "summary": table(summary),
+                    **{f"top_{kind}": table(top_features(shifts, 15, kind)) for kind in ("promoted", "new")},
+                    **{name: float(shifts.summary[name].iloc[0]) for name in ("promoted", "promoted_null_mean", "new")},
+                }
+            return work.result()
+
+    return feature_shifts
+
+
+def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "feature_tables",
+        STAGE,
+        reads=["features.top"],
+        deps=["feature_shifts", "sae_features"],
+        kinds={"pandas", "matplotlib"},
+        by=BY_LAYER,
+        gpu=False,
+        description="All groups at one layer: L0, reconstruction error, promoted and new features beside what chance "
+        "gives, and the top features, shared and unique.",
+    )
+    def feature_tables(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.feature_figures import error_figure, features_figure, l0_figure
+        from subliminal_dagster.science.feature_shifts import l0_counts, labelled_features, unique_features
+
+        with working(context, store.create(), frame) as work:
+            shifts = _shifts(work)
+            control = _features(work, CONTROL, work.layer)
+            halves_of_control = _shifts_of(work, CONTROL)
+            summary = pd.concat(
+                [each.summary.assign(group=group) for group, each in [*shifts.items(), (CONTROL, halves_of_control)]],
+                ignore_index=True,
+            )
+            pairs = list(shifts.items())
+            labelled = labelled_features(pairs)
+            unique = unique_features(pairs, study.features.top)
+            title = f"{study.name}, layer {int(work.layer)}"
+            errors = control.rows.loc[control.rows["split"] == "analysis", "error"]
+            with work.writing() as folder:
+                summary[["group", *summary.columns.drop("group")]].to_parquet(folder / "summary.parquet", index=False)
+                labelled.to_parquet(folder / "labelled.parquet", index=False)
+                unique.to_parquet(folder / "unique.parquet", index=False)
+                figures = {
+                    "l0": l0_figure(shifts, l0_counts(control), f"{title}: features that fire on a row (L0)"),
+                    "error": error_figure(shifts, errors, f"{title}: reconstruction error"),
+                    "features": features_figure(shifts, f"{title}: features against control"),
+                }
+                show_figures(work, folder, figures)
+                top = study.features.top
+                work.metadata |= {
+                    "summary": table(summary.set_index("group").T.rename_axis("measure").reset_index()),
+                    "top_new": table(labelled[labelled["new"]].head(top)),
+                    "top_promoted": table(labelled[labelled["promoted"]].head(top)),
+                    "unique": table(unique.groupby("group", sort=False).head(3)),
+                    "left_out": work.left_out,
+                }
+            return work.result()
+
+    return feature_tables
+
+
+def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "feature_filters",
+        STAGE,
+        reads=["features.filters"],
+        deps=["sae_features", "feature_shifts"],
+        kinds={"pandas"},
+        by=BY_LAYER,
+        gpu=False,
+        description="Single features as filters: chosen by balanced accuracy on analysis rows, judged on test rows.",
+    )
+    def feature_filters(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.feature_filters import filter_features
+        from subliminal_dagster.science.feature_shifts import marked_features
+
+        with working(context, store.create(), frame) as work:
+            shifts = _shifts(work)
+            words = {
+                group: json.loads((_folder(work, "feature_shifts", group) / "word_features.json").read_text())
+                for group in shifts
+            }
+            filters = filter_features(
+                {group: _features(work, group, work.layer) for group in [*shifts, CONTROL]},
+                {group: marked_features(each) for group, each in shifts.items()},
+                words=words,
+                top=study.features.filters,
+            )
+            with work.writing() as folder:
+                for name in ("selected", "by_category", "rates"):
+                    getattr(filters, name).to_parquet(folder / f"{name}.parquet", index=False)
+                best = filters.selected.groupby("label", sort=False).head(3)
+                work.metadata |= {
+                    "best": table(best),
+                    "by_category": table(filters.by_category),
+                    "left_out": work.left_out,
+                }
+            return work.result()
+
+    return feature_filters
+
+
+def _folder(work: Work[Study], asset: str, group: str) -> "Path":
+    return work.read(asset, partition_key(group, work.layer))
+
+
+def _features(work: Work[Study], group: str, layer: str) -> "SparseFeatures":
+    from subliminal_dagster.science.activations import read_features
+
+    return read_features(_folder(work, "sae_features", group) / FEATURES)
+
+
+def _shifts(work: Work[Study]) -> "dict[str, FeatureShifts]":
+    """Of every group that was compared with the control at this layer, animals first."""
+    groups = [group for group in work.study.groups if group != CONTROL and group not in work.left_out]
+    return {group: _shifts_of(work, group) for group in groups}
+
+
+def _shifts_of(work: Work[Study], group: str) -> "FeatureShifts":
+    from subliminal_dagster.science.feature_shifts import FeatureShifts
+
+    return FeatureShifts.load(_folder(work, "feature_shifts", group))

@@ -1,0 +1,178 @@
+"""Probes: can a classifier tell a group's numbers from the control's by the base model's activations on them?"""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from subliminal_dagster.assets.activations import FILE
+from subliminal_dagster.assets.shared import show_figures, table
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
+from subliminal_dagster.resources import StoreResource
+from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
+from subliminal_dagster.work import Work, working
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pandas as pd
+
+    from subliminal_dagster.science.activations import Activations
+    from subliminal_dagster.science.probes import ProbeResult
+
+STAGE = "probes"
+
+
+def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
+    """`probe_metrics` a group and layer, `probe_comparison` a layer, `probe_all_layers`."""
+    study = frame.study
+    reads = ["seed", "probes"]
+
+    @frame.asset(
+        "probe_metrics",
+        STAGE,
+        reads=reads,
+        deps=["activations"],
+        control_too=("activations",),
+        kinds={"pytorch", "scikitlearn"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=False,
+        description="The group against control: linear probe, logistic regression and trees on test rows, and "
+        "the controls: surface features alone, canonical rows alone, shuffled labels. The control's own partition "
+        "tells one half of its rows from the other.",
+    )
+    def probe_metrics(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.probe_figures import variants_figure
+        from subliminal_dagster.science.probes import halves, probe_pair
+
+        with working(context, store.create(), frame) as work:
+            assert work.group is not None
+            control = _activations(work, CONTROL, work.layer)
+            if work.group == CONTROL:
+                groups = halves(control, study.seed)
+            else:
+                groups = {work.group: _activations(work, work.group, work.layer), CONTROL: control}
+            group, against = groups
+            with work.writing() as folder:
+                result = probe_pair(groups, _answers(groups), study.probes, study.seed, group=group, against=against)
+                result.save(folder)
+                title = f"{study.name}, layer {int(work.layer)}: {group} or {against}?"
+                show_figures(work, folder, {"variants": variants_figure(result.metrics, title)})
+                work.metadata |= {"probes": table(_overview(result.metrics)), "choices": table(result.choices)}
+            return work.result()
+
+    @frame.asset(
+        "probe_comparison",
+        STAGE,
+        reads=reads,
+        deps=["activations", "probe_metrics"],
+        kinds={"pytorch", "scikitlearn", "matplotlib"},
+        by=BY_LAYER,
+        gpu=False,
+        description="All groups at one layer: the six-way probe (animals and control), every animal against the "
+        "neutral teacher's numbers, ROC curves, and all of it beside surface features.",
+    )
+    def probe_comparison(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.probe_figures import roc_figure
+        from subliminal_dagster.science.probes import ProbeResult
+
+        with working(context, store.create(), frame) as work:
+            found = {group: _activations(work, group, work.layer) for group in _present(work)}
+            pairs = {
+                group: ProbeResult.load(work.read("probe_metrics", partition_key(group, work.layer))) for group in found
+            }
+            with work.writing() as folder:
+                several = _compare_all(work, found, folder)
+                binary = pd.concat([pair.metrics.assign(group=group) for group, pair in pairs.items()])
+                binary.to_parquet(folder / "binary.parquet", index=False)
+                title = f"{study.name}, layer {int(work.layer)}: against control, test rows"
+                compared = {group: pair for group, pair in pairs.items() if group != CONTROL}
+                show_figures(work, folder, {"roc": roc_figure(compared, title)})
+                work.metadata |= {"several": table(several), "left_out": work.left_out}
+            return work.result()
+
+    @frame.asset(
+        "probe_all_layers",
+        STAGE,
+        reads=[*reads, "layers"],
+        deps=["activations"],
+        kinds={"pytorch", "scikitlearn"},
+        gpu=False,
+        description="The same probes on the activations of all layers side by side: every group against control, the "
+        "six-way probe, every animal against neutral.",
+    )
+    def probe_all_layers(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.partitions import layer_key
+        from subliminal_dagster.science.probes import concatenate
+
+        with working(context, store.create(), frame) as work:
+            found = {
+                group: concatenate([_activations(work, group, layer_key(layer)) for layer in study.layers])
+                for group in _present(work)
+            }
+            with work.writing() as folder:
+                work.metadata |= {"metrics": table(_compare_all(work, found, folder, against_control=True))}
+                work.metadata |= {"left_out": work.left_out}
+            return work.result()
+
+    return [probe_metrics, probe_comparison, probe_all_layers]
+
+
+def _compare_all(
+    work: Work[Study], found: "Mapping[str, Activations]", folder: "Path", *, against_control: bool = False
+) -> "pd.DataFrame":
+    """The six-way probe and every animal against neutral (and against control), written to `folder`.
+
+    Returns the accuracies and ROC AUCs, a row a comparison, variant and probe.
+    """
+    import pandas as pd
+
+    from subliminal_dagster.science.probes import probe_many, probe_pair
+
+    study, rows = work.study, _answers(found)
+    animals = [group for group in found if group not in (CONTROL, NEUTRAL)]
+    every = {group: found[group] for group in [*animals, CONTROL]}
+    results: dict[str, ProbeResult] = {}
+    if len(animals) > 1:
+        results["all animals and control"] = probe_many(every, rows, study.probes, study.seed)
+    others = [*([NEUTRAL] if NEUTRAL in found else []), *([CONTROL] if against_control else [])]
+    for other in others:
+        for group in animals:
+            pair = probe_pair(found, rows, study.probes, study.seed, group=group, against=other)
+            results[f"{group} and {other}"] = pair
+    if against_control and NEUTRAL in found:
+        pair = probe_pair(found, rows, study.probes, study.seed, group=NEUTRAL, against=CONTROL)
+        results[f"{NEUTRAL} and {CONTROL}"] = pair
+    for name in ("metrics", "predictions"):
+        tables = [getattr(result, name).assign(comparison=comparison) for comparison, result in results.items()]
+        pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
+    return _overview(pd.concat([r.metrics.assign(comparison=c) for c, r in results.items()], ignore_index=True))
+
+
+def _overview(metrics: "pd.DataFrame") -> "pd.DataFrame":
+    """Accuracy, ROC AUC and what was added to surface features, over all classes."""
+    from subliminal_dagster.science.probes import MACRO
+
+    shown = metrics[metrics["metric"].isin(["accuracy", "roc_auc", "roc_auc_difference", "p_value"])]
+    shown = shown[shown["class"] == MACRO]
+    first = [name for name in ("comparison", "variant", "probe", "metric") if name in shown]
+    return shown[[*first, "value", "low", "high", "n_train", "n_test", "note"]]
+
+
+def _present(work: Work[Study]) -> list[str]:
+    return [group for group in work.study.groups if group not in work.left_out]
+
+
+def _activations(work: Work[Study], group: str, layer: str) -> "Activations":
+    from subliminal_dagster.science.activations import read_activations
+
+    return read_activations(work.read("activations", partition_key(group, layer)) / FILE)
+
+
+def _answers(found: "Mapping[str, Activations]") -> "dict[str, pd.DataFrame]":
+    from subliminal_dagster.science.activation_rows import with_numbers
+
+    return {group: with_numbers(activations.rows) for group, activations in found.items()}
