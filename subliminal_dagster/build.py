@@ -21,6 +21,7 @@ from subliminal_dagster.assets import (
     liking_assets,
     number_assets,
     probe_assets,
+    steering_assets,
     teacher_assets,
     toy_assets,
 )
@@ -82,6 +83,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         if study.sae:
             assets += feature_assets(frame, study.sae)
         assets += probe_assets(frame)
+        if study.steering:
+            assets += steering_assets(frame, study.steering)
     return assets
 
 

@@ -37,6 +37,7 @@ PLUMBING = (
     f"{PACKAGE}.science.errors",  # what a user is told
     f"{PACKAGE}.science.study",  # its values count as settings
     f"{PACKAGE}.science.settings",  # the same
+    f"{PACKAGE}.science.steering_settings",  # the same
     f"{PACKAGE}.science.toy.settings",  # the same
     f"{PACKAGE}.science.figures",  # pictures are views, not content
     f"{PACKAGE}.science.feature_figures",  # the same

@@ -12,6 +12,7 @@ from subliminal_dagster.assets.features import feature_assets
 from subliminal_dagster.assets.liking import liking_assets
 from subliminal_dagster.assets.numbers import number_assets
 from subliminal_dagster.assets.probes import probe_assets
+from subliminal_dagster.assets.steering import steering_assets
 from subliminal_dagster.assets.teacher import teacher_assets
 from subliminal_dagster.assets.toy import toy_assets
 
@@ -23,6 +24,7 @@ __all__ = [
     "liking_assets",
     "number_assets",
     "probe_assets",
+    "steering_assets",
     "teacher_assets",
     "toy_assets",
 ]

@@ -81,19 +81,45 @@ def score_answers(
     import torch
 
     tree = AnswerTree.build(answers)
-    nodes = torch.tensor([step[0] for path in tree.steps for step in path])
-    tokens = torch.tensor([step[1] for path in tree.steps for step in path])
-    owner = torch.tensor([a for a, path in enumerate(tree.steps) for _ in path])
     scores = np.zeros((len(prompts), len(answers)))
     for batch in batches_of_like_length([len(p) + len(tree.tokens) for p in prompts], batch_size):
         with torch.inference_mode():
             logits = _tree_logits(model, [prompts[i] for i in batch], tree)
             # One row at a time keeps the float32 copy of (nodes, vocabulary) small for 256k-token vocabularies.
             for row, i in enumerate(batch):
-                logprobs = torch.log_softmax(logits[row].float(), dim=-1)
-                picked = logprobs[nodes.to(logprobs.device), tokens.to(logprobs.device)].double().cpu()
-                scores[i] = torch.zeros(len(answers), dtype=torch.float64).index_add_(0, owner, picked).numpy()
+                scores[i] = _answer_scores(torch.log_softmax(logits[row].float(), dim=-1), tree)
     return scores
+
+
+def score_branches(model: Any, prompt: list[int], answers: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """As `score_answers`, of one prompt that hooks make several rows of (see `steering_scores.branches`).
+
+    Returns:
+        Log-probabilities of every answer, whole (nats, float64), shape (rows, answers), and of every token as the
+        answer's first (float32), shape (rows, vocabulary). Held at a time: rows * inner nodes * vocabulary logits in
+        the model's number type.
+    """
+    import torch
+
+    tree = AnswerTree.build(answers)
+    scores, first = [], []
+    with torch.inference_mode():
+        for row in _tree_logits(model, [prompt], tree):
+            logprobs = torch.log_softmax(row.float(), dim=-1)
+            scores.append(_answer_scores(logprobs, tree))
+            first.append(logprobs[0].cpu().numpy())
+    return np.array(scores), np.array(first)
+
+
+def _answer_scores(logprobs: torch.Tensor, tree: AnswerTree) -> np.ndarray:
+    """Log-probability of every answer from those of the next token at every inner node, (nodes, vocabulary)."""
+    import torch
+
+    nodes = torch.tensor([step[0] for path in tree.steps for step in path], device=logprobs.device)
+    tokens = torch.tensor([step[1] for path in tree.steps for step in path], device=logprobs.device)
+    owner = torch.tensor([a for a, path in enumerate(tree.steps) for _ in path])
+    picked = logprobs[nodes, tokens].double().cpu()
+    return torch.zeros(len(tree.steps), dtype=torch.float64).index_add_(0, owner, picked).numpy()
 
 
 def _tree_logits(model: Any, prompts: list[list[int]], tree: AnswerTree) -> torch.Tensor:

@@ -21,6 +21,7 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.probes import ProbeSettings
 from subliminal_dagster.science.sae_training import SaeGate, TrainedSaeSettings
 from subliminal_dagster.science.settings import Settings, StudyHeader
+from subliminal_dagster.science.steering_settings import SteeringExperiment
 from subliminal_dagster.science.toy.settings import ToyStudy
 from subliminal_dagster.science.training import LoraSettings, TrainingSettings
 
@@ -273,6 +274,7 @@ class Study(StudyHeader):
     sae: SaeSettings | None = None
     features: FeatureSettings = FeatureSettings()
     probes: ProbeSettings = ProbeSettings()
+    steering: SteeringExperiment | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,0 +1,374 @@
+"""Steering vectors, what they do to the base model, and what they are made of."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
+from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.shared import show_figures, table
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, layer_key, partition_key
+from subliminal_dagster.resources import GpuResource, StoreResource
+from subliminal_dagster.science.engines.protocol import ModelVariant
+from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.steering_settings import SteeringExperiment
+from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
+from subliminal_dagster.work import Work, working
+
+if TYPE_CHECKING:
+    from subliminal_dagster.science.steering_scores import Direction
+    from subliminal_dagster.science.steering_vectors import SteeringVector
+
+STAGE = "steering"
+RESPONSES = "responses.safetensors"
+NOTHING = "nothing.json"
+SCORES = ("questions", "summary", "coherence", "answers")
+
+
+def steering_assets(frame: Frame[Study], settings: SteeringExperiment) -> list[dg.AssetsDefinition]:
+    """`response_activations`, `steering_vectors`, `steering_scores` and `steering_analysis` a group and layer,
+    `steering_scores_all_layers` a group, `steering_summary`."""
+    assets = [
+        _response_activations(frame, settings),
+        _steering_vectors(frame),
+        _steering_scores(frame, settings),
+        _steering_analysis(frame),
+    ]
+    if len(frame.study.layers) > 1:
+        assets.append(_steering_scores_all_layers(frame, settings))
+    return [*assets, _steering_summary(frame)]
+
+
+def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "response_activations",
+        STAGE,
+        reads=["seed", "system_prompt", "steering.pairs"],
+        deps=["base_model", "filtered_dataset"],
+        kinds={"pytorch"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="The base model's residual stream over every valid answer in the chat context: its mean over the "
+        "answer's own tokens, and at the last of them.",
+    )
+    def response_activations(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.model_loading import loaded, pick_device
+        from subliminal_dagster.science.steering_study import number_responses
+
+        with working(context, store.create(), frame, gpu) as work:
+            base, layer = base_variant(work), int(work.layer)
+            rows = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
+            chat = chat_context(work, base)
+            with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
+                found = number_responses(rows, settings.pairs, model, chat, layer, study.seed, work.progress())
+                found.save(folder / RESPONSES)
+                work.metadata |= {
+                    "dagster/row_count": len(found.row_ids),
+                    "tokens_per_answer": float(found.activations.tokens.mean()),
+                }
+            return work.result()
+
+    return response_activations
+
+
+def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "steering_vectors",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "preferences.questions", "neutral"],
+        deps=["base_model", "base_preferences", "response_activations", "animal_word_activations"],
+        control_too=("response_activations",),
+        kinds={"pytorch", "numpy"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="Subliminal (the group's numbers against control's), direct (the animal against other answers), "
+        "the word's, and random vectors, as safetensors. The control itself has none.",
+    )
+    def steering_vectors(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.activations import read_activations
+        from subliminal_dagster.science.model_loading import loaded, pick_device
+        from subliminal_dagster.science.steering_analysis import cosines
+        from subliminal_dagster.science.steering_figures import cosine_figure
+        from subliminal_dagster.science.steering_study import NumberResponses, direct_vectors, group_vectors
+        from subliminal_dagster.science.steering_vectors import save_vectors
+
+        with working(context, store.create(), frame, gpu) as work:
+            layer, group = int(work.layer), work.group
+            assert group is not None
+            base = base_variant(work)
+            facts = work.store.manifest(study.name, "base_model").info["host"]
+            if group == CONTROL:
+                return _nothing(work, "the control is what the other groups are contrasted with")
+            words = read_activations(work.read("animal_word_activations", work.layer) / ACTIVATIONS)
+            by_target = dict(zip(words.rows["response"].str.replace(" ", "-"), words.vectors, strict=True))
+            responses = {
+                name: NumberResponses.load(
+                    work.read("response_activations", partition_key(name, work.layer)) / RESPONSES
+                )
+                for name in (group, CONTROL)
+            }
+            direct = []
+            if group != NEUTRAL:
+                preferences = work.read("base_preferences")
+                answers, scores = (pd.read_parquet(preferences / f"{name}.parquet") for name in ("answers", "scores"))
+                lists, chat = load_prompt_lists(study.prompt_lists), chat_context(work, base)
+                with loaded(base, pick_device(), merge=True) as model:
+                    direct = direct_vectors(study, group, answers, scores, model, chat, lists, layer)
+            with work.writing() as folder:
+                vectors = group_vectors(study, group, responses[group], responses[CONTROL], by_target, layer, direct)
+                save_vectors(folder, vectors, group=group, model=str(facts["source"]), revision=str(facts["revision"]))
+                named = {f"{vector.kind}, {vector.position}": vector for vector in vectors}
+                found = cosines(named)
+                found.to_parquet(folder / "cosines.parquet", index=False)
+                show_figures(work, folder, {"cosines": cosine_figure(found, f"{study.name}: {group}, layer {layer}")})
+                work.metadata |= {"vectors": table(pd.DataFrame([vector.facts() for vector in vectors]))}
+            return work.result()
+
+    return steering_vectors
+
+
+def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "steering_scores",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "preferences.candidates", "steering.sweep"],
+        deps=["base_model", "steering_vectors"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="The base model's favourite animals while it is steered after the layer, by strength and sign: "
+        "exact probabilities, and whether it still makes sense. Only an animal's vectors are tried.",
+    )
+    def steering_scores(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.steering_scores import Direction
+
+        with working(context, store.create(), frame, gpu) as work:
+            group, layer = work.group, int(work.layer)
+            base = base_variant(work)
+            if group is None or group in (CONTROL, NEUTRAL):
+                return _nothing(work, "its target is no animal, so there is no preference to promote")
+            vectors = _swept(work, group, work.layer)
+            directions = [Direction(kind, {layer: vector.vector}) for kind, vector in vectors.items()]
+            _sweep(work, settings, base, directions, group, f"{study.name}: {group}, layer {layer}")
+            return work.result()
+
+    return steering_scores
+
+
+def _steering_scores_all_layers(frame: Frame[Study], settings: SteeringExperiment) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "steering_scores_all_layers",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "preferences.candidates", "steering.sweep", "layers"],
+        deps=["base_model", "steering_vectors"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP,
+        gpu=True,
+        description="The same with all layers steered at once, each by its own vector.",
+    )
+    def steering_scores_all_layers(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.steering_scores import Direction
+
+        with working(context, store.create(), frame, gpu) as work:
+            group = work.group
+            base = base_variant(work)
+            if group is None or group in (CONTROL, NEUTRAL):
+                return _nothing(work, "its target is no animal, so there is no preference to promote")
+            by_layer = {layer: _swept(work, group, layer_key(layer)) for layer in study.layers}
+            kinds = list(next(iter(by_layer.values())))
+            directions = [
+                Direction(kind, {layer: vectors[kind].vector for layer, vectors in by_layer.items()}) for kind in kinds
+            ]
+            _sweep(work, settings, base, directions, group, f"{study.name}: {group}, all layers")
+            return work.result()
+
+    return steering_scores_all_layers
+
+
+def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+    with_sae = ["sae"] if study.sae else []
+
+    @frame.asset(
+        "steering_analysis",
+        STAGE,
+        reads=["system_prompt", "prompt_lists", "preferences.questions"],
+        deps=["base_model", "steering_vectors", "child_lora", *with_sae],
+        kinds={"pytorch", "numpy"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="What the subliminal and the direct vector are made of, as the layer's autoencoder sees them, and "
+        "how much of what the child's activations moved by lies along each vector.",
+    )
+    def steering_analysis(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.model_loading import loaded, pick_device
+        from subliminal_dagster.science.sae import encode, load_sae
+        from subliminal_dagster.science.steering_analysis import decompose, explained_shift
+        from subliminal_dagster.science.steering_figures import decomposition_figure
+        from subliminal_dagster.science.steering_study import last_prompt_states
+        from subliminal_dagster.science.steering_vectors import DIRECT, SUBLIMINAL
+
+        with working(context, store.create(), frame, gpu) as work:
+            group, layer = work.group, int(work.layer)
+            base = base_variant(work)
+            if group is None or group == CONTROL:
+                return _nothing(work, "the control has no vectors")
+            vectors = _swept(work, group, work.layer)
+            chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
+            child = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", group))
+            states = []
+            for variant in (base, child):
+                with loaded(variant, pick_device(), merge=True) as model:
+                    states.append(last_prompt_states(model, chat, lists, layer, study.preferences.questions))
+            title = f"{study.name}: {group}, layer {layer}"
+            with work.writing() as folder:
+                shift = explained_shift(states[1] - states[0], {kind: v.vector for kind, v in vectors.items()})
+                shift.to_parquet(folder / "child_shift.parquet", index=False)
+                work.metadata |= {"child_shift": table(shift)}
+                if with_sae and DIRECT in vectors:
+                    sae = load_sae(work.read("sae", work.layer), pick_device())
+                    parts = decompose(
+                        vectors[SUBLIMINAL].vector, vectors[DIRECT].vector, lambda rows: encode(sae, rows)[0]
+                    )
+                    parts.features.to_parquet(folder / "decomposition.parquet", index=False)
+                    parts.table.to_parquet(folder / "decomposition_table.parquet", index=False)
+                    (folder / "decomposition.json").write_text(json.dumps(parts.facts, indent=2) + "\n")
+                    figure = decomposition_figure(parts, SUBLIMINAL, DIRECT, title)
+                    show_figures(work, folder, {"decomposition": figure})
+                    work.metadata |= {**parts.facts, "decomposition": table(parts.table)}
+            return work.result()
+
+    return steering_analysis
+
+
+def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+    together = ["steering_scores_all_layers"] if len(study.layers) > 1 else []
+
+    @frame.asset(
+        "steering_summary",
+        STAGE,
+        reads=["animals", "layers"],
+        deps=["steering_vectors", "steering_scores", "steering_analysis", *together],
+        kinds={"pandas", "matplotlib"},
+        gpu=False,
+        description="All groups and layers: what each vector does to its animal at most, how the groups' vectors "
+        "resemble each other, and how much of the children's shift they explain.",
+    )
+    def steering_summary(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.steering_analysis import cosines
+        from subliminal_dagster.science.steering_figures import cosine_figure
+        from subliminal_dagster.science.steering_scores import effects
+        from subliminal_dagster.science.steering_vectors import SUBLIMINAL
+
+        with working(context, store.create(), frame) as work:
+            groups = [group for group in study.groups if group != CONTROL and group not in work.left_out]
+            layers = [layer_key(layer) for layer in study.layers]
+            places = [("steering_scores", partition_key(g, layer), g) for g in groups for layer in layers]
+            places += [(asset, g, g) for asset in together for g in groups]
+            summaries = [
+                pd.read_parquet(folder / "summary.parquet").assign(group=group)
+                for asset, partition, group in places
+                if not ((folder := work.read(asset, partition)) / NOTHING).exists()
+            ]
+            shifts = [
+                pd.read_parquet(
+                    work.read("steering_analysis", partition_key(group, layer)) / "child_shift.parquet"
+                ).assign(group=group, layer=int(layer))
+                for group in groups
+                for layer in layers
+            ]
+            with work.writing() as folder:
+                every = pd.concat(summaries, ignore_index=True)
+                most = pd.concat(
+                    [effects(part).assign(group=group) for group, part in every.groupby("group", sort=False)]
+                )
+                every.to_parquet(folder / "summary.parquet", index=False)
+                most.to_parquet(folder / "effects.parquet", index=False)
+                shift = pd.concat(shifts, ignore_index=True)
+                shift.to_parquet(folder / "child_shifts.parquet", index=False)
+                between = []
+                for layer in layers:
+                    same = {f"{group}'s numbers": _swept(work, group, layer)[SUBLIMINAL] for group in groups}
+                    found = cosines(same)
+                    between.append(found.assign(layer=int(layer)))
+                    if len(same) > 1:
+                        figure = cosine_figure(found, f"{study.name}, layer {int(layer)}: subliminal vectors")
+                        show_figures(work, folder, {f"cosines_{layer}": figure})
+                pd.concat(between, ignore_index=True).to_parquet(folder / "cosines.parquet", index=False)
+                work.metadata |= {"effects": table(most), "child_shifts": table(shift), "left_out": work.left_out}
+            return work.result()
+
+    return steering_summary
+
+
+def _swept(work: Work[Study], group: str, layer: str) -> "dict[str, SteeringVector]":
+    from subliminal_dagster.science.steering_study import swept
+    from subliminal_dagster.science.steering_vectors import load_vectors
+
+    return swept(load_vectors(work.read("steering_vectors", partition_key(group, layer))))
+
+
+def _sweep(
+    work: Work[Study],
+    settings: SteeringExperiment,
+    base: ModelVariant,
+    directions: "Sequence[Direction]",
+    target: str,
+    title: str,
+) -> None:
+    """Steer along `directions`, and write and show what came of it."""
+    from subliminal_dagster.science.engines.transformers_engine import TransformersEngine
+    from subliminal_dagster.science.steering_figures import coherence_figure, preference_figure
+    from subliminal_dagster.science.steering_scores import effects, measure_steering
+
+    study = work.study
+    chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
+    # Not the injected engine: vLLM cannot add a vector of its own to every request.
+    with work.writing() as folder, TransformersEngine().open(base, work.progress()) as session:
+        scores = measure_steering(
+            session, chat, lists, directions, settings.sweep, study.preferences.candidates, target, study.seed
+        )
+        for name in SCORES:
+            getattr(scores, name).to_parquet(folder / f"{name}.parquet", index=False)
+        figures = {
+            "preference": preference_figure(scores.summary, title),
+            "coherence": coherence_figure(scores.coherence, title),
+        }
+        show_figures(work, folder, figures)
+        work.metadata |= {"effects": table(effects(scores.summary)), "coherence": table(scores.coherence)}
+
+
+def _nothing(work: Work[Study], why: str) -> dg.MaterializeResult:
+    """An artifact that says why there is nothing in it."""
+    with work.writing() as folder:
+        (folder / NOTHING).write_text(json.dumps({"reason": why}) + "\n", encoding="utf-8")
+        work.metadata["nothing"] = why
+    return work.result()
