@@ -69,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
             "study's name, such as child_lora, 'number_set+' or group:teacher",
         )
         command.add_argument(
-            "--partition", action="append", metavar="GROUP", help="only this animal or control (repeatable)"
+            "--partition",
+            action="append",
+            metavar="KEY",
+            help="only this group (owl, control), this layer (09) or this group at this layer ('owl|09'; repeatable)",
         )
     gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
     gc.add_argument(
