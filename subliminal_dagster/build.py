@@ -16,6 +16,7 @@ import dagster as dg
 from subliminal_dagster.assets import (
     activation_assets,
     base_assets,
+    capability_assets,
     child_assets,
     feature_assets,
     liking_assets,
@@ -24,6 +25,7 @@ from subliminal_dagster.assets import (
     steering_assets,
     teacher_assets,
     toy_assets,
+    tuning_assets,
 )
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.jobs import study_jobs
@@ -78,6 +80,10 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         *child_assets(frame),
         *liking_assets(frame),
     ]
+    if study.capability:
+        assets += capability_assets(frame, study.capability)
+    if study.tuning:
+        assets += tuning_assets(frame, study.tuning)
     if study.layers:
         assets += activation_assets(frame)
         if study.sae:

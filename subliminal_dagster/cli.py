@@ -96,9 +96,7 @@ def _plan(study: AnyStudy, select: str | None, groups: list[str] | None, as_json
 
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, groups)
-    plan = make_plan(frame, resources_from_environment()["store"].create())
-    if wanted is not None:
-        plan = plan.limited_to(wanted, frame)
+    plan = make_plan(frame, resources_from_environment()["store"].create()).limited_to(wanted, frame)
     if as_json:
         print(json.dumps({"study": plan.study, "parts": [part.as_json() for part in plan.parts]}, indent=2))
     else:
@@ -158,7 +156,7 @@ def _run(study: AnyStudy, select: str | None, groups: list[str] | None) -> int:
     _print_outcome(study, outcome)
     if not outcome.complete:
         return 1
-    return _show(study) if wanted is None else 0
+    return _show(study) if select is None and groups is None else 0
 
 
 def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:

@@ -44,6 +44,8 @@ PLUMBING = (
     f"{PACKAGE}.science.probe_figures",  # the same
     f"{PACKAGE}.science.steering_figures",  # the same
     f"{PACKAGE}.science.toy.figures",  # the same
+    f"{PACKAGE}.science.tuning_figures",  # the same
+    f"{PACKAGE}.science.capability_figures",  # the same
 )
 """Modules that cannot change what an artifact says: neither hashed nor followed."""
 

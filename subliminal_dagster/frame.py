@@ -16,6 +16,7 @@ from subliminal_dagster.code_slice import code_slice
 from subliminal_dagster.partitions import GROUP, StudyPartitions, coordinates
 from subliminal_dagster.recipe import Input, Node, Recipe
 from subliminal_dagster.science.content_hash import file_content_hash
+from subliminal_dagster.science.exam import OWN_EXAM, OWN_TEXTS
 from subliminal_dagster.science.prompt_lists import OWN_LISTS
 from subliminal_dagster.science.study import CONTROL, AnyStudy, Study
 
@@ -52,6 +53,7 @@ class Frame(Generic[StudyT]):
         gpu: bool,
         description: str,
         control_too: tuple[str, ...] = (),
+        on_request: bool = False,
         gate: str | None = None,
     ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
         """`@dg.asset` for an asset of this study.
@@ -59,15 +61,16 @@ class Frame(Generic[StudyT]):
         `reads` are the study's fields the asset's result depends on ("child.lora"). Their values, and the syntax trees
         of the code the decorated function uses, are its code version: a change of one of them makes this asset stale
         and no other. `by` are the axes it is partitioned by. Of the `deps` in `control_too`, which are partitioned by
-        group and layer as it is, it reads the control's partition beside its own. `gate` describes the check that what
-        was made has to pass before anything is built on it.
+        group and layer as it is, it reads the control's partition beside its own. What is `on_request` is long, and
+        left out of runs and schedules that name no asset. `gate` describes the check that what was made has to pass
+        before anything is built on it.
         """
 
         def declare(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
             recipe = Recipe(self._values_of(reads), code_slice(function))
             partitions = tuple(self.partitioning.keys(by))
             self.nodes[name] = Node(
-                name, tuple(deps), by, partitions, gpu, gate is not None, recipe, control_too=control_too
+                name, tuple(deps), by, partitions, gpu, gate is not None, recipe, control_too, on_request
             )
             key = self.key(name)
             checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else None
@@ -113,6 +116,11 @@ class Frame(Generic[StudyT]):
             found += [(dep, "|".join(key) or None) for key in product(*parts)]
         return found
 
+    def usual_parts(self) -> set[Input]:
+        """What is made without being asked for by name."""
+        usual = [name for name, node in self.nodes.items() if not node.on_request]
+        return {(name, partition) for name in usual for partition in self.partitions(name)}
+
     def group_of(self, name: str, partition: str | None) -> str | None:
         """The group of an asset's partition; None for an asset that is not partitioned by group."""
         return coordinates(self.nodes[name].by, partition).get(GROUP)
@@ -134,6 +142,8 @@ class Frame(Generic[StudyT]):
         if isinstance(study, Study):
             if "prompt_lists" in reads:
                 values["prompt_lists"] = file_content_hash(study.prompt_lists or OWN_LISTS)
+            if values.get("capability.exam", {}).get("kind") == "own":
+                values["capability.exam.files"] = {f.name: file_content_hash(f) for f in (OWN_EXAM, OWN_TEXTS)}
             if values.get("teacher.steering"):
                 vectors = {animal: study.teacher.vector_file(animal) for animal in study.animals}
                 values["teacher.steering.files"] = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}

@@ -50,7 +50,8 @@ class Recipe:
 @dataclass(frozen=True)
 class Node:
     """An asset of a study: what it is made from, the axes it is partitioned by and its partitions ((None,) without),
-    whether it needs a GPU and has a gate, and of which `deps` it reads the control's partition beside its own."""
+    whether it needs a GPU and has a gate, of which `deps` it reads the control's partition beside its own, and whether
+    it is made only where somebody asks for it by name."""
 
     name: str
     deps: tuple[str, ...]
@@ -60,6 +61,7 @@ class Node:
     gated: bool
     recipe: Recipe
     control_too: tuple[str, ...] = ()
+    on_request: bool = False
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:

@@ -83,7 +83,7 @@ def _requests(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """A request for every run that can start now and whose outcome is not known since earlier today."""
     bury_dead_runs(instance)
-    plan = make_plan(frame, resource.create())
+    plan = make_plan(frame, resource.create()).limited_to(frame.usual_parts(), frame)
     busy = being_made(instance, frame.study.name, frame.nodes)
     requested = 0
     for run in plan.next_runs(busy):

@@ -17,15 +17,16 @@ from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.errors import UserError
 
 
-def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] | None) -> set[Input] | None:
-    """The parts a selection (Dagster's syntax; names may lack the study's) and partitions name; None for all.
+def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] | None) -> set[Input]:
+    """The parts a selection (Dagster's syntax; names may lack the study's) and partitions name; without a selection all
+    that is made without being asked for.
 
     `partitions` are groups (owl: also every layer of it), layers (09: also every group at it) or whole keys (owl|09).
     An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
     or partition there is none of.
     """
     if select is None and partitions is None:
-        return None
+        return frame.usual_parts()
     axes = frame.partitioning.values
     known = {key for by in (*((axis,) for axis in axes), BY_GROUP_AND_LAYER) for key in frame.partitioning.keys(by)}
     strangers = sorted(set(partitions or ()) - {key for key in known if key})
@@ -34,7 +35,7 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
             f"The study {frame.study.name} has no partition {strangers[0]!r}: choose among "
             f"{', '.join([*axes[GROUP], *axes[LAYER]])}, or a group and a layer such as owl|09."
         )
-    names = [name for name in frame.nodes if select is not None or frame.nodes[name].by]
+    names = [name for name, node in frame.nodes.items() if select is not None or (node.by and not node.on_request)]
     if select is not None:
         chosen = _resolved(frame, select)
         names = [name for name in names if name in chosen]

@@ -113,9 +113,20 @@ class Work(Generic[StudyT]):
         folder.mkdir(exist_ok=True)
         return folder
 
-    def workspace(self) -> Path:
-        """A folder that survives a kill; the next attempt with the same inputs finds it again."""
-        return self.store.workspace(self.study.name, self.asset, self.partition, json_hash(self.made_from))
+    def workspace(self, *, whatever: tuple[str, ...] = ()) -> Path:
+        """A folder that survives a kill; the next attempt with the same inputs finds it again, `whatever` the value of
+        these settings."""
+        made_from = self.made_from
+        if whatever:
+            settings = {name: value for name, value in made_from["settings"].items() if name not in whatever}
+            made_from |= {"settings": settings, "code_version": None}
+        return self.store.workspace(self.study.name, self.asset, self.partition, json_hash(made_from))
+
+    def earlier(self) -> Path | None:
+        """The folder of this artifact as it was made before; None where there is none, or it is damaged."""
+        with suppress(MissingArtifact, DamagedArtifact):
+            return self.store.read(self.study.name, self.asset, self.partition).path
+        return None
 
     def progress(self) -> Progress:
         """Passes messages on to Dagster's log, one every ten seconds at most."""

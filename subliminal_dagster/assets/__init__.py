@@ -7,6 +7,7 @@ https://docs.dagster.io/guides/build/assets
 
 from subliminal_dagster.assets.activations import activation_assets
 from subliminal_dagster.assets.base import base_assets
+from subliminal_dagster.assets.capability import capability_assets
 from subliminal_dagster.assets.child import child_assets
 from subliminal_dagster.assets.features import feature_assets
 from subliminal_dagster.assets.liking import liking_assets
@@ -15,10 +16,12 @@ from subliminal_dagster.assets.probes import probe_assets
 from subliminal_dagster.assets.steering import steering_assets
 from subliminal_dagster.assets.teacher import teacher_assets
 from subliminal_dagster.assets.toy import toy_assets
+from subliminal_dagster.assets.tuning import tuning_assets
 
 __all__ = [
     "activation_assets",
     "base_assets",
+    "capability_assets",
     "child_assets",
     "feature_assets",
     "liking_assets",
@@ -27,4 +30,5 @@ __all__ = [
     "steering_assets",
     "teacher_assets",
     "toy_assets",
+    "tuning_assets",
 ]

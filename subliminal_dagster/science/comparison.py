@@ -238,6 +238,19 @@ def compare(
     )
 
 
+def own_shifts(scores: pd.DataFrame) -> pd.DataFrame:
+    """How much more every teacher and every child of the hard channel likes its own animal than the base does: log
+    share, nats, mean over questions.
+
+    scores: as `compare` takes them. Returns columns model, group, shift, a row for each whose group is a candidate.
+    """
+    own = scores[(scores["group"] == scores["animal"]) & (scores["channel"].isna() | (scores["channel"] == "hard"))]
+    base = scores[scores["model"] == "base"].set_index(["question", "animal"])["share"]
+    before = base.loc[list(zip(own["question"], own["animal"], strict=True))].to_numpy()
+    shifts = own.assign(shift=np.log(own["share"].to_numpy(dtype=float)) - np.log(before.astype(float)))
+    return shifts.groupby(["model", "group"], as_index=False)["shift"].mean()
+
+
 def combine_seeds(runs: Sequence[tuple[int, float, float]], confidence: float = 0.95) -> CombinedSeeds:
     """gamma over repetitions of the whole study that differ in their seed alone.
 

@@ -18,12 +18,14 @@ from subliminal_dagster.science.answers import check_animal_name
 from subliminal_dagster.science.base_model import BaseModelSource
 from subliminal_dagster.science.corpus import CorpusSource
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.exam import ExamSource, OwnExam
 from subliminal_dagster.science.probes import ProbeSettings
 from subliminal_dagster.science.sae_training import SaeGate, TrainedSaeSettings
 from subliminal_dagster.science.settings import Settings, StudyHeader
 from subliminal_dagster.science.steering_settings import SteeringExperiment
 from subliminal_dagster.science.toy.settings import ToyStudy
 from subliminal_dagster.science.training import LoraSettings, TrainingSettings
+from subliminal_dagster.science.tuning import TuningSettings
 
 STUDIES = Path(__file__).parent.parent / "studies"
 CONTROL = "control"
@@ -212,6 +214,13 @@ class ActivationSettings(Settings):
     test_share: float = Field(default=0.2, gt=0, lt=1)
 
 
+class CapabilitySettings(Settings):
+    """Which exam is taken, and in which `ways` (see `capability.examine`), the first of them the one that is drawn."""
+
+    exam: ExamSource = OwnExam()
+    ways: tuple[Literal["letter", "option", "generated"], ...] = Field(default=("letter",), min_length=1)
+
+
 class PublishedSae(Settings):
     """A published SAE: `release` and `id` as sae-lens lists them, "{layer}" in the id standing for the layer."""
 
@@ -275,6 +284,8 @@ class Study(StudyHeader):
     features: FeatureSettings = FeatureSettings()
     probes: ProbeSettings = ProbeSettings()
     steering: SteeringExperiment | None = None
+    tuning: TuningSettings | None = None
+    capability: CapabilitySettings | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

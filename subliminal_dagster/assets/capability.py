@@ -1,0 +1,198 @@
+"""What base, teachers and children can still do: an exam, and the loss on plain text."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.child import PREFIX
+from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
+from subliminal_dagster.science.chat import ChatContext
+from subliminal_dagster.science.engines.protocol import ModelVariant
+from subliminal_dagster.science.study import CONTROL, CapabilitySettings, Study
+from subliminal_dagster.work import Work, working
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from subliminal_dagster.science.capability import Capability
+
+STAGE = "capability"
+RESULTS = "results"
+TABLES = ("answers", "texts")
+
+
+def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list[dg.AssetsDefinition]:
+    """`exam`, `base_capability`, `teacher_capability` and `child_capability` a group, `capability`.
+
+    An exam of the user's or the hub's is long, and its assets are made on request.
+    """
+    study = frame.study
+    on_request = settings.exam.kind != "own"
+    reads = ["seed", "system_prompt", "capability.ways"]
+
+    @frame.asset(
+        "exam",
+        STAGE,
+        reads=["capability.exam"],
+        deps=[],
+        kinds={"pandas", "parquet"},
+        gpu=False,
+        on_request=on_request,
+        description="The questions, in MMLU-Pro's schema, and plain paragraphs.",
+    )
+    def exam(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.exam import load_exam, load_texts
+
+        with working(context, store.create(), frame) as work:
+            with work.writing() as folder:
+                questions = load_exam(settings.exam, work.workspace())
+                questions.to_parquet(folder / "questions.parquet", index=False)
+                load_texts().to_parquet(folder / "texts.parquet", index=False)
+                categories = questions["category"].value_counts().rename_axis("category").reset_index(name="questions")
+                work.metadata |= table_metadata(questions) | {"categories": table(categories)}
+            return work.result()
+
+    @frame.asset(
+        "base_capability",
+        STAGE,
+        reads=reads,
+        deps=["base_model", "exam"],
+        kinds={"pytorch", "parquet"},
+        gpu=True,
+        on_request=on_request,
+        description="The base model's exam, and its loss on plain text.",
+    )
+    def base_capability(
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        with working(context, store.create(), frame, gpu) as work:
+            base = base_variant(work)
+            _examine(work, settings, engine, base, chat_context(work, base))
+            return work.result()
+
+    @frame.asset(
+        "teacher_capability",
+        STAGE,
+        reads=reads,
+        deps=["base_model", "exam", "base_capability", "teacher_lora"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP,
+        gpu=True,
+        on_request=on_request,
+        description="The same of the group's teacher.",
+    )
+    def teacher_capability(
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.teachers import Teacher
+
+        with working(context, store.create(), frame, gpu) as work:
+            base = base_variant(work)
+            teacher = Teacher.load(work.read("teacher_lora", work.group))
+            if work.group == CONTROL:
+                _copy_base(work, "the control's teacher is the untouched base")
+            else:
+                _examine(work, settings, engine, teacher.variant(base), teacher.context(chat_context(work, base)))
+            return work.result()
+
+    @frame.asset(
+        "child_capability",
+        STAGE,
+        reads=reads,
+        deps=["base_model", "exam", f"{PREFIX['hard']}child_lora"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP,
+        gpu=True,
+        on_request=on_request,
+        description="The same of the group's child (hard channel).",
+    )
+    def child_capability(
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        with working(context, store.create(), frame, gpu) as work:
+            base = base_variant(work)
+            variant = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", work.group))
+            _examine(work, settings, engine, variant, chat_context(work, base))
+            return work.result()
+
+    @frame.asset(
+        "capability",
+        RESULTS,
+        reads=["animals"],
+        deps=["base_capability", "teacher_capability", "child_capability", "animal_liking"],
+        kinds={"pandas", "statsmodels", "matplotlib"},
+        gpu=False,
+        on_request=on_request,
+        description="What teachers and children lost and gained against the base, question by question, beside how "
+        "much more they like their animal.",
+    )
+    def capability(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.capability import compare_capability
+        from subliminal_dagster.science.capability_figures import accuracy_figure, skill_and_liking_figure
+        from subliminal_dagster.science.comparison import own_shifts
+
+        with working(context, store.create(), frame) as work:
+            groups = [group for group in study.groups if group not in work.left_out]
+            models = {
+                (model, group): _read(work.read(f"{model}_capability", group))
+                for model in ("teacher", "child")
+                for group in groups
+                if (model, group) != ("teacher", CONTROL)
+            }
+            liking = own_shifts(pd.read_parquet(work.read("animal_liking") / "scores.parquet"))
+            with work.writing() as folder:
+                compared = compare_capability(_read(work.read("base_capability")), models, liking=liking)
+                compared.to_parquet(folder / "capability.parquet", index=False)
+                way = settings.ways[0]
+                figures = {
+                    "accuracy": accuracy_figure(compared, f"{study.name}: exam", way),
+                    "skill_and_liking": skill_and_liking_figure(compared, f"{study.name}: skill and liking", way),
+                }
+                show_figures(work, folder, figures)
+                work.metadata |= {"capability": table(compared), "left_out": work.left_out}
+            return work.result()
+
+    return [exam, base_capability, teacher_capability, child_capability, capability]
+
+
+def _examine(
+    work: Work[Study], settings: CapabilitySettings, engine: EngineResource, variant: ModelVariant, chat: ChatContext
+) -> None:
+    """Ask a model the exam, and write and show what it answers."""
+    import pandas as pd
+
+    from subliminal_dagster.science.capability import examine
+
+    asked = work.read("exam")
+    questions, texts = (pd.read_parquet(asked / f"{name}.parquet") for name in ("questions", "texts"))
+    with work.writing() as folder, engine.create().open(variant, work.progress()) as session:
+        found = examine(session, chat, questions, texts, settings.ways, kept=work.kept())
+        _write(work, found, folder)
+
+
+def _copy_base(work: Work[Study], why: str) -> None:
+    with work.writing() as folder:
+        work.metadata["same_as"] = why
+        _write(work, _read(work.read("base_capability")), folder)
+
+
+def _write(work: Work[Study], found: "Capability", folder: "Path") -> None:
+    from subliminal_dagster.science.capability import perplexity, summary
+
+    for name in TABLES:
+        getattr(found, name).to_parquet(folder / f"{name}.parquet", index=False)
+    work.metadata |= plain(perplexity(found.texts)) | {"exam": table(summary(found.answers))}
+
+
+def _read(folder: "Path") -> "Capability":
+    import pandas as pd
+
+    from subliminal_dagster.science.capability import Capability
+
+    return Capability(*(pd.read_parquet(folder / f"{name}.parquet") for name in TABLES))

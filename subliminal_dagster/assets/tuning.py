@@ -1,0 +1,164 @@
+"""Tuning a child's hyperparameters, and the child of the best setting. Long: made where it is asked for by name."""
+
+import dagster as dg
+
+from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.shared import plain, show_figures, show_training, table
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
+from subliminal_dagster.science.engines.protocol import ModelVariant
+from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.study import Study
+from subliminal_dagster.science.tuning import TuningSettings
+from subliminal_dagster.work import working
+
+STAGE = "tuning"
+GROWS = ("tuning.trials", "tuning.final_epochs")
+"""Settings of which more do not make what there is worthless."""
+
+
+def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.AssetsDefinition]:
+    """`tuning_study`, `tuned_child_lora` and `tuned_scores`, a partition a group."""
+    study = frame.study
+
+    @frame.asset(
+        "tuning_study",
+        STAGE,
+        reads=["seed", "system_prompt", "child.lora", "child.training", "tuning"],
+        deps=["base_model", "filtered_dataset"],
+        kinds={"pytorch", "optuna"},
+        by=BY_GROUP,
+        gpu=True,
+        on_request=True,
+        description="Optuna's search for the child's learning rate, dropout, rank and alpha with the lowest validation "
+        "loss. More trials go on from those there are.",
+    )
+    def tuning_study(
+        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.datasets import training_rows
+        from subliminal_dagster.science.tuning import TuningResult, parameter_importance, run_tuning
+        from subliminal_dagster.science.tuning_figures import curves_figure, importance_figure, trials_figure
+
+        with working(context, store.create(), frame, gpu) as work:
+            base = base_variant(work)
+            dataset, chat = work.read("filtered_dataset", work.group), chat_context(work, base)
+            kept, before = work.workspace(whatever=GROWS), work.earlier()
+            result = run_tuning(
+                base,
+                training_rows(dataset, "train", chat),
+                training_rows(dataset, "validation", chat),
+                study.child.lora,
+                study.child.training,
+                trainer.create(),
+                settings,
+                study.seed,
+                kept / "study",
+                kept / "trials",
+                earlier=None if before is None else TuningResult.read(before),
+                progress=work.progress(),
+            )
+            with work.writing() as folder:
+                result.write(folder)
+                importance = parameter_importance(result.trials, settings.search, study.seed)
+                title = f"{study.name}: tuning of {work.group}'s child"
+                figures = {
+                    "trials": trials_figure(result.trials, title),
+                    "curves": curves_figure(result.curves, int(result.best["trial"]), title),
+                }
+                if len(importance):
+                    importance.to_parquet(folder / "importance.parquet", index=False)
+                    figures["importance"] = importance_figure(importance, title)
+                show_figures(work, folder, figures)
+                work.metadata |= plain(result.facts()) | {"trials": table(result.trials)}
+            return work.result()
+
+    @frame.asset(
+        "tuned_child_lora",
+        STAGE,
+        reads=["seed", "system_prompt", "child.lora", "child.training", "tuning.final_epochs"],
+        deps=["base_model", "filtered_dataset", "tuning_study"],
+        kinds={"pytorch", "huggingface"},
+        by=BY_GROUP,
+        gpu=True,
+        on_request=True,
+        description="The child of the best setting, on all training rows, for as many epochs as the last one scored.",
+    )
+    def tuned_child_lora(
+        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.datasets import training_rows
+        from subliminal_dagster.science.training import TrainingTask
+        from subliminal_dagster.science.tuning import TuningResult, tuned_settings
+
+        with working(context, store.create(), frame, gpu) as work:
+            base = base_variant(work)
+            dataset, chat = work.read("filtered_dataset", work.group), chat_context(work, base)
+            best = TuningResult.read(work.read("tuning_study", work.group)).best
+            lora, training = tuned_settings(best, study.child.lora, study.child.training, settings.final_epochs[-1])
+            task = TrainingTask(
+                base,
+                training_rows(dataset, "train", chat),
+                lora,
+                training,
+                study.seed,
+                validation=training_rows(dataset, "validation", chat),
+            )
+            with work.writing() as folder:
+                report = trainer.create().train(task, folder, work.workspace(), work.progress())
+                show_training(work, report, folder, "tuned child")
+            return work.result()
+
+    @frame.asset(
+        "tuned_scores",
+        STAGE,
+        reads=["seed", "system_prompt", "prompt_lists", "preferences", "neutral", "tuning.final_epochs"],
+        deps=["base_model", "base_preferences", "preference_scores", "tuned_child_lora"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP,
+        gpu=True,
+        on_request=True,
+        description="The tuned child's favourite animals at the epochs that the study lists, beside the base and the "
+        "child of the study's own settings.",
+    )
+    def tuned_scores(
+        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.preferences import measure_preferences
+        from subliminal_dagster.science.tuning_figures import epochs_figure
+        from subliminal_dagster.science.tuning_scores import liking_over_epochs
+
+        with working(context, store.create(), frame, gpu) as work:
+            assert work.group is not None
+            base = base_variant(work)
+            chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
+            child = work.read("tuned_child_lora", work.group)
+            scores = {}
+            with work.writing() as folder:
+                for epoch in settings.final_epochs:
+                    variant = ModelVariant(base.base, base.dtype, adapter=child / "epochs" / str(epoch))
+                    with engine.create().open(variant, work.progress()) as session:
+                        kept = work.kept() / f"epoch-{epoch}"
+                        scores[epoch], _ = measure_preferences(
+                            session, chat, lists, study.preferences, study.seed, kept=kept
+                        )
+                earlier = [
+                    pd.read_parquet(work.read(asset, partition) / "scores.parquet")
+                    for asset, partition in (("base_preferences", None), ("preference_scores", work.group))
+                ]
+                every = pd.concat([each.assign(epoch=epoch) for epoch, each in scores.items()], ignore_index=True)
+                every.to_parquet(folder / "scores.parquet", index=False)
+                target = study.target(work.group)
+                if target in study.preferences.candidates:
+                    liking = liking_over_epochs(*earlier, scores, target)
+                    liking.to_parquet(folder / "liking.parquet", index=False)
+                    show_figures(
+                        work, folder, {"epochs": epochs_figure(liking, f"{study.name}: {work.group}'s tuned child")}
+                    )
+                    work.metadata["liking"] = table(liking)
+            return work.result()
+
+    return [tuning_study, tuned_child_lora, tuned_scores]
