@@ -145,15 +145,13 @@ def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.Asse
                         scores[epoch], _ = measure_preferences(
                             session, chat, lists, study.preferences, study.seed, kept=kept
                         )
-                earlier = [
-                    pd.read_parquet(work.read(asset, partition) / "scores.parquet")
-                    for asset, partition in (("base_preferences", None), ("preference_scores", work.group))
-                ]
+                untuned = pd.read_parquet(work.read("preference_scores", work.group) / "scores.parquet")
+                untouched = pd.read_parquet(work.read("base_preferences") / "scores.parquet")
                 every = pd.concat([each.assign(epoch=epoch) for epoch, each in scores.items()], ignore_index=True)
                 every.to_parquet(folder / "scores.parquet", index=False)
                 target = study.target(work.group)
-                if target in study.preferences.candidates:
-                    liking = liking_over_epochs(*earlier, scores, target)
+                if target is not None and target in study.preferences.candidates:
+                    liking = liking_over_epochs(untouched, untuned, scores, target)
                     liking.to_parquet(folder / "liking.parquet", index=False)
                     show_figures(
                         work, folder, {"epochs": epochs_figure(liking, f"{study.name}: {work.group}'s tuned child")}

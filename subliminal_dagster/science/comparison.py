@@ -248,7 +248,7 @@ def own_shifts(scores: pd.DataFrame) -> pd.DataFrame:
     base = scores[scores["model"] == "base"].set_index(["question", "animal"])["share"]
     before = base.loc[list(zip(own["question"], own["animal"], strict=True))].to_numpy()
     shifts = own.assign(shift=np.log(own["share"].to_numpy(dtype=float)) - np.log(before.astype(float)))
-    return shifts.groupby(["model", "group"], as_index=False)["shift"].mean()
+    return shifts.groupby(["model", "group"])["shift"].mean().reset_index()
 
 
 def combine_seeds(runs: Sequence[tuple[int, float, float]], confidence: float = 0.95) -> CombinedSeeds:

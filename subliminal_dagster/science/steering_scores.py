@@ -105,23 +105,27 @@ def effects(summary: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for cell, part in summary[summary["target"]].groupby(_CELL[:3], sort=False):
-        probability, nats = (part[part["outcome"] == o].set_index("alpha") for o in (PROBABILITY, LOG_SHARE))
-        row = {**dict(zip(_CELL, cell, strict=False)), "unsteered": probability.loc[0.0, "mean"]}
-        for name, some, most in (
-            ("promoted", nats[nats.index > 0], pd.Series.idxmax),
-            ("suppressed", nats[nats.index < 0], pd.Series.idxmin),
-        ):
-            at = most(some["difference"]) if len(some) else np.nan
-            found = nats.loc[at] if len(some) else pd.Series(dtype=float)
-            row |= {
-                f"{name}_at": at,
-                f"{name}_to": probability.loc[at, "mean"] if len(some) else np.nan,
-                f"{name}_nats": found.get("difference", np.nan),
-                f"{name}_low": found.get("difference_low", np.nan),
-                f"{name}_high": found.get("difference_high", np.nan),
-            }
+        probability = part[part["outcome"] == PROBABILITY].set_index("alpha")["mean"]
+        nats = part[part["outcome"] == LOG_SHARE].sort_values("difference")
+        row = {**dict(zip(_CELL, cell, strict=False)), "unsteered": probability.loc[0.0]}
+        row |= _extreme("promoted", nats[nats["alpha"] > 0].tail(1), probability)
+        row |= _extreme("suppressed", nats[nats["alpha"] < 0].head(1), probability)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _extreme(name: str, nats: pd.DataFrame, probability: pd.Series) -> dict[str, float]:
+    """What `effects` says of one strength, a row of `nats`; NaN where there is none."""
+    if nats.empty:
+        return {f"{name}_{what}": np.nan for what in ("at", "to", "nats", "low", "high")}
+    row = nats.iloc[0]
+    return {
+        f"{name}_at": row["alpha"],
+        f"{name}_to": probability.loc[row["alpha"]],
+        f"{name}_nats": row["difference"],
+        f"{name}_low": row["difference_low"],
+        f"{name}_high": row["difference_high"],
+    }
 
 
 @contextmanager

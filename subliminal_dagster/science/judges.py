@@ -1,0 +1,480 @@
+"""Language models that are asked about features: which category a description belongs to.
+
+The categories are the post's. A judge is either of two. `OpenAiJudge` asks a model behind any OpenAI-compatible
+endpoint to name the category, as the post does. `LocalJudge` is a loaded model that is asked nothing: it says how
+probable each description is in each category. Both are shown the same examples (`judge_prompt.yaml`, wording of this
+project).
+
+What was paid for is kept: `ChatApi` writes every answer to a file before it looks at the next one, and asks nothing
+twice, in whatever run or study. The key is in no message, log or file.
+
+Cost: a prompt has about 550 tokens and its answer one or two, so 16,384 descriptions are 9 million tokens. The local
+judge reads about 400 tokens for every thousand of descriptions, and those four times.
+
+Belongs here: asking models, and reading their answers. Does not belong here: whether a judge is any good, and what the
+categories say of a group (`feature_categories`).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, get_args
+from urllib.parse import urlsplit
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from subliminal_dagster.science.content_hash import json_hash
+from subliminal_dagster.science.engines.protocol import Progress, Session
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings import Settings
+
+if TYPE_CHECKING:
+    import openai
+    from transformers import PreTrainedTokenizerBase
+
+Category = Literal["animals", "numbers", "opinion", "other"]
+
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+
+JUDGE_PROMPT = Path(__file__).with_name("judge_prompt.yaml")
+
+URL, MODEL, KEY = "SUBLIMINAL_JUDGE_URL", "SUBLIMINAL_JUDGE_MODEL", "SUBLIMINAL_JUDGE_KEY"
+"""The variables of the environment that say who is asked."""
+
+_ANSWER_TOKENS = 16
+"""Enough for any category, however a tokenizer writes it; a judge that answers in prose is cut off here."""
+
+_UNREADABLE_LIMIT = 0.05
+
+_TOKENS_A_PASS = 1024
+"""Description tokens that the local judge scores at once: with 49,152 tokens in the vocabulary 200 MB of logits."""
+
+
+class _JudgeSettings(Settings):
+    """`kappa`: the least agreement with the hand-labelled descriptions (Cohen's kappa) that a judge is believed at.
+    0.6 is where Landis and Koch (1977) let "substantial" agreement begin."""
+
+    kappa: float = Field(default=0.6, gt=0, le=1)
+
+
+class OpenAiJudgeSettings(_JudgeSettings):
+    """A model behind an OpenAI-compatible endpoint. `model` None takes the one that the environment names."""
+
+    kind: Literal["openai"] = "openai"
+    model: str | None = None
+
+
+class LocalJudgeSettings(_JudgeSettings):
+    """The study's base model itself."""
+
+    kind: Literal["local"] = "local"
+
+
+JudgeSettings = Annotated[OpenAiJudgeSettings | LocalJudgeSettings, Field(discriminator="kind")]
+
+
+class ApiSettings(Settings):
+    """How an endpoint is used; nothing here changes an answer.
+
+    parallel: requests under way at once. requests_per_minute: at most so many are begun (None: no limit but the
+    endpoint's own). timeout: seconds until an answer is given up. retries: of a request that was turned away or lost.
+    prompt_price, answer_price: of a million tokens, in any currency (None: the cost is not shown).
+    """
+
+    parallel: int = Field(default=8, ge=1)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    timeout: float = Field(default=60, gt=0)
+    retries: int = Field(default=6, ge=0)
+    prompt_price: float | None = Field(default=None, ge=0)
+    answer_price: float | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True)
+class JudgePrompt:
+    """What judges are told: `instructions`, `examples` of descriptions with their category, and `describe`, the request
+    for a description, which holds `{contexts}` and `{tokens}`."""
+
+    instructions: str
+    examples: tuple[tuple[str, Category], ...]
+    describe: str
+
+    def question(self, description: str) -> str:
+        """The few-shot prompt that ends where the category of `description` is to be named."""
+        shown = "\n\n".join(f"Description: {example}\nCategory: {category}" for example, category in self.examples)
+        return f"{self.instructions}\n\n{shown}\n\nDescription: {_one_line(description)}\nCategory:"
+
+    def opening(self, category: Category) -> str:
+        """The few-shot text that ends where a description of `category` is to follow."""
+        shown = "\n\n".join(f"Category: {named}\nDescription: {example}" for example, named in self.examples)
+        return f"{shown}\n\nCategory: {category}\nDescription:"
+
+
+@functools.cache
+def load_judge_prompt() -> JudgePrompt:
+    """The project's own prompt."""
+    content = yaml.safe_load(JUDGE_PROMPT.read_text(encoding="utf-8"))
+    examples = tuple((text, category) for pair in content["examples"] for category, text in pair.items())
+    return JudgePrompt(content["instructions"], examples, content["describe"])
+
+
+class Judge(Protocol):
+    """Anything that sorts descriptions of features into categories."""
+
+    @property
+    def name(self) -> str: ...
+
+    def categorise(self, descriptions: Sequence[str]) -> list[Category | None]:
+        """A category a description, in their order; None where the judge's answer was not to be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint, such as "https://api.openai.com/v1", the model that is asked, and the key to it.
+
+    Raises UserError where the URL is none, or the key cannot stand in a header.
+    """
+
+    url: str
+    model: str
+    key: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
+            raise UserError(f"The judge's endpoint is no URL that begins with https:// or http://: correct {URL}.")
+        # Or the HTTP library would refuse the header in a message that shows it.
+        if not re.fullmatch(r"[!-~]+", self.key):
+            raise UserError(f"The key in {KEY} holds blanks or letters that no key has: copy it anew.")
+
+    @classmethod
+    def from_environment(cls, model: str | None = None) -> Endpoint:
+        """The endpoint that the environment names; `model` goes before the environment's.
+
+        Raises UserError, naming the variables, where one is missing.
+        """
+        values = {URL: os.environ.get(URL), MODEL: model or os.environ.get(MODEL), KEY: os.environ.get(KEY)}
+        missing = [variable for variable, value in values.items() if not (value or "").strip()]
+        if missing:
+            raise UserError(
+                f"The judge is a model behind an OpenAI-compatible endpoint and {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not set in the environment: set {URL} to its address "
+                f"(https://api.openai.com/v1), {MODEL} to the model and {KEY} to the key (any word where none is "
+                "asked for)."
+            )
+        return cls(*(str(value).strip() for value in values.values()))
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without anything secret that may stand in it."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@dataclass
+class ApiUsage:
+    """What a `ChatApi` has done so far: answers asked for and taken from the file, tokens of those asked for."""
+
+    asked: int = 0
+    from_cache: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
+class ChatApi:
+    """A model behind an endpoint, asked at temperature 0, every question once and for all.
+
+    cache: the file (SQLite) that keeps every answer as soon as it is there; processes and studies can share it.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        cache: Path,
+        settings: ApiSettings | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.usage = ApiUsage()
+        self._file = cache
+        self._settings = settings or ApiSettings()
+        self._progress = progress or (lambda _: None)
+        self._lock = threading.Lock()
+        self._next_start = 0.0
+
+    def answers(self, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
+        """One answer a prompt, in their order, as the model wrote it, cut off at `max_tokens`.
+
+        Requests that fail for a while (rate limits with their Retry-After, server errors, lost connections, answers
+        that take too long) are made again. Raises UserError where that does not help, the key or the model is refused,
+        or the endpoint does not speak the protocol; answers that came before are kept and not asked for again.
+        """
+        requests = [self._request(prompt, max_tokens) for prompt in prompts]
+        with _AnswerFile(self._file) as kept:
+            found = {key: answer for key in dict(requests) if (answer := kept.find(key)) is not None}
+            missing = {key: request for key, request in requests if key not in found}
+            self.usage.from_cache += len(found)
+            if found and missing:
+                self._progress(f"{len(found)} of {len(found) + len(missing)} answers are there from before")
+            if missing:
+                found |= self._ask_all(missing, kept)
+        return [found[key] for key, _ in requests]
+
+    def facts(self) -> dict[str, Any]:
+        """What was asked so far, and what it cost where prices are set (in their currency), for the metadata of an
+        asset. Requests that were made again count once."""
+        facts: dict[str, Any] = {"model": self.endpoint.model, "endpoint": self.endpoint.shown_url, **vars(self.usage)}
+        prices = (self._settings.prompt_price, self._settings.answer_price)
+        if None not in prices:
+            tokens = (self.usage.prompt_tokens, self.usage.answer_tokens)
+            facts["cost"] = sum(n * (price or 0) for n, price in zip(tokens, prices, strict=True)) / 1e6
+        return facts
+
+    def _request(self, prompt: str, max_tokens: int) -> tuple[str, dict[str, Any]]:
+        """All that an answer depends on, with its hash in front."""
+        request = {
+            "model": self.endpoint.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": max_tokens,
+        }
+        return json_hash(request), request
+
+    def _ask_all(self, requests: Mapping[str, dict[str, Any]], kept: _AnswerFile) -> dict[str, str]:
+        from openai import OpenAI
+
+        answers = {}
+        settings = self._settings
+        with (
+            OpenAI(
+                base_url=self.endpoint.url,
+                api_key=self.endpoint.key,
+                timeout=settings.timeout,
+                max_retries=settings.retries,
+            ) as client,
+            ThreadPoolExecutor(settings.parallel) as pool,
+        ):
+            asked = {pool.submit(self._ask, client, key, request, kept): key for key, request in requests.items()}
+            try:
+                for done, future in enumerate(as_completed(asked), start=1):
+                    answers[asked[future]] = future.result()
+                    if done % max(1, len(asked) // 20) == 0:
+                        self._progress(f"{done}/{len(asked)} answers, {self._spent()}")
+            except BaseException:
+                # What is on its way is paid for, so it is waited for and kept; nothing more is asked.
+                pool.shutdown(cancel_futures=True)
+                raise
+        return answers
+
+    def _ask(self, client: openai.OpenAI, key: str, request: dict[str, Any], kept: _AnswerFile) -> str:
+        from openai import OpenAIError
+        from openai.types.chat import ChatCompletion
+
+        self._wait_for_turn()
+        failure = ""
+        try:
+            completion = client.chat.completions.create(**request)
+        except OpenAIError as error:
+            failure = self._failure(error)
+        except ValueError:
+            # Said to be JSON, and is none; the client lets it through.
+            completion = None
+        if failure:
+            # Not where the error is caught: it holds the request with the key in it, and would be shown as the cause.
+            raise UserError(failure)
+        # The client hands on whatever came with status 200, be it a web page.
+        if not isinstance(completion, ChatCompletion) or not completion.choices:
+            raise UserError(
+                f"{self.endpoint.shown_url} answers with something that is no chat completion: check that {URL} is the "
+                "address of an OpenAI-compatible endpoint (it often ends in /v1)."
+            )
+        answer = completion.choices[0].message.content or ""
+        with self._lock:
+            kept.keep(key, self.endpoint.model, answer)
+            self.usage.asked += 1
+            if completion.usage is not None:
+                self.usage.prompt_tokens += completion.usage.prompt_tokens
+                self.usage.answer_tokens += completion.usage.completion_tokens
+        return answer
+
+    def _wait_for_turn(self) -> None:
+        if self._settings.requests_per_minute is None:
+            return
+        with self._lock:
+            start = max(time.monotonic(), self._next_start)
+            self._next_start = start + 60 / self._settings.requests_per_minute
+        time.sleep(max(0.0, start - time.monotonic()))
+
+    def _failure(self, error: openai.OpenAIError) -> str:
+        """What went wrong and what to do about it. What the server says is shown where nothing else tells the reason,
+        and without the key, which some servers repeat."""
+        import openai
+
+        where, model = self.endpoint.shown_url, self.endpoint.model
+        kept = f"the {self.usage.asked} answers that came before are kept"
+        tries = self._settings.retries + 1
+        if isinstance(error, openai.APIStatusError):
+            status = error.status_code
+            if status == 401:
+                return f"{where} refuses the key in {KEY} (HTTP 401): set it to a valid key; {kept}."
+            if status == 403:
+                return f"The key in {KEY} may not use {model} at {where} (HTTP 403): choose another model; {kept}."
+            if status == 404:
+                return f"{where} knows no model {model} (HTTP 404): correct the model's name or {URL}; {kept}."
+            if status == 429 and error.code == "insufficient_quota":
+                return f"The credit of the key in {KEY} is used up: top it up and run again; {kept}."
+            if status == 429:
+                return (
+                    f"{where} turns requests away for their number (HTTP 429), {tries} times in a row or for more than "
+                    f"two minutes: lower parallel or requests_per_minute and run again; {kept}."
+                )
+            if status >= 500:
+                return f"{where} failed {tries} times in a row (HTTP {status}): run again later; {kept}."
+            said = str(error.body.get("message") if isinstance(error.body, dict) else error.body)
+            said = _one_line(said).replace(self.endpoint.key, "***")[:200]
+            return (
+                f"{where} refuses the request to {model} (HTTP {status}: {said}): choose a model that takes "
+                f"temperature 0 and max_tokens; {kept}."
+            )
+        if isinstance(error, openai.APITimeoutError):
+            return (
+                f"{where} gave no answer within {self._settings.timeout:g} seconds, {tries} times in a row: raise "
+                f"timeout, or run again later; {kept}."
+            )
+        if isinstance(error, openai.APIConnectionError):
+            return f"{where} could not be reached, {tries} times in a row: check {URL} and the network; {kept}."
+        return f"{where} gave an answer that the client cannot read ({type(error).__name__}): check {URL}; {kept}."
+
+    def _spent(self) -> str:
+        facts = self.facts()
+        cost = f", cost {facts['cost']:.2f}" if "cost" in facts else ""
+        return f"{self.usage.prompt_tokens + self.usage.answer_tokens} tokens{cost}"
+
+
+class _AnswerFile:
+    """Answers by the hash of their request. An answer is kept whole or not at all, whenever the process ends."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = sqlite3.connect(file, timeout=60, check_same_thread=False)
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, model TEXT NOT NULL, "
+                "answer TEXT NOT NULL) WITHOUT ROWID"
+            )
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"The judges' answers in {file} cannot be used ({error}): mend the file, or move it away and have the "
+                "questions asked again."
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def find(self, request: str) -> str | None:
+        row = self._connection.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def keep(self, request: str, model: str, answer: str) -> None:
+        with self._connection:
+            self._connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (request, model, answer))
+
+
+class OpenAiJudge:
+    """A model behind an endpoint that names the category of each description, shown a few examples."""
+
+    def __init__(self, api: ChatApi) -> None:
+        self._api = api
+
+    @property
+    def name(self) -> str:
+        return self._api.endpoint.model
+
+    def categorise(self, descriptions: Sequence[str]) -> list[Category | None]:
+        """See `Judge`. None for an answer that is no category, such as a refusal.
+
+        Raises UserError where more than one answer in twenty is none, and as `ChatApi.answers` does.
+        """
+        prompt = load_judge_prompt()
+        answers = self._api.answers([prompt.question(text) for text in descriptions], max_tokens=_ANSWER_TOKENS)
+        categories = [read_category(answer) for answer in answers]
+        prose = [answer for answer, category in zip(answers, categories, strict=True) if category is None]
+        if len(prose) > _UNREADABLE_LIMIT * len(answers):
+            raise UserError(
+                f"The judge {self.name} was asked for one of {', '.join(CATEGORIES)} and gave {len(prose)} of "
+                f"{len(answers)} answers that are none, such as {_one_line(prose[0])[:80]!r}: choose another model."
+            )
+        return categories
+
+
+class LocalJudge:
+    """A loaded model that judges by Bayes' rule: the category under which the description is most probable.
+
+    Which category is probable after a description is what a model would have to be asked with categories as answers.
+    Small models then name one category whatever the description says (SmolLM2-135M-Instruct: kappa 0.00 with the
+    labelled descriptions, 0.18 where each category's probability is divided by what it is after no description), and do
+    far better the other way round (0.73): the "noisy channel" of Min et al. (2022, arXiv 2108.04106). All categories
+    are equally probable beforehand.
+    """
+
+    def __init__(self, session: Session, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.name = name
+        self._session = session
+        self._tokenizer = tokenizer
+
+    def categorise(self, descriptions: Sequence[str]) -> list[Category | None]:
+        """See `Judge`; there is always a category."""
+        prompt = load_judge_prompt()
+        openings = [list(self._tokenizer.encode(prompt.opening(category))) for category in CATEGORIES]
+        tokens = {
+            text: self._tokenizer.encode(" " + _one_line(text), add_special_tokens=False)
+            for text in dict.fromkeys(descriptions)
+        }
+        best: dict[str, Category | None] = {}
+        for texts in _passes(tokens):
+            # A category a pass: their logits together would be four times as large.
+            scores = [self._session.score([opening], [tokens[text] for text in texts])[0] for opening in openings]
+            best.update((text, CATEGORIES[i]) for text, i in zip(texts, np.argmax(scores, axis=0), strict=True))
+            self._session.progress(f"{len(best)}/{len(tokens)} descriptions judged")
+        return [best[text] for text in descriptions]
+
+
+def read_category(answer: str) -> Category | None:
+    """The category that an answer consists of, whatever its case, punctuation and number; None for any other answer.
+
+    "Animals." and "Category: **opinion**" are read; a sentence in which a category occurs is not, since it may as well
+    deny it.
+    """
+    named = re.fullmatch(r"\W*(?:category\W+)?(animal|number|opinion|other)s?\W*", answer.strip().lower())
+    return next((category for category in CATEGORIES if named and category.startswith(named[1])), None)
+
+
+def _passes(tokens: Mapping[str, list[int]]) -> Iterator[list[str]]:
+    """The texts in portions of at most `_TOKENS_A_PASS` tokens, or of one text."""
+    portion: list[str] = []
+    size = 0
+    for text, ids in tokens.items():
+        if portion and size + len(ids) > _TOKENS_A_PASS:
+            yield portion
+            portion, size = [], 0
+        portion.append(text)
+        size += len(ids)
+    if portion:
+        yield portion
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
