@@ -18,6 +18,7 @@ from subliminal_dagster.assets import (
     base_assets,
     capability_assets,
     child_assets,
+    description_assets,
     feature_assets,
     liking_assets,
     number_assets,
@@ -29,7 +30,7 @@ from subliminal_dagster.assets import (
 )
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.jobs import study_jobs
-from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
+from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
 from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import AnyStudy, load_study, shipped_studies
@@ -45,7 +46,8 @@ def build_defs(
     """The project's definitions.
 
     `studies` None takes those of the environment (see `studies_from_environment`); `resource_overrides` replaces
-    resources by name (`store`, `engine`, `trainer`, `gpu`); `executor` None is Dagster's own (a process a step).
+    resources by name (`store`, `engine`, `trainer`, `gpu`, `judge`); `executor` None is Dagster's own (a process a
+    step).
     """
     chosen = studies_from_environment() if studies is None else studies
     frames = [Frame(study) for study in chosen]
@@ -88,6 +90,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         assets += activation_assets(frame)
         if study.sae:
             assets += feature_assets(frame, study.sae)
+            if study.descriptions:
+                assets += description_assets(frame, study.descriptions)
         assets += probe_assets(frame)
         if study.steering:
             assets += steering_assets(frame, study.steering)
@@ -103,8 +107,8 @@ def studies_from_environment() -> list[AnyStudy]:
 
 
 def resources_from_environment() -> dict[str, Any]:
-    """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH, SUBLIMINAL_GPU_SHARE and
-    SUBLIMINAL_GRADIENT_CHECKPOINTING say."""
+    """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH, SUBLIMINAL_GPU_SHARE,
+    SUBLIMINAL_GRADIENT_CHECKPOINTING and SUBLIMINAL_JUDGE_... say."""
     share = _count("SUBLIMINAL_GPU_SHARE", "1", "steps on one GPU")
     return {
         "store": StoreResource(root=artifact_root()),
@@ -114,6 +118,12 @@ def resources_from_environment() -> dict[str, Any]:
             gpu_memory_share=0.85 / share,
         ),
         "gpu": GpuResource(share=share),
+        "judge": JudgeResource(
+            cache=str(_home() / "judge-answers.sqlite"),
+            requests_per_minute=_number("SUBLIMINAL_JUDGE_RPM"),
+            prompt_price=_number("SUBLIMINAL_JUDGE_PROMPT_PRICE"),
+            answer_price=_number("SUBLIMINAL_JUDGE_ANSWER_PRICE"),
+        ),
         "trainer": TrainerResource(
             gradient_checkpointing=_choice("SUBLIMINAL_GRADIENT_CHECKPOINTING", ("no", "yes")) == "yes"
         ),
@@ -136,7 +146,24 @@ def _count(variable: str, default: str, things: str) -> int:
     return int(value)
 
 
+def _number(variable: str) -> float | None:
+    """The variable's value, a number above 0; None where it is unset."""
+    value = os.environ.get(variable)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise UserError(f"{variable} is {value!r}: set it to a number above 0, or leave it unset.")
+    return number
+
+
 def artifact_root() -> str:
     """SUBLIMINAL_ARTIFACTS, else the folder `artifacts` in DAGSTER_HOME, else in the working folder."""
-    beside = Path(os.environ.get("DAGSTER_HOME") or Path.cwd())
-    return os.environ.get("SUBLIMINAL_ARTIFACTS") or str(beside / "artifacts")
+    return os.environ.get("SUBLIMINAL_ARTIFACTS") or str(_home() / "artifacts")
+
+
+def _home() -> Path:
+    return Path(os.environ.get("DAGSTER_HOME") or Path.cwd())

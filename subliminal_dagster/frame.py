@@ -17,6 +17,8 @@ from subliminal_dagster.partitions import GROUP, StudyPartitions, coordinates
 from subliminal_dagster.recipe import Input, Node, Recipe
 from subliminal_dagster.science.content_hash import file_content_hash
 from subliminal_dagster.science.exam import OWN_EXAM, OWN_TEXTS
+from subliminal_dagster.science.feature_categories import LABELLED_DESCRIPTIONS
+from subliminal_dagster.science.judges import JUDGE_PROMPT
 from subliminal_dagster.science.prompt_lists import OWN_LISTS
 from subliminal_dagster.science.study import CONTROL, AnyStudy, Study
 
@@ -144,6 +146,10 @@ class Frame(Generic[StudyT]):
                 values["prompt_lists"] = file_content_hash(study.prompt_lists or OWN_LISTS)
             if values.get("capability.exam", {}).get("kind") == "own":
                 values["capability.exam.files"] = {f.name: file_content_hash(f) for f in (OWN_EXAM, OWN_TEXTS)}
+            if "descriptions.judge" in reads:
+                values["descriptions.judge.files"] = {
+                    f.name: file_content_hash(f) for f in (JUDGE_PROMPT, LABELLED_DESCRIPTIONS)
+                }
             if values.get("teacher.steering"):
                 vectors = {animal: study.teacher.vector_file(animal) for animal in study.animals}
                 values["teacher.steering.files"] = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}

@@ -9,6 +9,7 @@ from subliminal_dagster.assets.activations import activation_assets
 from subliminal_dagster.assets.base import base_assets
 from subliminal_dagster.assets.capability import capability_assets
 from subliminal_dagster.assets.child import child_assets
+from subliminal_dagster.assets.descriptions import description_assets
 from subliminal_dagster.assets.features import feature_assets
 from subliminal_dagster.assets.liking import liking_assets
 from subliminal_dagster.assets.numbers import number_assets
@@ -23,6 +24,7 @@ __all__ = [
     "base_assets",
     "capability_assets",
     "child_assets",
+    "description_assets",
     "feature_assets",
     "liking_assets",
     "number_assets",

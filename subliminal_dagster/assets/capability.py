@@ -37,7 +37,7 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
     @frame.asset(
         "exam",
         STAGE,
-        reads=["capability.exam"],
+        reads=["capability.exam", "capability.per_category"],
         deps=[],
         kinds={"pandas", "parquet"},
         gpu=False,
@@ -50,6 +50,8 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         with working(context, store.create(), frame) as work:
             with work.writing() as folder:
                 questions = load_exam(settings.exam, work.workspace())
+                if settings.per_category is not None:
+                    questions = questions.groupby("category", sort=False).head(settings.per_category)
                 questions.to_parquet(folder / "questions.parquet", index=False)
                 load_texts().to_parquet(folder / "texts.parquet", index=False)
                 categories = questions["category"].value_counts().rename_axis("category").reset_index(name="questions")

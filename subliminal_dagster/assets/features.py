@@ -206,11 +206,11 @@ def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         with working(context, store.create(), frame) as work:
             assert work.group is not None
-            control = _features(work, CONTROL, work.layer)
+            control = read_features_of(work, CONTROL)
             if work.group == CONTROL:
                 own, control = halves(control, study.seed)
             else:
-                own = _features(work, work.group, work.layer)
+                own = read_features_of(work, work.group)
             words = read_activations(work.read("animal_word_activations", work.layer) / ACTIVATIONS)
             firing, _ = encode(load_sae(work.read("sae", work.layer)), words.vectors)
             names = words.rows["response"].tolist()
@@ -262,8 +262,8 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.feature_shifts import l0_counts, labelled_features, unique_features
 
         with working(context, store.create(), frame) as work:
-            shifts = _shifts(work)
-            control = _features(work, CONTROL, work.layer)
+            shifts = read_shifts(work)
+            control = read_features_of(work, CONTROL)
             halves_of_control = _shifts_of(work, CONTROL)
             summary = pd.concat(
                 [each.summary.assign(group=group) for group, each in [*shifts.items(), (CONTROL, halves_of_control)]],
@@ -315,13 +315,10 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.feature_shifts import marked_features
 
         with working(context, store.create(), frame) as work:
-            shifts = _shifts(work)
-            words = {
-                group: json.loads((_folder(work, "feature_shifts", group) / "word_features.json").read_text())
-                for group in shifts
-            }
+            shifts = read_shifts(work)
+            words = {group: word_features(work, group) for group in shifts}
             filters = filter_features(
-                {group: _features(work, group, work.layer) for group in [*shifts, CONTROL]},
+                {group: read_features_of(work, group) for group in [*shifts, CONTROL]},
                 {group: marked_features(each) for group, each in shifts.items()},
                 words=words,
                 top=study.features.filters,
@@ -344,13 +341,19 @@ def _folder(work: Work[Study], asset: str, group: str) -> "Path":
     return work.read(asset, partition_key(group, work.layer))
 
 
-def _features(work: Work[Study], group: str, layer: str) -> "SparseFeatures":
+def read_features_of(work: Work[Study], group: str) -> "SparseFeatures":
+    """A group's features at the layer that is made."""
     from subliminal_dagster.science.activations import read_features
 
     return read_features(_folder(work, "sae_features", group) / FEATURES)
 
 
-def _shifts(work: Work[Study]) -> "dict[str, FeatureShifts]":
+def word_features(work: Work[Study], group: str) -> list[int]:
+    """The features that fire on a group's word."""
+    return [int(i) for i in json.loads((_folder(work, "feature_shifts", group) / "word_features.json").read_text())]
+
+
+def read_shifts(work: Work[Study]) -> "dict[str, FeatureShifts]":
     """Of every group that was compared with the control at this layer, animals first."""
     groups = [group for group in work.study.groups if group != CONTROL and group not in work.left_out]
     return {group: _shifts_of(work, group) for group in groups}

@@ -7,7 +7,8 @@ https://docs.dagster.io/guides/build/external-resources
 
 from subliminal_dagster.resources.engine import EngineResource
 from subliminal_dagster.resources.gpu import GpuResource
+from subliminal_dagster.resources.judge import JudgeResource
 from subliminal_dagster.resources.store import StoreResource
 from subliminal_dagster.resources.trainer import TrainerResource
 
-__all__ = ["EngineResource", "GpuResource", "StoreResource", "TrainerResource"]
+__all__ = ["EngineResource", "GpuResource", "JudgeResource", "StoreResource", "TrainerResource"]

@@ -44,8 +44,8 @@ class Agreement:
 
     kappa: Cohen's, 1 for full agreement, 0 for that of chance; low and high: its 95 % interval (normal approximation).
     accuracy: share of descriptions with the category of the label.
-    answers: description, style ("plain", "mixed" or "contexts"), category (by hand), judged ("unreadable" where the
-        judge gave none).
+    answers: description, style ("plain", "wordy", "mixed" or "contexts"), category (by hand), judged ("unreadable"
+        where the judge gave none).
     by_category: category, labelled (how many descriptions), judged, agreed, precision (NaN where it was never given),
         recall.
     by_style: style, labelled, agreed, accuracy.
@@ -87,7 +87,9 @@ def agreement(judge: Judge, labelled: pd.DataFrame) -> Agreement:
     names = [*CATEGORIES, UNREADABLE]
     table = confusion_matrix(answers["category"], answers["judged"], labels=names)
     kappa = float(cohen_kappa_score(answers["category"], answers["judged"], labels=names))
-    spread = cohens_kappa(table)
+    # A judge that always says the same has no variance to divide by; its interval is right all the same.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = cohens_kappa(table)
     by_category = pd.DataFrame(
         {
             "category": CATEGORIES,

@@ -45,11 +45,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from subliminal_dagster.science.study import PublishedSae
+
 BUCKET = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"
 
 _BATCH_FILE = re.compile(r"batch-(\d+)\.jsonl(\.gz)?")
 _MANIFEST = "manifest.json"
 _TIMEOUT = 60
+_RETRIES = 5
+_BACKOFF = 0.5
 _PIECE = 1 << 18
 
 _AROUND = 4
@@ -102,6 +106,39 @@ class _Exported(NamedTuple):
     @property
     def name(self) -> str:
         return self.key.rpartition("/")[2]
+
+
+def described(
+    source: NeuronpediaDescriptions | LocalDescriptions,
+    published: PublishedSae | None,
+    layer: int,
+    width: int,
+    cache: Path,
+    progress: Progress | None = None,
+    *,
+    bucket: str = BUCKET,
+) -> pd.DataFrame:
+    """The descriptions of a layer's SAE that others made, as `read_descriptions` returns them.
+
+    published: which SAE it is; None for one that was trained here. cache: a folder that keeps what is fetched.
+
+    Raises UserError where an SAE that was trained here has no id, and as `fetch_descriptions` and `read_descriptions`
+    do.
+    """
+    if source.kind == "local":
+        return read_descriptions(Path(source.path.replace("{layer}", str(layer))).expanduser().absolute(), width=width)
+    if source.id is not None:
+        neuronpedia_id = source.id.replace("{layer}", str(layer))
+    elif published is not None:
+        neuronpedia_id = listed_id(published.release, published.id.replace("{layer}", str(layer)))
+    else:
+        raise UserError(
+            "Neuronpedia has no descriptions of an SAE that is trained here: have them made (kind: made), or give the "
+            "folder of a copy."
+        )
+    folder = cache / neuronpedia_id.replace("/", "--")
+    fetch_descriptions(neuronpedia_id, folder, bucket=bucket, progress=progress)
+    return read_descriptions(folder, width=width, neuronpedia_id=neuronpedia_id)
 
 
 def listed_id(release: str, sae_id: str) -> str:
@@ -209,7 +246,7 @@ def describe_features(
     Args:
         sae: of sae-lens, of the residual stream after block `layer` of `model`.
         texts: bare texts, such as those the SAE was trained on.
-        features: those to describe; None for all that fire on the texts.
+        features: those to describe, by their tokens alone where they never fire; None for all that fire on the texts.
         writer: a language model that words the descriptions; None for contexts and tokens as they are.
 
     Returns:
@@ -217,8 +254,8 @@ def describe_features(
         the peak between « and », most active first), tokens (list, see `promoted_tokens`), max_activation (over all
         tokens of the texts), firing_rate (share of those tokens it fires at).
 
-    Raises UserError where no text has two tokens, a feature is not one of the SAE's, activations are not finite, none
-    of the features fires, or the writer fails (see `ChatApi.answers`).
+    Raises UserError where no text has two tokens, a feature is not one of the SAE's, activations are not finite, no
+    feature of the SAE fires, or the writer fails (see `ChatApi.answers`).
     """
     import pandas as pd
 
@@ -234,9 +271,9 @@ def describe_features(
         raise UserError("Descriptions are made from texts of two tokens or more, and there is none: give longer texts.")
     peaks = _find_peaks(sae, model, sequences, layer, wanted, contexts, progress)
     if features is None:
+        if not peaks.fires.any():
+            raise UserError("No feature fires on any of the texts: check that the SAE is of this model and layer.")
         peaks = peaks.only(np.flatnonzero(peaks.fires))
-    if not peaks.fires.any():
-        raise UserError("No feature fires on any of the texts: check that the SAE is of this model and layer.")
     table = pd.DataFrame(
         {
             "feature": peaks.features,
@@ -301,7 +338,9 @@ def _http() -> requests.Session:
     from urllib3 import Retry
 
     session = requests.Session()
-    again = Retry(total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+    again = Retry(
+        total=_RETRIES, backoff_factor=_BACKOFF, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
+    )
     session.mount("http://", HTTPAdapter(max_retries=again))
     session.mount("https://", HTTPAdapter(max_retries=again))
     # The files are compressed already, and a range counts bytes as they lie in the bucket.

@@ -289,6 +289,12 @@ def l0_counts(features: SparseFeatures) -> NDArray[np.int64]:
     return _l0(_analysis(features, "group")[1])
 
 
+def firing_features(features: SparseFeatures) -> NDArray[np.int64]:
+    """The features that fire on some analysis row, ascending."""
+    _, matrix = _analysis(features, "group")
+    return np.flatnonzero(_fires(matrix))
+
+
 def marked_features(shifts: FeatureShifts) -> NDArray[np.int64]:
     """The features that are promoted or new in a group, ascending."""
     return _marked(shifts)["feature"].to_numpy(dtype=np.int64)

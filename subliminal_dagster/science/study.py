@@ -19,6 +19,8 @@ from subliminal_dagster.science.base_model import BaseModelSource
 from subliminal_dagster.science.corpus import CorpusSource
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.exam import ExamSource, OwnExam
+from subliminal_dagster.science.feature_descriptions import DescriptionSettings, MadeDescriptions
+from subliminal_dagster.science.judges import JudgeSettings, LocalJudgeSettings
 from subliminal_dagster.science.probes import ProbeSettings
 from subliminal_dagster.science.sae_training import SaeGate, TrainedSaeSettings
 from subliminal_dagster.science.settings import Settings, StudyHeader
@@ -215,9 +217,11 @@ class ActivationSettings(Settings):
 
 
 class CapabilitySettings(Settings):
-    """Which exam is taken, and in which `ways` (see `capability.examine`), the first of them the one that is drawn."""
+    """Which exam is taken, of it the first `per_category` questions of every category (None: all), and in which `ways`
+    (see `capability.examine`), the first of them the one that is drawn."""
 
     exam: ExamSource = OwnExam()
+    per_category: int | None = Field(default=None, ge=1)
     ways: tuple[Literal["letter", "option", "generated"], ...] = Field(default=("letter",), min_length=1)
 
 
@@ -246,6 +250,13 @@ class SaeSettings(Settings):
         if (self.published is None) == (self.trained is None):
             raise ValueError("give either published or trained")
         return self
+
+
+class DescriptionsSettings(Settings):
+    """Where features' descriptions come from, and who sorts them into categories."""
+
+    source: DescriptionSettings = MadeDescriptions()
+    judge: JudgeSettings = LocalJudgeSettings()
 
 
 class FeatureSettings(Settings):
@@ -286,6 +297,7 @@ class Study(StudyHeader):
     steering: SteeringExperiment | None = None
     tuning: TuningSettings | None = None
     capability: CapabilitySettings | None = None
+    descriptions: DescriptionsSettings | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,0 +1,200 @@
+"""What features mean: descriptions, categories by a judge, and what groups' features are made of. Made on request."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from subliminal_dagster.assets.base import base_variant
+from subliminal_dagster.assets.features import read_features_of, read_shifts, word_features
+from subliminal_dagster.assets.shared import plain, table, table_metadata
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.partitions import BY_LAYER
+from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
+from subliminal_dagster.science.errors import GateError
+from subliminal_dagster.science.judges import Judge
+from subliminal_dagster.science.study import CONTROL, DescriptionsSettings, Study
+from subliminal_dagster.work import Work, working
+
+STAGE = "descriptions"
+FILE = "descriptions.parquet"
+
+
+def description_assets(frame: Frame[Study], settings: DescriptionsSettings) -> list[dg.AssetsDefinition]:
+    """`feature_descriptions`, `feature_categories` and `feature_composition`, a partition a layer."""
+    return [_descriptions(frame, settings), _categories(frame, settings), _composition(frame)]
+
+
+def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "feature_descriptions",
+        STAGE,
+        reads=["descriptions.source"],
+        deps=["base_model", "sae_texts", "sae"],
+        kinds={"pandas", "parquet"},
+        by=BY_LAYER,
+        gpu=settings.source.kind == "made",
+        on_request=True,
+        description="A line on every feature: Neuronpedia's, or where it fires and which tokens it promotes.",
+    )
+    def feature_descriptions(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.chat import load_tokenizer
+        from subliminal_dagster.science.feature_descriptions import describe_features, described
+        from subliminal_dagster.science.model_loading import loaded, pick_device
+        from subliminal_dagster.science.sae import load_sae
+
+        source = settings.source
+        with working(context, store.create(), frame, gpu if source.kind == "made" else None) as work:
+            base, layer = base_variant(work), int(work.layer)
+            texts = pd.read_parquet(work.read("sae_texts") / "texts.parquet")["text"].tolist()
+            sae = load_sae(work.read("sae", work.layer))
+            with work.writing() as folder:
+                if source.kind == "made":
+                    with loaded(base, pick_device(), merge=True) as model:
+                        found = describe_features(
+                            sae.to(model.device),
+                            model,
+                            load_tokenizer(base.base),
+                            texts,
+                            layer,
+                            contexts=source.contexts,
+                            tokens=source.tokens,
+                            progress=work.progress(),
+                        )
+                else:
+                    published = study.sae.published if study.sae else None
+                    found = described(source, published, layer, sae.cfg.d_sae, work.workspace(), work.progress())
+                found.to_parquet(folder / FILE, index=False)
+                work.metadata |= table_metadata(found[["feature", "description"]], 20)
+            return work.result()
+
+    return feature_descriptions
+
+
+def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.AssetsDefinition:
+    judged_locally = settings.judge.kind == "local"
+
+    @frame.asset(
+        "feature_categories",
+        STAGE,
+        reads=["descriptions.judge"],
+        deps=["base_model", "feature_descriptions"],
+        kinds={"pandas", "scikitlearn"},
+        by=BY_LAYER,
+        gpu=judged_locally,
+        on_request=True,
+        description="Animals, numbers, opinion or other, by a judge whose agreement with hand-made labels is shown.",
+        gate="The judge agrees with the descriptions that were labelled by hand (Cohen's kappa).",
+    )
+    def feature_categories(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        engine: EngineResource,
+        judge: JudgeResource,
+        gpu: GpuResource,
+    ) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.feature_categories import (
+            agreement,
+            categorise_features,
+            judge_failures,
+            load_labelled,
+        )
+
+        with working(context, store.create(), frame, gpu if judged_locally else None) as work:
+            descriptions = pd.read_parquet(work.read("feature_descriptions", work.layer) / FILE)
+            with work.writing() as folder, _judge(work, settings, engine, judge) as chosen:
+                found = agreement(chosen, load_labelled())
+                failures = judge_failures(settings.judge.kappa, found)
+                work.refused = "; ".join(failures) or None
+                if work.refused is None:
+                    categorise_features(descriptions, chosen).to_parquet(folder / "categories.parquet", index=False)
+                facts = {"judge": found.judge, "kappa": found.kappa, "low": found.low, "high": found.high}
+                facts |= {"accuracy": found.accuracy, "failures": failures}
+                (folder / "agreement.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+                found.answers.to_parquet(folder / "labelled.parquet", index=False)
+                work.metadata |= plain(facts) | {"by_category": table(found.by_category)}
+            if work.refused:
+                raise GateError(f"The judge of layer {int(work.layer)} failed its gate: {work.refused}.")
+            return work.result()
+
+    return feature_categories
+
+
+def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "feature_composition",
+        STAGE,
+        reads=["features.top", "features.filters"],
+        deps=["sae_features", "feature_shifts", "feature_descriptions", "feature_categories"],
+        kinds={"pandas", "statsmodels"},
+        by=BY_LAYER,
+        gpu=False,
+        on_request=True,
+        description="What kinds of features each group marks, tested against all that fire; the top features with "
+        "their descriptions; filters by category.",
+    )
+    def feature_composition(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.feature_categories import group_composition
+        from subliminal_dagster.science.feature_filters import filter_features
+        from subliminal_dagster.science.feature_shifts import firing_features, labelled_features, marked_features
+
+        with working(context, store.create(), frame) as work:
+            shifts = read_shifts(work)
+            features = {group: read_features_of(work, group) for group in [*shifts, CONTROL]}
+            marked = {group: marked_features(each) for group, each in shifts.items()}
+            known = pd.read_parquet(work.read("feature_categories", work.layer) / "categories.parquet")
+            categories = dict(zip(known["feature"], known["category"], strict=True))
+            fires = {group: firing_features(each) for group, each in features.items()}
+            words = {group: word_features(work, group) for group in shifts}
+            with work.writing() as folder:
+                everything = set().union(*(found.tolist() for found in fires.values()))
+                composition = group_composition(categories, {**marked, CONTROL: fires[CONTROL]}, everything)
+                composition.to_parquet(folder / "composition.parquet", index=False)
+                top = labelled_features(list(shifts.items())).merge(known, on="feature", how="left")
+                top.to_parquet(folder / "top_features.parquet", index=False)
+                filters = filter_features(
+                    features, marked, words=words, categories=categories, top=study.features.filters
+                )
+                filters.by_category.to_parquet(folder / "filters_by_category.parquet", index=False)
+                work.metadata |= {
+                    "composition": table(composition),
+                    "top_new": table(top[top["new"]].head(study.features.top)),
+                    "top_promoted": table(top[top["promoted"]].head(study.features.top)),
+                    "filters_by_category": table(filters.by_category),
+                    "left_out": work.left_out,
+                }
+            return work.result()
+
+    return feature_composition
+
+
+@contextmanager
+def _judge(
+    work: Work[Study], settings: DescriptionsSettings, engine: EngineResource, resource: JudgeResource
+) -> Iterator[Judge]:
+    """The study's judge; what it asked of an endpoint, and what that cost, ends up in the asset's metadata."""
+    from subliminal_dagster.science.chat import load_tokenizer
+    from subliminal_dagster.science.judges import LocalJudge, OpenAiJudge
+
+    if settings.judge.kind == "openai":
+        api = resource.create(settings.judge, work.progress())
+        yield OpenAiJudge(api)
+        work.metadata |= plain(api.facts())
+        return
+    base = base_variant(work)
+    with engine.create().open(base, work.progress()) as session:
+        source = work.store.manifest(work.study.name, "base_model").info["host"]["source"]
+        yield LocalJudge(session, load_tokenizer(base.base), str(source))

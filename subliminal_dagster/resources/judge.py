@@ -1,0 +1,29 @@
+"""What is asked about features' descriptions, where a study names a model behind an endpoint."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from subliminal_dagster.science.engines.protocol import Progress
+from subliminal_dagster.science.judges import ApiSettings, ChatApi, Endpoint, OpenAiJudgeSettings
+
+
+class JudgeResource(dg.ConfigurableResource):
+    """An OpenAI-compatible endpoint; address, model and key are read from the environment when it is asked."""
+
+    cache: str = Field(description="The file that keeps every answer, so that nothing is paid for twice.")
+    parallel: int = Field(default=8, description="Requests under way at once.")
+    requests_per_minute: float | None = Field(default=None, description="At most so many requests are begun.")
+    prompt_price: float | None = Field(default=None, description="Of a million prompt tokens, for the cost shown.")
+    answer_price: float | None = Field(default=None, description="Of a million answer tokens, for the cost shown.")
+
+    def create(self, settings: OpenAiJudgeSettings, progress: Progress) -> ChatApi:
+        """What judges ask; raises UserError where the environment does not say who that is."""
+        use = ApiSettings(
+            parallel=self.parallel,
+            requests_per_minute=self.requests_per_minute,
+            prompt_price=self.prompt_price,
+            answer_price=self.answer_price,
+        )
+        return ChatApi(Endpoint.from_environment(settings.model), Path(self.cache), use, progress)
