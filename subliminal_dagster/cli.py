@@ -89,13 +89,13 @@ def _list_studies() -> int:
     return 0
 
 
-def _plan(study: AnyStudy, select: str | None, groups: list[str] | None, as_json: bool) -> int:
+def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_json: bool) -> int:
     from subliminal_dagster.build import resources_from_environment, study_frame
     from subliminal_dagster.planner import make_plan
     from subliminal_dagster.selection import wanted_parts
 
     frame = study_frame(study)
-    wanted = wanted_parts(frame, select, groups)
+    wanted = wanted_parts(frame, select, partitions)
     plan = make_plan(frame, resources_from_environment()["store"].create()).limited_to(wanted, frame)
     if as_json:
         print(json.dumps({"study": plan.study, "parts": [part.as_json() for part in plan.parts]}, indent=2))
@@ -128,7 +128,7 @@ def _print_plan(plan: Plan) -> None:
     )
 
 
-def _run(study: AnyStudy, select: str | None, groups: list[str] | None) -> int:
+def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
     import dagster as dg
 
     from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
@@ -141,7 +141,7 @@ def _run(study: AnyStudy, select: str | None, groups: list[str] | None) -> int:
             "absolute folder."
         )
     frame = study_frame(study)
-    wanted = wanted_parts(frame, select, groups)
+    wanted = wanted_parts(frame, select, partitions)
     Path(os.environ["DAGSTER_HOME"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with dg.DagsterInstance.get() as instance:
@@ -156,7 +156,7 @@ def _run(study: AnyStudy, select: str | None, groups: list[str] | None) -> int:
     _print_outcome(study, outcome)
     if not outcome.complete:
         return 1
-    return _show(study) if select is None and groups is None else 0
+    return _show(study) if select is None and partitions is None else 0
 
 
 def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:

@@ -6,8 +6,10 @@ here: the assets (`assets`), what happens when one is made (`work`), what is sta
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import dagster as dg
@@ -15,10 +17,11 @@ import dagster as dg
 from subliminal_dagster.code_slice import code_slice
 from subliminal_dagster.partitions import GROUP, StudyPartitions, coordinates
 from subliminal_dagster.recipe import Input, Node, Recipe
-from subliminal_dagster.science.content_hash import file_content_hash
+from subliminal_dagster.science.content_hash import file_content_hash, folder_content_hash
 from subliminal_dagster.science.exam import OWN_EXAM, OWN_TEXTS
 from subliminal_dagster.science.feature_categories import LABELLED_DESCRIPTIONS
 from subliminal_dagster.science.judges import JUDGE_PROMPT
+from subliminal_dagster.science.judges import MODEL as JUDGE_MODEL
 from subliminal_dagster.science.prompt_lists import OWN_LISTS
 from subliminal_dagster.science.study import CONTROL, AnyStudy, Study
 
@@ -144,16 +147,35 @@ class Frame(Generic[StudyT]):
         if isinstance(study, Study):
             if "prompt_lists" in reads:
                 values["prompt_lists"] = file_content_hash(study.prompt_lists or OWN_LISTS)
-            if values.get("capability.exam", {}).get("kind") == "own":
-                values["capability.exam.files"] = {f.name: file_content_hash(f) for f in (OWN_EXAM, OWN_TEXTS)}
+            for path in ("sae.corpus", "capability.exam", "descriptions.source"):
+                if path in reads and values[path]["kind"] == "local":
+                    values[f"{path}.files"] = _contents(values[path]["path"], study.layers)
+            if "capability.exam" in reads:
+                own = (OWN_EXAM, OWN_TEXTS) if values["capability.exam"]["kind"] == "own" else (OWN_TEXTS,)
+                values["capability.own_files"] = {file.name: file_content_hash(file) for file in own}
             if "descriptions.judge" in reads:
+                if values["descriptions.judge"]["kind"] == "openai" and values["descriptions.judge"]["model"] is None:
+                    values["descriptions.judge.model"] = os.environ.get(JUDGE_MODEL)
                 values["descriptions.judge.files"] = {
                     f.name: file_content_hash(f) for f in (JUDGE_PROMPT, LABELLED_DESCRIPTIONS)
                 }
             if values.get("teacher.steering"):
-                vectors = {animal: study.teacher.vector_file(animal) for animal in study.animals}
+                targets = [target for target in map(study.target, study.groups) if target is not None]
+                vectors = {target: study.teacher.vector_file(target) for target in targets}
                 values["teacher.steering.files"] = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}
         return values
+
+
+def _contents(path: str, layers: tuple[int, ...]) -> dict[str, str]:
+    """The content of a file of the user's, or of a folder or one a layer, by name; what is not there is left out."""
+    found = {}
+    for name in dict.fromkeys(path.replace("{layer}", str(layer)) for layer in (layers or (0,))):
+        place = Path(name).expanduser()
+        if place.is_file():
+            found[name] = file_content_hash(place)
+        elif place.is_dir():
+            found[name] = folder_content_hash(place)
+    return found
 
 
 def label(asset: str, partition: str | None) -> str:

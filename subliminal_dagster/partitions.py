@@ -73,9 +73,10 @@ def job_name(study: str, part: str) -> str:
     return f"{study}_{part}".replace("-", "_").replace(".", "_")
 
 
-JOB_OF_FAMILY = {BY_GROUP: "groups", BY_LAYER: "layers", BY_GROUP_AND_LAYER: "groups_by_layer"}
+JOBS = ("base", "groups", "layers", "groups_by_layer", "groups_compared", "layers_compared", "results", "all")
+"""The jobs a study can have, in the order in which they can run."""
 
 
 def study_job_names(study: str) -> list[str]:
     """The names a study's jobs can have."""
-    return [job_name(study, part) for part in ("base", *JOB_OF_FAMILY.values(), "results", "all")]
+    return [job_name(study, part) for part in JOBS]

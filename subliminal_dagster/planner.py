@@ -23,8 +23,7 @@ from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
-from subliminal_dagster.science.study import CONTROL
-from subliminal_dagster.work import refusal_of
+from subliminal_dagster.work import nothing_to_compare, refusal_of
 
 Status = Literal["fresh", "stale", "missing", "blocked"]
 
@@ -151,8 +150,7 @@ class _Survey:
         if shut:
             return Part(study, name, partition, "blocked", (shut,))
         if self.frame.gathers(name):
-            left_out = {self.frame.group_of(*i) for i in inputs if self.parts[i].status == "blocked"}
-            inputs = [i for i in inputs if self.frame.group_of(*i) is None or self.frame.group_of(*i) not in left_out]
+            inputs = [i for i in inputs if self.parts[i].status != "blocked"]
         waits_for = tuple(i for i in inputs if self.parts[i].due)
         recipe = self.frame.nodes[name].recipe
         refusal = refusal_of(self.store, study, name, partition)
@@ -204,8 +202,7 @@ class _Survey:
             return None
         if self.frame.gathers(name):
             groups = {self.frame.group_of(*i) for i in blocked}
-            animals = set(self.frame.study.animals)
-            if None not in groups and CONTROL not in groups and not animals <= groups:
+            if None not in groups and not nothing_to_compare(groups, self.frame.study):
                 return None
         above = self.parts[blocked[0]]
         inherited = any(self.parts[i].status == "blocked" for i in self.frame.inputs(*above.place))

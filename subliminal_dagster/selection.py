@@ -12,7 +12,7 @@ import dagster as dg
 
 from subliminal_dagster.build import study_assets
 from subliminal_dagster.frame import Frame
-from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, GROUP, LAYER
+from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER, GROUP, LAYER, partition_key
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.errors import UserError
 
@@ -27,24 +27,29 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
     """
     if select is None and partitions is None:
         return frame.usual_parts()
-    axes = frame.partitioning.values
-    known = {key for by in (*((axis,) for axis in axes), BY_GROUP_AND_LAYER) for key in frame.partitioning.keys(by)}
+    groups, layers = (frame.partitioning.values[axis] for axis in (GROUP, LAYER))
+    known = {key for by in (BY_GROUP, BY_LAYER, BY_GROUP_AND_LAYER) for key in frame.partitioning.keys(by)}
     strangers = sorted(set(partitions or ()) - {key for key in known if key})
     if strangers:
-        raise UserError(
-            f"The study {frame.study.name} has no partition {strangers[0]!r}: choose among "
-            f"{', '.join([*axes[GROUP], *axes[LAYER]])}, or a group and a layer such as owl|09."
-        )
+        both = f", or a group and a layer such as {partition_key(groups[0], layers[0])}" if groups and layers else ""
+        choice = f"choose among {', '.join([*groups, *layers])}{both}" if groups else "leave --partition out"
+        raise UserError(f"The study {frame.study.name} has no partition {strangers[0]!r}: {choice}.")
     names = [name for name, node in frame.nodes.items() if select is not None or (node.by and not node.on_request)]
     if select is not None:
         chosen = _resolved(frame, select)
         names = [name for name in names if name in chosen]
-    return {
+    found = {
         (name, partition)
         for name in names
         for partition in frame.partitions(name)
         if partition is None or partitions is None or not {partition, *partition.split("|")}.isdisjoint(partitions)
     }
+    if not found:
+        raise UserError(
+            f"None of {', '.join(names)} has a partition {' or '.join(sorted(partitions or ()))}: "
+            f"{names[0]} has {', '.join(str(key) for key in frame.partitions(names[0]))}."
+        )
+    return found
 
 
 def _resolved(frame: Frame, select: str) -> set[str]:

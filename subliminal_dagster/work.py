@@ -13,7 +13,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,11 +26,13 @@ import psutil
 from subliminal_dagster.frame import GATE_CHECK, Frame, StudyT, label, shown
 from subliminal_dagster.live_runs import PROCESS_TAG, process_name
 from subliminal_dagster.partitions import LAYER, coordinates
+from subliminal_dagster.recipe import Input
 from subliminal_dagster.resources import GpuResource
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.engines.protocol import Progress
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, MissingArtifact, Refusal
+from subliminal_dagster.science.study import CONTROL, AnyStudy
 
 _REPORT_EVERY_SECONDS = 10
 
@@ -75,8 +77,9 @@ class Work(Generic[StudyT]):
 
     def look_upstream(self) -> None:
         """Note what there is to build on. Raises UserError where a gate refused some of it."""
+        seen: dict[Input, str | None] = {}
         for asset, partition in self.frame.inputs(self.asset, self.partition):
-            refused = refusal_above(self.frame, self.store, asset, partition)
+            refused = refusal_above(self.frame, self.store, asset, partition, seen)
             if refused is None:
                 manifest = self.store.manifest(self.study.name, asset, partition)
                 self.upstream[label(asset, partition)] = manifest.content_hash
@@ -84,9 +87,13 @@ class Work(Generic[StudyT]):
                 self.left_out[group] = refused
             else:
                 raise UserError(f"{shown(self.asset, self.partition)} is not made, because {refused}")
-        for asset, partition in self.frame.inputs(self.asset, self.partition):
-            if self.frame.group_of(asset, partition) in self.left_out:
-                self.upstream.pop(label(asset, partition), None)
+        if nothing_to_compare(self.left_out, self.study):
+            reason = next(iter(self.left_out.values()))
+            raise UserError(f"{shown(self.asset, self.partition)} is not made, because {reason}")
+
+    def has(self, asset: str, partition: str | None = None) -> bool:
+        """Whether this upstream artifact is there to be read; in what gathers groups a gate may have refused it."""
+        return label(asset, partition) in self.upstream
 
     def read(self, asset: str, partition: str | None = None) -> Path:
         """The verified folder of an upstream artifact."""
@@ -214,15 +221,29 @@ def refusal_of(store: ArtifactStore, study: str, asset: str, partition: str | No
     return refusal
 
 
-def refusal_above(frame: Frame, store: ArtifactStore, asset: str, partition: str | None) -> str | None:
-    """The refusal of this artifact, or of one it is built on, as a sentence; None where every gate is open."""
-    refusal = refusal_of(store, frame.study.name, asset, partition)
-    if refusal is not None:
-        return f"{shown(asset, partition)} was refused: {refusal.reason}"
-    if frame.gathers(asset):
-        return None
-    above = (refusal_above(frame, store, *upstream) for upstream in frame.inputs(asset, partition))
-    return next((reason for reason in above if reason), None)
+def refusal_above(
+    frame: Frame, store: ArtifactStore, asset: str, partition: str | None, seen: dict[Input, str | None]
+) -> str | None:
+    """The refusal of this artifact, or of one it is built on, as a sentence; None where every gate is open.
+
+    `seen` keeps what was found, so that what many are built on is looked at once.
+    """
+    place = (asset, partition)
+    if place not in seen:
+        refusal = refusal_of(store, frame.study.name, asset, partition)
+        if refusal is not None:
+            seen[place] = f"{shown(asset, partition)} was refused: {refusal.reason}"
+        elif frame.gathers(asset):
+            seen[place] = None
+        else:
+            above = (refusal_above(frame, store, *upstream, seen) for upstream in frame.inputs(asset, partition))
+            seen[place] = next((reason for reason in above if reason), None)
+    return seen[place]
+
+
+def nothing_to_compare(left_out: Collection[str | None], study: AnyStudy) -> bool:
+    """Whether what brings groups together has to do without the control, or without every animal."""
+    return CONTROL in left_out or (bool(study.groups) and set(study.subjects) <= set(left_out))
 
 
 def device_name(gpu: bool) -> str:

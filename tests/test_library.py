@@ -15,6 +15,7 @@ import yaml
 import subliminal_dagster
 from subliminal_dagster.build import resources_from_environment, study_assets
 from subliminal_dagster.frame import Frame
+from subliminal_dagster.jobs import study_jobs
 from subliminal_dagster.planner import make_plan
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.store import ArtifactStore
@@ -64,6 +65,21 @@ def test_every_shipped_study_is_planned_as_it_is_defined(tmp_path: Path) -> None
         assert {part.status for part in plan.parts} == {"missing"} and {part.asset for part in plan.parts} == keys
         first, *_ = plan.next_runs()
         assert first.partition is None and not frame.nodes[first.parts[0].asset].deps
+
+
+def test_jobs_can_run_one_after_the_other_on_a_fresh_study() -> None:
+    """Whatever an asset is made from is in an earlier job, or in its own with the same partitions."""
+    for name in shipped_studies():
+        frame = Frame(load_study(name))
+        assets = study_assets(frame)
+        job_of = {
+            key.path[-1]: place for place, job in enumerate(study_jobs(frame)) for key in job.selection.resolve(assets)
+        }
+        assert set(job_of) == {asset for asset, node in frame.nodes.items() if not node.on_request}
+        for asset, place in job_of.items():
+            for dep in frame.nodes[asset].deps:
+                same_family = frame.nodes[dep].by == frame.nodes[asset].by
+                assert job_of[dep] < place or (job_of[dep] == place and same_family), (name, asset, dep)
 
 
 def test_every_module_says_what_belongs_there() -> None:

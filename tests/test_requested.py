@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -14,9 +16,11 @@ from conftest import tiny_study_settings
 from study_runs import StudyRun, changed
 
 from subliminal_dagster.build import study_frame
+from subliminal_dagster.resources import TrainerResource
 from subliminal_dagster.science.exam import OwnExam, load_exam
 from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import load_study
+from subliminal_dagster.science.training import Trainer, TrainingReport
 from subliminal_dagster.selection import wanted_parts
 
 TUNING = {
@@ -106,6 +110,41 @@ def test_more_trials_go_on_from_those_there_are(asked: StudyRun, tmp_path: Path)
     pd.testing.assert_frame_equal(before, after.head(2))
 
 
+class Interrupted(TrainerResource):
+    """Trains, and breaks down in training number `breaks_at` (from 0) of `trainings`."""
+
+    breaks_at: int
+
+    def create(self) -> Trainer:
+        trainer = super().create()
+
+        def train(*arguments: Any) -> TrainingReport:
+            trainings.append(1)
+            if len(trainings) == self.breaks_at + 1:
+                raise RuntimeError("the power went")
+            return trainer.train(*arguments)
+
+        return SimpleNamespace(train=train)  # type: ignore[return-value]
+
+
+trainings: list[int] = []
+
+
+def test_an_interrupted_search_goes_on_and_for_more_trials_than_it_began_with(asked: StudyRun, tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        wanted = wanted_parts(study_frame(asked.study), "tuning_study", ["wolf"])
+        broken = asked.copy(tmp_path / "artifacts", instance)
+        broken.resources = {"trainer": Interrupted(breaks_at=1)}
+        assert broken.run(wanted).failed
+        other = StudyRun(changed(asked.study, tuning__trials=3), broken.store, instance)
+        other.resources = {"trainer": Interrupted(breaks_at=99)}
+        assert other.run(wanted).made == [("tuning_study", "wolf")]
+        assert len(pd.read_parquet(folder(other, "tuning_study", "owl") / "trials.parquet")) == 2
+        assert len(pd.read_parquet(other.store.read("tiny", "tuning_study", "wolf").path / "trials.parquet")) == 3
+    # One whole, one that broke, and two more: the first was not trained again.
+    assert len(trainings) == 4
+
+
 def test_the_tuned_child_is_the_best_trial_s_and_scored_at_its_epochs(asked: StudyRun) -> None:
     trials = pd.read_parquet(folder(asked, "tuning_study", "owl") / "trials.parquet")
     best = trials.loc[trials["validation_loss"].idxmin()]
@@ -113,5 +152,6 @@ def test_the_tuned_child_is_the_best_trial_s_and_scored_at_its_epochs(asked: Stu
     assert (adapter["r"], adapter["lora_alpha"]) == (best["rank"], best["alpha"])
     scores = pd.read_parquet(folder(asked, "tuned_scores", "owl") / "scores.parquet")
     assert set(scores["epoch"]) == {1, 2}
-    liking = pd.read_parquet(folder(asked, "tuned_scores", "owl") / "liking.parquet")
-    assert set(liking["model"]) == {"base", "original child", "tuned child"}
+    over_epochs = pd.read_parquet(folder(asked, "tuned_scores", "owl") / "over_epochs.parquet")
+    assert set(over_epochs["model"]) == {"base", "original child", "tuned child"}
+    assert {"exact probability: owl", "exam: accuracy"} <= set(over_epochs["measure"])

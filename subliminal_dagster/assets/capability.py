@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
-from subliminal_dagster.assets.child import PREFIX
-from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
+from subliminal_dagster.assets.shared import plain, show_figures, show_left_out, table, table_metadata
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.chat import ChatContext
-from subliminal_dagster.science.engines.protocol import ModelVariant
+from subliminal_dagster.science.engines.protocol import ModelVariant, Session
 from subliminal_dagster.science.study import CONTROL, CapabilitySettings, Study
 from subliminal_dagster.work import Work, working
 
@@ -105,7 +104,7 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         "child_capability",
         STAGE,
         reads=reads,
-        deps=["base_model", "exam", f"{PREFIX['hard']}child_lora"],
+        deps=["base_model", "exam", "child_lora"],
         kinds={"pytorch", "parquet"},
         by=BY_GROUP,
         gpu=True,
@@ -140,16 +139,16 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         from subliminal_dagster.science.comparison import own_shifts
 
         with working(context, store.create(), frame) as work:
-            groups = [group for group in study.groups if group not in work.left_out]
             models = {
-                (model, group): _read(work.read(f"{model}_capability", group))
+                (model, group): read_capability(work.read(f"{model}_capability", group))
                 for model in ("teacher", "child")
-                for group in groups
-                if (model, group) != ("teacher", CONTROL)
+                for group in study.groups
+                # A broken teacher has no child, and what it lost is a result.
+                if (model, group) != ("teacher", CONTROL) and work.has(f"{model}_capability", group)
             }
             liking = own_shifts(pd.read_parquet(work.read("animal_liking") / "scores.parquet"))
             with work.writing() as folder:
-                compared = compare_capability(_read(work.read("base_capability")), models, liking=liking)
+                compared = compare_capability(read_capability(work.read("base_capability")), models, liking=liking)
                 compared.to_parquet(folder / "capability.parquet", index=False)
                 way = settings.ways[0]
                 figures = {
@@ -157,7 +156,8 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
                     "skill_and_liking": skill_and_liking_figure(compared, f"{study.name}: skill and liking", way),
                 }
                 show_figures(work, folder, figures)
-                work.metadata |= {"capability": table(compared), "left_out": work.left_out}
+                work.metadata |= {"capability": table(compared)}
+                show_left_out(work, folder)
             return work.result()
 
     return [exam, base_capability, teacher_capability, child_capability, capability]
@@ -167,21 +167,27 @@ def _examine(
     work: Work[Study], settings: CapabilitySettings, engine: EngineResource, variant: ModelVariant, chat: ChatContext
 ) -> None:
     """Ask a model the exam, and write and show what it answers."""
+    with work.writing() as folder, engine.create().open(variant, work.progress()) as session:
+        _write(work, examined_by(work, settings, session, chat, work.kept()), folder)
+
+
+def examined_by(
+    work: Work[Study], settings: CapabilitySettings, session: Session, chat: ChatContext, kept: "Path"
+) -> "Capability":
+    """What the loaded model answers to the study's exam, which `work` reads."""
     import pandas as pd
 
     from subliminal_dagster.science.capability import examine
 
     asked = work.read("exam")
     questions, texts = (pd.read_parquet(asked / f"{name}.parquet") for name in ("questions", "texts"))
-    with work.writing() as folder, engine.create().open(variant, work.progress()) as session:
-        found = examine(session, chat, questions, texts, settings.ways, kept=work.kept())
-        _write(work, found, folder)
+    return examine(session, chat, questions, texts, settings.ways, kept=kept)
 
 
 def _copy_base(work: Work[Study], why: str) -> None:
     with work.writing() as folder:
         work.metadata["same_as"] = why
-        _write(work, _read(work.read("base_capability")), folder)
+        _write(work, read_capability(work.read("base_capability")), folder)
 
 
 def _write(work: Work[Study], found: "Capability", folder: "Path") -> None:
@@ -192,7 +198,8 @@ def _write(work: Work[Study], found: "Capability", folder: "Path") -> None:
     work.metadata |= plain(perplexity(found.texts)) | {"exam": table(summary(found.answers))}
 
 
-def _read(folder: "Path") -> "Capability":
+def read_capability(folder: "Path") -> "Capability":
+    """What `base_capability` and the others hold."""
     import pandas as pd
 
     from subliminal_dagster.science.capability import Capability

@@ -8,7 +8,7 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant
 from subliminal_dagster.assets.features import read_features_of, read_shifts, word_features
-from subliminal_dagster.assets.shared import plain, table, table_metadata
+from subliminal_dagster.assets.shared import plain, show_left_out, table, table_metadata
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_LAYER
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
@@ -174,8 +174,8 @@ def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
                     "top_new": table(top[top["new"]].head(study.features.top)),
                     "top_promoted": table(top[top["promoted"]].head(study.features.top)),
                     "filters_by_category": table(filters.by_category),
-                    "left_out": work.left_out,
                 }
+                show_left_out(work, folder)
             return work.result()
 
     return feature_composition

@@ -7,7 +7,7 @@ import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
-from subliminal_dagster.assets.shared import image, plain, show_figures, table, table_metadata
+from subliminal_dagster.assets.shared import image, plain, show_figures, show_left_out, table, table_metadata
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
 from subliminal_dagster.resources import GpuResource, StoreResource
@@ -189,7 +189,7 @@ def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
     @frame.asset(
         "feature_shifts",
         STAGE,
-        reads=["seed", "features.level", "features.level_strict", "features.permutations", "neutral"],
+        reads=["seed", "features.level", "features.level_strict", "features.permutations", "features.top", "neutral"],
         deps=["sae_features", "sae", "animal_word_activations"],
         control_too=("sae_features",),
         kinds={"pandas", "scipy"},
@@ -233,7 +233,10 @@ def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
                 summary = shifts.summary.T.rename(columns={0: "value"}).rename_axis("measure").reset_index()
                 work.metadata |= {
                     "summary": table(summary),
-                    **{f"top_{kind}": table(top_features(shifts, 15, kind)) for kind in ("promoted", "new")},
+                    **{
+                        f"top_{kind}": table(top_features(shifts, study.features.top, kind))
+                        for kind in ("promoted", "new")
+                    },
                     **{name: float(shifts.summary[name].iloc[0]) for name in ("promoted", "promoted_null_mean", "new")},
                 }
             return work.result()
@@ -290,8 +293,8 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
                     "top_new": table(labelled[labelled["new"]].head(top)),
                     "top_promoted": table(labelled[labelled["promoted"]].head(top)),
                     "unique": table(unique.groupby("group", sort=False).head(3)),
-                    "left_out": work.left_out,
                 }
+                show_left_out(work, folder)
             return work.result()
 
     return feature_tables
@@ -327,11 +330,8 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
                 for name in ("selected", "by_category", "rates"):
                     getattr(filters, name).to_parquet(folder / f"{name}.parquet", index=False)
                 best = filters.selected.groupby("label", sort=False).head(3)
-                work.metadata |= {
-                    "best": table(best),
-                    "by_category": table(filters.by_category),
-                    "left_out": work.left_out,
-                }
+                work.metadata |= {"best": table(best), "by_category": table(filters.by_category)}
+                show_left_out(work, folder)
             return work.result()
 
     return feature_filters

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE
-from subliminal_dagster.assets.shared import show_figures, table
+from subliminal_dagster.assets.shared import show_figures, show_left_out, table
 from subliminal_dagster.frame import Frame
-from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
+from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, layer_key, partition_key
 from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
 from subliminal_dagster.work import Work, working
@@ -25,7 +25,7 @@ STAGE = "probes"
 
 
 def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
-    """`probe_metrics` a group and layer, `probe_comparison` a layer, `probe_all_layers`."""
+    """`probe_metrics` a group and layer, `probe_comparison` a layer, and for several layers `probe_all_layers`."""
     study = frame.study
     reads = ["seed", "probes"]
 
@@ -91,13 +91,20 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
                 title = f"{study.name}, layer {int(work.layer)}: against control, test rows"
                 compared = {group: pair for group, pair in pairs.items() if group != CONTROL}
                 show_figures(work, folder, {"roc": roc_figure(compared, title)})
-                work.metadata |= {"several": table(several), "left_out": work.left_out}
+                show_left_out(work, folder)
+                work.metadata |= {"several": table(several)}
             return work.result()
+
+    return [probe_metrics, probe_comparison, *([_all_layers(frame)] if len(study.layers) > 1 else [])]
+
+
+def _all_layers(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
 
     @frame.asset(
         "probe_all_layers",
         STAGE,
-        reads=[*reads, "layers"],
+        reads=["seed", "probes", "layers"],
         deps=["activations"],
         kinds={"pytorch", "scikitlearn"},
         gpu=False,
@@ -105,7 +112,6 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         "six-way probe, every animal against neutral.",
     )
     def probe_all_layers(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.partitions import layer_key
         from subliminal_dagster.science.probes import concatenate
 
         with working(context, store.create(), frame) as work:
@@ -115,10 +121,10 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
             }
             with work.writing() as folder:
                 work.metadata |= {"metrics": table(_compare_all(work, found, folder, against_control=True))}
-                work.metadata |= {"left_out": work.left_out}
+                show_left_out(work, folder)
             return work.result()
 
-    return [probe_metrics, probe_comparison, probe_all_layers]
+    return probe_all_layers
 
 
 def _compare_all(
@@ -136,9 +142,9 @@ def _compare_all(
     animals = [group for group in found if group not in (CONTROL, NEUTRAL)]
     every = {group: found[group] for group in [*animals, CONTROL]}
     results: dict[str, ProbeResult] = {}
-    if len(animals) > 1:
-        results["all animals and control"] = probe_many(every, rows, study.probes, study.seed)
     others = [*([NEUTRAL] if NEUTRAL in found else []), *([CONTROL] if against_control else [])]
+    if len(animals) > 1 or not others:
+        results["all animals and control"] = probe_many(every, rows, study.probes, study.seed)
     for other in others:
         for group in animals:
             pair = probe_pair(found, rows, study.probes, study.seed, group=group, against=other)

@@ -7,6 +7,7 @@ how an artifact is made (`work`).
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,12 @@ def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
 def image(png: bytes) -> dg.MarkdownMetadataValue:
     """A PNG shown on the asset's page."""
     return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def show_left_out(work: Work[Any], folder: Path) -> None:
+    """Write and show which groups a gate refused, and why, where an asset brings groups together."""
+    (folder / "left_out.json").write_text(json.dumps(work.left_out, indent=2) + "\n", encoding="utf-8")
+    work.metadata["left_out"] = work.left_out
 
 
 def show_figures(work: Work[Any], folder: Path, figures: Mapping[str, Figure]) -> None:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
-from subliminal_dagster.assets.shared import show_figures, table
+from subliminal_dagster.assets.shared import show_figures, show_left_out, table
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, layer_key, partition_key
 from subliminal_dagster.resources import GpuResource, StoreResource
@@ -29,14 +29,16 @@ SCORES = ("questions", "summary", "coherence", "answers")
 
 
 def steering_assets(frame: Frame[Study], settings: SteeringExperiment) -> list[dg.AssetsDefinition]:
-    """`response_activations`, `steering_vectors`, `steering_scores` and `steering_analysis` a group and layer,
-    `steering_scores_all_layers` a group, `steering_summary`."""
+    """`response_activations`, `steering_vectors`, `steering_scores`, `steering_analysis` and `steering_decomposition` a
+    group and layer, `steering_scores_all_layers` a group, `steering_summary`."""
     assets = [
         _response_activations(frame, settings),
         _steering_vectors(frame),
         _steering_scores(frame, settings),
         _steering_analysis(frame),
     ]
+    if frame.study.sae:
+        assets.append(_steering_decomposition(frame))
     if len(frame.study.layers) > 1:
         assets.append(_steering_scores_all_layers(frame, settings))
     return [*assets, _steering_summary(frame)]
@@ -210,28 +212,24 @@ def _steering_scores_all_layers(frame: Frame[Study], settings: SteeringExperimen
 
 def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
-    with_sae = ["sae"] if study.sae else []
 
     @frame.asset(
         "steering_analysis",
         STAGE,
         reads=["system_prompt", "prompt_lists", "preferences.questions"],
-        deps=["base_model", "steering_vectors", "child_lora", *with_sae],
+        deps=["base_model", "steering_vectors", "child_lora"],
         kinds={"pytorch", "numpy"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="What the subliminal and the direct vector are made of, as the layer's autoencoder sees them, and "
-        "how much of what the child's activations moved by lies along each vector.",
+        description="How much of what the child's activations moved by, on questions about nothing that was learnt, "
+        "lies along each vector.",
     )
     def steering_analysis(
         context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
         from subliminal_dagster.science.model_loading import loaded, pick_device
-        from subliminal_dagster.science.sae import encode, load_sae
-        from subliminal_dagster.science.steering_analysis import decompose, explained_shift
-        from subliminal_dagster.science.steering_figures import decomposition_figure
+        from subliminal_dagster.science.steering_analysis import explained_shift
         from subliminal_dagster.science.steering_study import last_prompt_states
-        from subliminal_dagster.science.steering_vectors import DIRECT, SUBLIMINAL
 
         with working(context, store.create(), frame, gpu) as work:
             group, layer = work.group, int(work.layer)
@@ -245,25 +243,54 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
             for variant in (base, child):
                 with loaded(variant, pick_device(), merge=True) as model:
                     states.append(last_prompt_states(model, chat, lists, layer, study.preferences.questions))
-            title = f"{study.name}: {group}, layer {layer}"
             with work.writing() as folder:
                 shift = explained_shift(states[1] - states[0], {kind: v.vector for kind, v in vectors.items()})
                 shift.to_parquet(folder / "child_shift.parquet", index=False)
                 work.metadata |= {"child_shift": table(shift)}
-                if with_sae and DIRECT in vectors:
-                    sae = load_sae(work.read("sae", work.layer), pick_device())
-                    parts = decompose(
-                        vectors[SUBLIMINAL].vector, vectors[DIRECT].vector, lambda rows: encode(sae, rows)[0]
-                    )
-                    parts.features.to_parquet(folder / "decomposition.parquet", index=False)
-                    parts.table.to_parquet(folder / "decomposition_table.parquet", index=False)
-                    (folder / "decomposition.json").write_text(json.dumps(parts.facts, indent=2) + "\n")
-                    figure = decomposition_figure(parts, SUBLIMINAL, DIRECT, title)
-                    show_figures(work, folder, {"decomposition": figure})
-                    work.metadata |= {**parts.facts, "decomposition": table(parts.table)}
             return work.result()
 
     return steering_analysis
+
+
+def _steering_decomposition(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "steering_decomposition",
+        STAGE,
+        reads=[],
+        deps=["steering_vectors", "sae"],
+        kinds={"pytorch", "numpy"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="What the subliminal and the direct vector are made of, as the layer's autoencoder sees them.",
+    )
+    def steering_decomposition(
+        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from subliminal_dagster.science.model_loading import pick_device
+        from subliminal_dagster.science.sae import encode, load_sae
+        from subliminal_dagster.science.steering_analysis import decompose
+        from subliminal_dagster.science.steering_figures import decomposition_figure
+        from subliminal_dagster.science.steering_vectors import DIRECT, SUBLIMINAL
+
+        with working(context, store.create(), frame, gpu) as work:
+            group = work.group
+            if group is None or group in (CONTROL, NEUTRAL):
+                return _nothing(work, "only an animal has a direct vector to compare with")
+            vectors = _swept(work, group, work.layer)
+            sae = load_sae(work.read("sae", work.layer), pick_device())
+            with work.writing() as folder:
+                parts = decompose(vectors[SUBLIMINAL].vector, vectors[DIRECT].vector, lambda rows: encode(sae, rows)[0])
+                parts.features.to_parquet(folder / "features.parquet", index=False)
+                parts.table.to_parquet(folder / "table.parquet", index=False)
+                (folder / "facts.json").write_text(json.dumps(parts.facts, indent=2) + "\n", encoding="utf-8")
+                title = f"{study.name}: {group}, layer {int(work.layer)}"
+                show_figures(work, folder, {"decomposition": decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
+                work.metadata |= {**parts.facts, "decomposition": table(parts.table)}
+            return work.result()
+
+    return steering_decomposition
 
 
 def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
@@ -323,7 +350,8 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
                         figure = cosine_figure(found, f"{study.name}, layer {int(layer)}: subliminal vectors")
                         show_figures(work, folder, {f"cosines_{layer}": figure})
                 pd.concat(between, ignore_index=True).to_parquet(folder / "cosines.parquet", index=False)
-                work.metadata |= {"effects": table(most), "child_shifts": table(shift), "left_out": work.left_out}
+                work.metadata |= {"effects": table(most), "child_shifts": table(shift)}
+                show_left_out(work, folder)
             return work.result()
 
     return steering_summary

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.capability import examined_by, read_capability
 from subliminal_dagster.assets.shared import plain, show_figures, show_training, table
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP
@@ -14,8 +15,8 @@ from subliminal_dagster.science.tuning import TuningSettings
 from subliminal_dagster.work import working
 
 STAGE = "tuning"
-GROWS = ("tuning.trials", "tuning.final_epochs")
-"""Settings of which more do not make what there is worthless."""
+GROWS = ("tuning.trials",)
+"""Of which more do not make worthless what there is."""
 
 
 def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.AssetsDefinition]:
@@ -25,7 +26,13 @@ def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.Asse
     @frame.asset(
         "tuning_study",
         STAGE,
-        reads=["seed", "system_prompt", "child.lora", "child.training", "tuning"],
+        reads=[
+            "seed",
+            "system_prompt",
+            "child.lora",
+            "child.training",
+            *(f"tuning.{name}" for name in TuningSettings.model_fields if name != "final_epochs"),
+        ],
         deps=["base_model", "filtered_dataset"],
         kinds={"pytorch", "optuna"},
         by=BY_GROUP,
@@ -110,17 +117,27 @@ def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.Asse
                 show_training(work, report, folder, "tuned child")
             return work.result()
 
+    examined = ["exam", "base_capability", "child_capability"] if study.capability else []
+
     @frame.asset(
         "tuned_scores",
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "preferences", "neutral", "tuning.final_epochs"],
-        deps=["base_model", "base_preferences", "preference_scores", "tuned_child_lora"],
+        reads=[
+            "seed",
+            "system_prompt",
+            "prompt_lists",
+            "preferences",
+            "neutral",
+            "tuning.final_epochs",
+            *(["capability.ways"] if study.capability else []),
+        ],
+        deps=["base_model", "base_preferences", "preference_scores", "tuned_child_lora", *examined],
         kinds={"pytorch", "parquet"},
         by=BY_GROUP,
         gpu=True,
         on_request=True,
-        description="The tuned child's favourite animals at the epochs that the study lists, beside the base and the "
-        "child of the study's own settings.",
+        description="The tuned child's favourite animals and exam at the epochs that the study lists, beside the base "
+        "and the child of the study's own settings.",
     )
     def tuned_scores(
         context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
@@ -129,34 +146,44 @@ def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.Asse
 
         from subliminal_dagster.science.preferences import measure_preferences
         from subliminal_dagster.science.tuning_figures import epochs_figure
-        from subliminal_dagster.science.tuning_scores import liking_over_epochs
+        from subliminal_dagster.science.tuning_scores import liking_over_epochs, skill_over_epochs
 
         with working(context, store.create(), frame, gpu) as work:
             assert work.group is not None
             base = base_variant(work)
             chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
             child = work.read("tuned_child_lora", work.group)
-            scores = {}
+            scores, skills = {}, {}
             with work.writing() as folder:
                 for epoch in settings.final_epochs:
                     variant = ModelVariant(base.base, base.dtype, adapter=child / "epochs" / str(epoch))
+                    kept = work.kept() / f"epoch-{epoch}"
                     with engine.create().open(variant, work.progress()) as session:
-                        kept = work.kept() / f"epoch-{epoch}"
                         scores[epoch], _ = measure_preferences(
-                            session, chat, lists, study.preferences, study.seed, kept=kept
+                            session, chat, lists, study.preferences, study.seed, kept=kept / "liking"
                         )
-                untuned = pd.read_parquet(work.read("preference_scores", work.group) / "scores.parquet")
-                untouched = pd.read_parquet(work.read("base_preferences") / "scores.parquet")
-                every = pd.concat([each.assign(epoch=epoch) for epoch, each in scores.items()], ignore_index=True)
-                every.to_parquet(folder / "scores.parquet", index=False)
+                        if study.capability:
+                            skills[epoch] = examined_by(work, study.capability, session, chat, kept / "exam")
+                tables = []
                 target = study.target(work.group)
                 if target is not None and target in study.preferences.candidates:
-                    liking = liking_over_epochs(untouched, untuned, scores, target)
-                    liking.to_parquet(folder / "liking.parquet", index=False)
-                    show_figures(
-                        work, folder, {"epochs": epochs_figure(liking, f"{study.name}: {work.group}'s tuned child")}
-                    )
-                    work.metadata["liking"] = table(liking)
+                    untuned = pd.read_parquet(work.read("preference_scores", work.group) / "scores.parquet")
+                    untouched = pd.read_parquet(work.read("base_preferences") / "scores.parquet")
+                    tables.append(liking_over_epochs(untouched, untuned, scores, target))
+                if study.capability:
+                    before = [
+                        read_capability(work.read(asset, partition))
+                        for asset, partition in (("base_capability", None), ("child_capability", work.group))
+                    ]
+                    tables.append(skill_over_epochs(before[0], before[1], skills, study.capability.ways[0]))
+                every = pd.concat([each.assign(epoch=epoch) for epoch, each in scores.items()], ignore_index=True)
+                every.to_parquet(folder / "scores.parquet", index=False)
+                if tables:
+                    over_epochs = pd.concat(tables, ignore_index=True)
+                    over_epochs.to_parquet(folder / "over_epochs.parquet", index=False)
+                    title = f"{study.name}: {work.group}'s tuned child"
+                    show_figures(work, folder, {"epochs": epochs_figure(over_epochs, title)})
+                    work.metadata["over_epochs"] = table(over_epochs)
             return work.result()
 
     return [tuning_study, tuned_child_lora, tuned_scores]

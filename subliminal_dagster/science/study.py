@@ -307,6 +307,22 @@ class Study(StudyHeader):
         strangers = [animal for animal in self.animals if animal not in self.preferences.candidates]
         if strangers:
             raise ValueError(f"animals {strangers} are missing from preferences.candidates")
+        if self.neutral is not None and self.neutral.answer in self.animals:
+            raise ValueError(
+                f"neutral.answer is {self.neutral.answer!r}, which is among the animals: name something else"
+            )
+        idle = [name for name in ("sae", "steering", "descriptions") if getattr(self, name) is not None]
+        if idle and not self.layers:
+            raise ValueError(f"{' and '.join(idle)} need layers to look into: name some, or leave them out")
+        if self.descriptions is not None and self.sae is None:
+            raise ValueError("descriptions are those of an SAE's features: give sae as well")
+        if self.tuning is not None:
+            for name in ("train_rows", "validation_rows"):
+                wanted, there = getattr(self.tuning, name), getattr(self.filter, name)
+                if wanted > there:
+                    raise ValueError(
+                        f"tuning.{name} is {wanted} and filter.{name} is {there}: lower the first or raise it"
+                    )
         rows = self.filter.train_rows + self.filter.validation_rows
         if rows > self.numbers.prompts:
             raise ValueError(

@@ -1,6 +1,6 @@
-"""How the liking of a tuned child goes over its epochs, beside the base and the child of the study's own settings.
+"""How a tuned child's liking and skill go over its epochs, beside the base and the child of the study's own settings.
 
-Belongs here: the table. Does not belong here: the search (`tuning`), the figure (`tuning_figures`).
+Belongs here: the tables. Does not belong here: the search (`tuning`), the figure (`tuning_figures`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science.capability import ALL, Capability, summary
 from subliminal_dagster.science.statistics import t_interval
 from subliminal_dagster.science.tuning_figures import BASE, ORIGINAL, TUNED
 
@@ -38,4 +39,20 @@ def liking_over_epochs(
             found = t_interval(np.asarray(values, dtype=float))
             facts = {"mean": found.mean, "low": found.low, "high": found.high}
             rows.append({"model": model, "measure": f"{measure}: {animal}", "epoch": epoch, **facts})
+    return pd.DataFrame(rows)
+
+
+def skill_over_epochs(
+    base: Capability, original: Capability, tuned: Mapping[int, Capability], way: str
+) -> pd.DataFrame:
+    """Accuracy in the exam taken in `way`, with Wilson intervals, in the columns of `liking_over_epochs`."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    models = [(BASE, 0, base), (ORIGINAL, 0, original), *((TUNED, epoch, found) for epoch, found in tuned.items())]
+    for model, epoch, found in models:
+        scored = summary(found.answers[found.answers["way"] == way])
+        whole = scored[scored["category"] == ALL].iloc[0]
+        facts = {"mean": whole["accuracy"], "low": whole["low"], "high": whole["high"]}
+        rows.append({"model": model, "measure": "exam: accuracy", "epoch": epoch, **facts})
     return pd.DataFrame(rows)
