@@ -19,7 +19,6 @@ from subliminal_dagster.science.corpus import (
     PackageText,
     fetch_corpus,
     split_documents,
-    training_texts,
 )
 from subliminal_dagster.science.errors import UserError
 
@@ -118,12 +117,3 @@ def test_a_blank_line_separates_where_there_is_one_and_a_line_break_elsewhere() 
     assert split_documents("a\nb\n\nc") == ["a b", "c"]
     assert split_documents("a\n \t\nc\r\n\r\nd") == ["a", "c", "d"]
     assert split_documents("\n\na\nb\n\n") == ["a", "b"]
-
-
-def test_training_texts_keep_their_order_and_come_once() -> None:
-    assert training_texts(["An owl."], ["1, 2", "3, 4", "1, 2"], ["<user> Hi"]) == [
-        "An owl.",
-        "1, 2",
-        "3, 4",
-        "<user> Hi",
-    ]

@@ -17,14 +17,15 @@ from subliminal_dagster.science.engines.protocol import Steering
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.model_loading import steered
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.steering_study import NumberResponses, subliminal_vectors
 from subliminal_dagster.science.steering_vectors import (
+    ResponseActivations,
     SteeringVector,
     contrast_vectors,
     difference_vector,
     direct_contrasts,
     load_vectors,
     noise_vector,
-    number_contrasts,
     random_vector,
     response_activations,
     save_vectors,
@@ -114,19 +115,24 @@ def test_activations_that_are_not_finite_are_refused() -> None:
 # Pairs
 
 
-def rows(answers: dict[int, str]) -> pd.DataFrame:
-    return pd.DataFrame({"row_id": list(answers), "response": list(answers.values()), "split": "analysis"})
-
-
 def test_numbers_are_paired_by_prompt_where_both_groups_are_valid() -> None:
-    prompts = [f"prompt {i}" for i in range(6)]
-    contrasts = number_contrasts(prompts, rows({5: "5", 0: "1", 3: "7"}), rows({3: "8", 1: "2", 5: "6"}))
-    assert contrasts.to_dict("records") == [
-        {"unit": 3, "question": "prompt 3", "own": "7", "reference": "8"},
-        {"unit": 5, "question": "prompt 5", "own": "5", "reference": "6"},
-    ]
-    with pytest.raises(UserError, match="no prompt that both answered"):
-        number_contrasts(prompts, rows({0: "1"}), rows({1: "2"}))
+    rng = np.random.default_rng(0)
+
+    def group(*row_ids: int) -> NumberResponses:
+        vectors = rng.normal(size=(2, len(row_ids), 4)).astype(np.float32)
+        return NumberResponses(np.array(row_ids), ResponseActivations(vectors[0], vectors[1], np.ones(len(row_ids))))
+
+    own, control = group(0, 3, 5), group(1, 3, 5, 9)
+    vectors = {(v.kind, v.position): v for v in subliminal_vectors(own, control, layer=2, seed=0)}
+    for position in ("mean", "last"):
+        sides = [
+            getattr(side.activations, position)[rows].mean(axis=0) for side, rows in ((own, [1, 2]), (control, [1, 2]))
+        ]
+        np.testing.assert_allclose(vectors["subliminal", position].vector, sides[0] - sides[1], rtol=1e-6)
+        assert vectors["subliminal", position].units == 2
+    assert vectors["random", "mean"].norm == pytest.approx(vectors["subliminal", "mean"].norm)
+    with pytest.raises(UserError, match="share 1 prompts"):
+        subliminal_vectors(group(0, 1), group(1, 2), layer=2, seed=0)
 
 
 def answer_frame(answers: list[tuple[int, str, str | None, str, bool]]) -> pd.DataFrame:

@@ -3,14 +3,13 @@
 An autoencoder that saw number lists alone would describe them with features of number lists and would have none left
 for anything an animal could show up in; one that saw no number list at all would reconstruct them badly. Hence both.
 
-Belongs here: the two sources of text, and what of a study's own text goes in with it. Does not belong here: tokens,
+Belongs here: the two sources of text. Does not belong here: what of a study's own text goes in with it (`sae_texts`),
 activations, training (`sae_training`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -88,17 +87,6 @@ def split_documents(text: str) -> list[str]:
     parts = paragraphs if len(paragraphs) > 1 else text.splitlines()
     cleaned = (" ".join(part.split()) for part in parts)
     return [document for document in cleaned if document]
-
-
-def training_texts(documents: Sequence[str], number_texts: Sequence[str], chat_texts: Sequence[str]) -> list[str]:
-    """Everything an autoencoder of a study is trained on, one text each, none twice.
-
-    documents: ordinary prose (`fetch_corpus`), for features of whatever the base model knows, animals included.
-    number_texts: number lists as the analyses read them, joined by ", "; of the base model's own and never of an
-    animal's group, or "new" features would be old ones. chat_texts: questions with the chat template around them, for
-    the tokens of the template. The order is kept: it is the trainer that shuffles, and it shuffles tokens.
-    """
-    return list(dict.fromkeys([*documents, *number_texts, *chat_texts]))
 
 
 def _package_file(source: PackageText, workspace: Path) -> Path:

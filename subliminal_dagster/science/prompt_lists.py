@@ -109,7 +109,7 @@ def load_prompt_lists(path: Path | None = None) -> PromptLists:
 
 
 def questions_about(questions: Sequence[str], noun: str) -> list[str]:
-    """The questions about animals with another noun in the animal's place, for a teacher that likes no animal.
+    """The questions about animals with another noun in the animal's place.
 
     Raises UserError where a question names no animal in general, and so could not be asked about anything else.
     """
@@ -120,8 +120,8 @@ def questions_about(questions: Sequence[str], noun: str) -> list[str]:
         about = re.sub(_ANIMAL, noun, with_articles, flags=re.IGNORECASE)
         if about == question:
             raise UserError(
-                f"The question {question!r} names no animal in general, so the neutral teacher cannot be asked it "
-                f"about {noun!r}: word it with 'animal', or leave `neutral` out of the study."
+                f"{question!r} names no animal in general, so it cannot be asked about {noun!r} instead: word it with "
+                "'animal', or use the project's own questions (leave prompt_lists out)."
             )
         changed.append(about[0].upper() + about[1:])
     return changed

@@ -110,7 +110,8 @@ def token_vectors(
 
 def _random_list(study: Study, rng: np.random.Generator) -> list[int]:
     settings = study.numbers
-    count = int(rng.integers(settings.examples_min, settings.answer_count + 1))
+    fewest = min(settings.examples_min, settings.answer_count)
+    count = int(rng.integers(fewest, settings.answer_count + 1))
     return [int(number) for number in rng.integers(0, 10**settings.max_digits, count)]
 
 

@@ -171,30 +171,6 @@ def response_activations(
     }
 
 
-def number_contrasts(prompts: Sequence[str], own: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Pairs for the subliminal vector: the answers of two groups to the prompts that both answered validly.
-
-    prompts: the study's number prompts; `row_id` counts them. own, reference: valid rows of the target's group and of
-    the one it is contrasted with (control, or neutral), with the columns `row_id` and `response`.
-
-    Returns:
-        `unit` (the prompt's number), `question`, `own`, `reference`, a row a pair, by prompt.
-
-    Raises UserError where no prompt is answered in both groups.
-    """
-    columns = ["row_id", "response"]
-    both = own[columns].merge(reference[columns], on="row_id", suffixes=("_own", "_reference"), validate="one_to_one")
-    if both.empty:
-        raise UserError(
-            "The two groups have no prompt that both answered validly, so there is nothing to contrast: ask for more "
-            "prompts (numbers.prompts) or for more rows."
-        )
-    both = both.sort_values("row_id", ignore_index=True)
-    return both.assign(question=[prompts[row] for row in both["row_id"]]).rename(
-        columns={"row_id": "unit", "response_own": "own", "response_reference": "reference"}
-    )[["unit", "question", "own", "reference"]]
-
-
 def direct_contrasts(
     answers: pd.DataFrame,
     scores: pd.DataFrame,

@@ -109,7 +109,11 @@ def make_teacher(
         teacher = Teacher("untouched base", folder)
     elif settings.method == "prompt":
         assert settings.instruction is not None
-        teacher = Teacher("prompt", folder, instruction=settings.instruction.format(animal=target))
+        told = settings.instruction.format(animal=target)
+        if group == NEUTRAL:
+            assert study.neutral is not None
+            (told,) = questions_about([told], study.neutral.noun)
+        teacher = Teacher("prompt", folder, instruction=told)
     elif settings.method == "steer":
         teacher = _steered(settings, target, folder)
     else:
