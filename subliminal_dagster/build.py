@@ -90,11 +90,11 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         assets += activation_assets(frame)
         if study.sae:
             assets += feature_assets(frame, study.sae)
-            if study.descriptions:
-                assets += description_assets(frame, study.descriptions)
         assets += probe_assets(frame)
         if study.steering:
             assets += steering_assets(frame, study.steering)
+        if study.descriptions:
+            assets += description_assets(frame, study.descriptions)
     return assets
 
 

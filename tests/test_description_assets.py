@@ -48,13 +48,14 @@ def judged(endpoint: ChatEndpoint, tiny_base: Path, tmp_path_factory: pytest.Tem
         "layers": [1],
         "neutral": None,
         "descriptions": {"source": {"kind": "made", "contexts": 2, "tokens": 2}, "judge": {"kind": "openai"}},
+        "steering": {"pairs": 16, "sweep": {"alphas": [4], "questions": 2, "greedy_questions": 2, "max_new_tokens": 2}},
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings))
     resources = {"judge": JudgeResource(cache=str(folder / "answers.sqlite"), prompt_price=2.0, answer_price=8.0)}
     with dg.DagsterInstance.ephemeral() as instance:
         study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance, resources=resources)
-        outcome = study.run(wanted_parts(study_frame(study.study), "feature_composition", None))
+        outcome = study.run(wanted_parts(study_frame(study.study), "feature_composition,steering_by_category", None))
         assert outcome.complete, outcome
         yield study
 
@@ -92,6 +93,12 @@ def test_the_composition_s_base_rates_are_those_of_all_features(judged: StudyRun
     base = composition[composition["group"] == "all features"].set_index("category")["share"]
     np.testing.assert_allclose(base.loc[expected.index], expected)
     assert {"owl", "wolf", "control"} <= set(composition["group"])
+
+
+def test_vectors_are_shown_by_category(judged: StudyRun) -> None:
+    table = pd.read_parquet(folder(judged, "steering_by_category") / "owl.parquet")
+    assert table.iloc[-1]["category"] == "total"
+    assert table.iloc[:-1]["both"].sum() == table.iloc[-1]["both"]
 
 
 def test_a_judge_at_chance_is_refused_and_nothing_is_built_on_it(judged: StudyRun, tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ def test_what_a_change_makes_stale(inside: StudyRun, tmp_path: Path) -> None:
         "probe_comparison [01]",
         "probe_all_layers",
     }
-    fewer = due(layers=[1])
-    assert fewer == {"base_model"} or fewer <= {"probe_all_layers"}
+    assert due(layers=[1, 0]) == {"probe_all_layers"}
+    assert due(sae__tokens=5000) == {"sae_texts"}
 
 
 def test_a_refused_sae_stops_what_is_built_on_it_and_nothing_else(inside: StudyRun, tmp_path: Path) -> None:

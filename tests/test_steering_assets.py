@@ -12,24 +12,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import tiny_study_settings
 from study_runs import StudyRun, changed
+from test_inside import inside_settings
 
+from subliminal_dagster.build import study_frame
 from subliminal_dagster.partitions import partition_key
 from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import load_study
+from subliminal_dagster.selection import wanted_parts
 
-STEERING = ["response_activations", "steering_vectors", "steering_scores", "steering_analysis"]
+STEERING = [
+    "response_activations",
+    "steering_vectors",
+    "steering_scores",
+    "steering_analysis",
+    "steering_decomposition",
+]
 
 
 @pytest.fixture(scope="module")
 def steered(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
     folder = tmp_path_factory.mktemp("steered")
-    settings = tiny_study_settings(tiny_base)
-    settings["child"] |= {"channels": ["hard"]}  # type: ignore[operator]
-    settings |= {
-        "layers": [0, 1],
-        "neutral": {"noun": "instrument", "answer": "violin"},
+    settings = inside_settings(tiny_base, folder / "prose.txt") | {
         "steering": {
             "pairs": 16,
             "sweep": {"alphas": [-4, 4], "questions": 3, "greedy_questions": 2, "max_new_tokens": 3},
@@ -39,7 +43,8 @@ def steered(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     path.write_text(yaml.safe_dump(settings))
     with dg.DagsterInstance.ephemeral() as instance:
         study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance)
-        outcome = study.run({(name, p) for name in ["steering_summary"] for p in [None]})
+        wanted = wanted_parts(study_frame(study.study), "steering_summary,steering_decomposition", None)
+        outcome = study.run(wanted)
         assert outcome.complete, outcome
         yield study
 
@@ -105,6 +110,19 @@ def test_scores_have_both_signs_every_kind_and_the_unsteered_model(steered: Stud
     assert set(together["layers"]) == {"0+1"}
     effects = pd.read_parquet(folder(steered, "steering_summary") / "effects.parquet")
     assert set(effects["layers"]) == {"0", "1", "0+1"} and set(effects["group"]) == {"owl", "wolf"}
+
+
+def test_vectors_are_decomposed_by_the_autoencoder_s_own_encoding(steered: StudyRun) -> None:
+    from sae_lens import SAE
+    from safetensors.torch import load_file
+
+    sae = SAE.load_from_disk(str(folder(steered, "sae", "01")), device="cpu")
+    vector = load_file(folder(steered, "steering_vectors", "owl|01") / "subliminal-mean-layer1.safetensors")["vector"]
+    active = int((sae.encode(vector[None]) > 0).sum())
+    facts = json.loads((folder(steered, "steering_decomposition", "owl|01") / "facts.json").read_text())
+    assert facts["l0_first"] == active
+    table = pd.read_parquet(folder(steered, "steering_decomposition", "owl|01") / "table.parquet").iloc[-1]
+    assert table["both"] + table["first_only"] == active
 
 
 def test_a_child_s_shift_is_explained_in_part(steered: StudyRun) -> None:

@@ -8,9 +8,9 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant
 from subliminal_dagster.assets.features import read_features_of, read_shifts, word_features
-from subliminal_dagster.assets.shared import plain, show_left_out, table, table_metadata
+from subliminal_dagster.assets.shared import plain, show_figures, show_left_out, table, table_metadata
 from subliminal_dagster.frame import Frame
-from subliminal_dagster.partitions import BY_LAYER
+from subliminal_dagster.partitions import BY_LAYER, partition_key
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
 from subliminal_dagster.science.errors import GateError
 from subliminal_dagster.science.judges import Judge
@@ -22,8 +22,14 @@ FILE = "descriptions.parquet"
 
 
 def description_assets(frame: Frame[Study], settings: DescriptionsSettings) -> list[dg.AssetsDefinition]:
-    """`feature_descriptions`, `feature_categories` and `feature_composition`, a partition a layer."""
-    return [_descriptions(frame, settings), _categories(frame, settings), _composition(frame)]
+    """`feature_descriptions`, `feature_categories`, `feature_composition` and, where the study steers,
+    `steering_by_category`, a partition a layer."""
+    return [
+        _descriptions(frame, settings),
+        _categories(frame, settings),
+        _composition(frame),
+        *([_steering_by_category(frame)] if frame.study.steering else []),
+    ]
 
 
 def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.AssetsDefinition:
@@ -179,6 +185,46 @@ def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
             return work.result()
 
     return feature_composition
+
+
+def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @frame.asset(
+        "steering_by_category",
+        STAGE,
+        reads=[],
+        deps=["steering_decomposition", "feature_categories"],
+        kinds={"pandas", "matplotlib"},
+        by=BY_LAYER,
+        gpu=False,
+        on_request=True,
+        description="What kinds of features the subliminal and the direct vector are made of, for every animal.",
+    )
+    def steering_by_category(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        import pandas as pd
+
+        from subliminal_dagster.science.steering_analysis import Decomposition, categorised, table_by_category
+        from subliminal_dagster.science.steering_figures import decomposition_figure
+        from subliminal_dagster.science.steering_vectors import DIRECT, SUBLIMINAL
+
+        with working(context, store.create(), frame) as work:
+            known = pd.read_parquet(work.read("feature_categories", work.layer) / "categories.parquet")
+            animals = [animal for animal in study.animals if animal not in work.left_out]
+            with work.writing() as folder:
+                for animal in animals:
+                    made = work.read("steering_decomposition", partition_key(animal, work.layer))
+                    features = categorised(pd.read_parquet(made / "features.parquet"), known)
+                    facts = json.loads((made / "facts.json").read_text())
+                    parts = Decomposition(features, table_by_category(features), facts)
+                    parts.table.to_parquet(folder / f"{animal}.parquet", index=False)
+                    title = f"{study.name}: {animal}, layer {int(work.layer)}"
+                    show_figures(work, folder, {animal: decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
+                    work.metadata[f"table_{animal.replace('-', '_')}"] = table(parts.table)
+                show_left_out(work, folder)
+            return work.result()
+
+    return steering_by_category
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def show_figures(work: Work[Any], folder: Path, figures: Mapping[str, Figure]) -
     for name, figure in figures.items():
         picture = png(figure)
         (folder / f"{name}.png").write_bytes(picture)
-        work.metadata[f"figure_{name}"] = image(picture)
+        work.metadata[f"figure_{name.replace('-', '_')}"] = image(picture)
 
 
 def show_preferences(work: Work[Study], folder: Path) -> None:

@@ -119,10 +119,26 @@ def decompose(
         }
     )
     features = features.sort_values("difference", key=np.abs, ascending=False, kind="stable", ignore_index=True)
-    parts = [*features.groupby("category"), (TOTAL, features)]
-    table = pd.DataFrame([_category_row(name, part) for name, part in parts if len(part)])
+    table = table_by_category(features)
     facts = {"l0_first": int(l0[0]), "l0_second": int(l0[1]), "l0_zero": int(l0[2])}
     return Decomposition(features, table, facts)
+
+
+def table_by_category(features: pd.DataFrame) -> pd.DataFrame:
+    """`Decomposition.table` of `Decomposition.features`, whose categories may have become known since."""
+    import pandas as pd
+
+    parts = [*features.groupby("category"), (TOTAL, features)]
+    return pd.DataFrame([_category_row(name, part) for name, part in parts if len(part)])
+
+
+def categorised(features: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """`Decomposition.features` with the category and description of every feature of `known` (columns feature,
+    category, description)."""
+    found = features[["feature"]].merge(known, on="feature", how="left")
+    return features.assign(
+        category=found["category"].fillna(UNLABELLED).to_numpy(), description=found["description"].fillna("").to_numpy()
+    )
 
 
 def explained_shift(shift: np.ndarray, directions: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -112,7 +112,7 @@ def _lines(frame: pd.DataFrame, title: str) -> Figure:
     columns = list(dict.fromkeys(zip(frame["layers"], frame["positions"], strict=True)))
     shown: dict[str, Any] = {}
     figure = NewFigure(figsize=(1.2 + 3.4 * len(columns), 1 + 2.3 * len(outcomes)), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=10, x=0.02, ha="left")
     grid = figure.subplots(len(outcomes), len(columns), squeeze=False, sharex=True, sharey="row")
     for row, outcome in enumerate(outcomes):
         for column, (layers, positions) in enumerate(columns):
@@ -129,7 +129,7 @@ def _lines(frame: pd.DataFrame, title: str) -> Figure:
                 axes.set_ylabel(_MEASURES[outcome], fontsize=8)
             if row == len(outcomes) - 1:
                 axes.set_xlabel("alpha")
-    figure.legend(list(shown.values()), list(shown), loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(list(shown.values()), list(shown), loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 
