@@ -111,16 +111,16 @@ def test_more_trials_go_on_from_those_there_are(asked: StudyRun, tmp_path: Path)
 
 
 class Interrupted(TrainerResource):
-    """Trains, and breaks down in training number `breaks_at` (from 0) of `trainings`."""
+    """Trains, and breaks down in the trainings `breaks_in`, counted by `trainings`."""
 
-    breaks_at: int
+    breaks_in: list[int]
 
     def create(self) -> Trainer:
         trainer = super().create()
 
         def train(*arguments: Any) -> TrainingReport:
             trainings.append(1)
-            if len(trainings) == self.breaks_at + 1:
+            if len(trainings) in self.breaks_in:
                 raise RuntimeError("the power went")
             return trainer.train(*arguments)
 
@@ -134,15 +134,15 @@ def test_an_interrupted_search_goes_on_and_for_more_trials_than_it_began_with(as
     with dg.DagsterInstance.ephemeral() as instance:
         wanted = wanted_parts(study_frame(asked.study), "tuning_study", ["wolf"])
         broken = asked.copy(tmp_path / "artifacts", instance)
-        broken.resources = {"trainer": Interrupted(breaks_at=1)}
+        broken.resources = {"trainer": Interrupted(breaks_in=[2, 3])}
         assert broken.run(wanted).failed
         other = StudyRun(changed(asked.study, tuning__trials=3), broken.store, instance)
-        other.resources = {"trainer": Interrupted(breaks_at=99)}
+        other.resources = {"trainer": Interrupted(breaks_in=[])}
         assert other.run(wanted).made == [("tuning_study", "wolf")]
         assert len(pd.read_parquet(folder(other, "tuning_study", "owl") / "trials.parquet")) == 2
         assert len(pd.read_parquet(other.store.read("tiny", "tuning_study", "wolf").path / "trials.parquet")) == 3
-    # One whole, one that broke, and two more: the first was not trained again.
-    assert len(trainings) == 4
+    # One whole, one that broke and broke again when it was retried, and two more: the first was not trained again.
+    assert len(trainings) == 5
 
 
 def test_the_tuned_child_is_the_best_trial_s_and_scored_at_its_epochs(asked: StudyRun) -> None:
