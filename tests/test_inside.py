@@ -17,6 +17,7 @@ from study_runs import StudyRun, changed
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.partitions import partition_key
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import load_study
 
@@ -171,6 +172,8 @@ def test_a_group_and_a_layer_can_be_asked_for(inside: StudyRun) -> None:
     assert wanted_parts(frame, "probe_metrics", ["owl"]) == {("probe_metrics", "owl|00"), ("probe_metrics", "owl|01")}
     assert wanted_parts(frame, "probe_metrics", ["owl|01"]) == {("probe_metrics", "owl|01")}
     assert wanted_parts(frame, "sae", ["01"]) == {("sae", "01")}
+    with pytest.raises(UserError, match="None of sae has a partition owl: sae has 00, 01"):
+        wanted_parts(frame, "sae", ["owl"])
 
 
 def test_dagster_maps_partitions_as_the_planner_does(inside: StudyRun) -> None:
@@ -190,4 +193,4 @@ def test_dagster_maps_partitions_as_the_planner_does(inside: StudyRun) -> None:
                 mine = {key for asset, key in frame.inputs(name, partition) if asset == dep}
                 assert set(found.partitions_subset.get_partition_keys()) == mine, (name, partition, dep)
                 compared += 1
-    assert compared > 100
+    assert compared > 50

@@ -128,7 +128,7 @@ def test_numbers_are_paired_by_prompt_where_both_groups_are_valid() -> None:
         sides = [
             getattr(side.activations, position)[rows].mean(axis=0) for side, rows in ((own, [1, 2]), (control, [1, 2]))
         ]
-        np.testing.assert_allclose(vectors["subliminal", position].vector, sides[0] - sides[1], rtol=1e-6)
+        np.testing.assert_allclose(vectors["subliminal", position].vector, sides[0] - sides[1], rtol=1e-5)
         assert vectors["subliminal", position].units == 2
     assert vectors["random", "mean"].norm == pytest.approx(vectors["subliminal", "mean"].norm)
     with pytest.raises(UserError, match="share 1 prompts"):
