@@ -31,6 +31,7 @@ from subliminal_dagster.science.batching import batches_of_like_length
 from subliminal_dagster.science.engines.protocol import Progress
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.model_loading import pick_device
+from subliminal_dagster.science.residual_stream import check_layers
 from subliminal_dagster.science.sae import load_sae, reconstructions
 from subliminal_dagster.science.settings import Settings
 
@@ -317,9 +318,8 @@ def _history_row(step: int, measures: Mapping[str, float]) -> dict[str, float]:
 def _replaced(model: Any, layer: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Put `change` of the activations after block `layer` in their place, but for the first position, while the block
     lasts; the hook never outlives an error."""
+    check_layers(model, [layer])
     blocks = model.get_decoder().layers
-    if not 0 <= layer < len(blocks):
-        raise UserError(f"Layer {layer} does not exist in {model.config.name_or_path}: choose 0 to {len(blocks) - 1}.")
 
     import torch
 

@@ -432,7 +432,7 @@ def _explain(path: Path, kind: type[BaseModel], error: ValidationError) -> str:
             message = f"no such field; allowed are {_allowed_fields(kind, problem['loc'])}"
         elif problem["type"] == "missing":
             message = "is missing"
-        else:
+        elif problem["loc"]:
             message += f" (it is {problem['input']!r:.80})"
         lines.append(f"{where}: {message}")
     return f"{path}: " + "; ".join(lines)
