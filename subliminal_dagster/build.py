@@ -18,18 +18,20 @@ from subliminal_dagster.assets import (
     base_assets,
     capability_assets,
     child_assets,
+    comparison_asset,
     description_assets,
     feature_assets,
     liking_assets,
     number_assets,
     probe_assets,
+    report_assets,
     steering_assets,
     teacher_assets,
     toy_assets,
     tuning_assets,
 )
 from subliminal_dagster.frame import Frame
-from subliminal_dagster.jobs import study_jobs
+from subliminal_dagster.jobs import comparison_job, study_jobs
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
 from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.science.errors import UserError
@@ -53,9 +55,10 @@ def build_defs(
     frames = [Frame(study) for study in chosen]
     assets = [asset for frame in frames for asset in study_assets(frame)]
     cron = nightly_cron()
+    comparison = comparison_asset(chosen)
     return dg.Definitions(
-        assets=assets,
-        jobs=[job for frame in frames for job in study_jobs(frame)],
+        assets=[*assets, comparison],
+        jobs=[*(job for frame in frames for job in study_jobs(frame)), comparison_job()],
         schedules=[study_schedule(frame, cron) for frame in frames],
         sensors=[study_sensor(frame) for frame in frames],
         resources={**resources_from_environment(), **(resource_overrides or {})},
@@ -74,7 +77,7 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     """All assets of a study, upstream first."""
     study = frame.study
     if isinstance(study, ToyStudy):
-        return toy_assets(frame)
+        return [*toy_assets(frame), *report_assets(frame)]
     assets = [
         *base_assets(frame),
         *teacher_assets(frame),
@@ -95,7 +98,7 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
             assets += steering_assets(frame, study.steering)
         if study.descriptions:
             assets += description_assets(frame, study.descriptions)
-    return assets
+    return [*assets, *report_assets(frame)]
 
 
 def studies_from_environment() -> list[AnyStudy]:

@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _list_studies()
         if options.command == "gc":
             return _gc(options.study, options.delete)
+        if options.command == "compare":
+            return _compare()
         study = load_study(options.study, options.overrides)
         if options.command == "plan":
             return _plan(study, options.select, options.partition, options.json)
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="subliminal-dagster", description="Subliminal learning as Dagster assets.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("studies", help="list the studies that come with the package")
+    commands.add_parser("compare", help="put all studies of SUBLIMINAL_STUDIES that have a report on one page")
     plan = commands.add_parser("plan", help="say what is missing, out of date or refused, why, and what it will take")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     run = commands.add_parser("run", help="make what is missing or out of date of a study")
@@ -134,6 +137,7 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
     from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
     from subliminal_dagster.runner import run_study
     from subliminal_dagster.selection import wanted_parts
+    from subliminal_dagster.workers import worker_count
 
     if not os.environ.get("DAGSTER_HOME"):
         raise UserError(
@@ -152,6 +156,7 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
             instance,
             lambda line: print(line, flush=True),
             wanted,
+            worker_count(),
         )
     _print_outcome(study, outcome)
     if not outcome.complete:
@@ -189,6 +194,25 @@ def _show(study: AnyStudy) -> int:
     for group, reason in json.loads((artifact.path / "left_out.json").read_text()).items():
         print(f"left out: {group}: {reason}")
     print(f"figure: {artifact.path / 'animal_liking.png'}")
+    return 0
+
+
+def _compare() -> int:
+    import dagster as dg
+
+    from subliminal_dagster.assets import COMPARISON
+    from subliminal_dagster.build import build_defs
+
+    definitions = build_defs()
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
+    with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+    if not result.success:
+        (failure,) = result.get_step_failure_events()
+        data = failure.step_failure_data
+        explained = data.user_failure_data.description if data.user_failure_data else None
+        raise UserError(explained or (data.error.message if data.error else "the comparison failed"))
+    print(f"page: {result.asset_materializations_for_node('all_studies__comparison')[0].metadata['page'].value}")
     return 0
 
 

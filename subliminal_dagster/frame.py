@@ -59,7 +59,9 @@ class Frame(Generic[StudyT]):
         description: str,
         control_too: tuple[str, ...] = (),
         on_request: bool = False,
+        takes_what_there_is: bool = False,
         gate: str | None = None,
+        files: tuple[Path, ...] = (),
     ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
         """`@dg.asset` for an asset of this study.
 
@@ -67,15 +69,26 @@ class Frame(Generic[StudyT]):
         of the code the decorated function uses, are its code version: a change of one of them makes this asset stale
         and no other. `by` are the axes it is partitioned by. Of the `deps` in `control_too`, which are partitioned by
         group and layer as it is, it reads the control's partition beside its own. What is `on_request` is long, and
-        left out of runs and schedules that name no asset. `gate` describes the check that what was made has to pass
-        before anything is built on it.
+        left out of runs and schedules that name no asset. What `takes_what_there_is` is made without those of its
+        `deps` that are refused, failed or not asked for (a report, which says so). `gate` describes the check that what
+        was made has to pass before anything is built on it. `files` of this package are part of its version as code is.
         """
 
         def declare(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
-            recipe = Recipe(self._values_of(reads), code_slice(function))
+            contents = {"files": {file.name: file_content_hash(file) for file in files}} if files else {}
+            recipe = Recipe(self._values_of(reads) | contents, code_slice(function))
             partitions = tuple(self.partitioning.keys(by))
             self.nodes[name] = Node(
-                name, tuple(deps), by, partitions, gpu, gate is not None, recipe, control_too, on_request
+                name,
+                tuple(deps),
+                by,
+                partitions,
+                gpu,
+                gate is not None,
+                recipe,
+                control_too,
+                on_request,
+                takes_what_there_is,
             )
             key = self.key(name)
             checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else None
@@ -121,6 +134,11 @@ class Frame(Generic[StudyT]):
             found += [(dep, "|".join(key) or None) for key in product(*parts)]
         return found
 
+    def awaited(self, name: str, partition: str | None) -> list[Input]:
+        """The inputs that have to be made before an asset: for one that takes what there is, not those on request."""
+        patient = not self.nodes[name].takes_what_there_is
+        return [i for i in self.inputs(name, partition) if patient or not self.nodes[i[0]].on_request]
+
     def usual_parts(self) -> set[Input]:
         """What is made without being asked for by name."""
         usual = [name for name, node in self.nodes.items() if not node.on_request]
@@ -133,6 +151,8 @@ class Frame(Generic[StudyT]):
     def gathers(self, name: str) -> bool:
         """Whether an asset brings groups together, and so goes on without one that a gate refused."""
         node = self.nodes[name]
+        if node.takes_what_there_is:
+            return False
         return GROUP not in node.by and any(GROUP in self.nodes[dep].by for dep in node.deps)
 
     def _values_of(self, reads: list[str]) -> dict[str, Any]:

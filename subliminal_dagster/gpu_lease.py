@@ -81,7 +81,7 @@ class _Process:
     def enter(self, share: int, wait_message: Callable[[str], None] | None) -> str | None:
         with self._guard:
             if self._blocks == 0:
-                gpus = _usable_gpus()
+                gpus = usable_gpus()
                 if not gpus:
                     return None
                 if self._descriptor is None:
@@ -130,7 +130,7 @@ def _cuda_has_started() -> bool:
     return torch is not None and torch.cuda.is_initialized()
 
 
-def _usable_gpus() -> list[str]:
+def usable_gpus() -> list[str]:
     """UUIDs, else indices, of the GPUs this process may use; each once."""
     named = os.environ.get(_VISIBLE)
     if named is not None and not named.strip():

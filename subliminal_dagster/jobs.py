@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from subliminal_dagster.assets.comparison import COMPARISON
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, JOBS, job_name
 
@@ -43,6 +44,13 @@ def study_jobs(frame: Frame) -> list[Any]:
         if name in usual:
             parts[_job_of(node.by, above[name])].append(name)
     return [job(part, names) for part, names in parts.items() if names]
+
+
+def comparison_job() -> Any:
+    """`comparison`: all studies on one page."""
+    return dg.define_asset_job(
+        "comparison", dg.AssetSelection.assets(COMPARISON), description="all studies on one page"
+    )
 
 
 def _job_of(by: tuple[str, ...], above: set[tuple[str, ...]]) -> str:

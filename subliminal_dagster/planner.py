@@ -34,7 +34,8 @@ class Part:
 
     `reasons` say why it is not fresh. `waits_for` are inputs to be made before it. `sure` is False where it has to be
     made only if one of those comes out different. `seconds` and `device` are those of an earlier run, None where
-    there was none. `state` is a hash of everything that the verdict rests on.
+    there was none. `state` is a hash of everything that the verdict rests on. One that
+    `takes_what_there_is` goes on without inputs that failed.
     """
 
     study: str
@@ -47,6 +48,7 @@ class Part:
     seconds: float | None = None
     device: str | None = None
     state: str = ""
+    takes_what_there_is: bool = False
 
     @property
     def place(self) -> Input:
@@ -94,28 +96,39 @@ class Plan:
     def due(self) -> list[Part]:
         return [part for part in self.parts if part.due]
 
-    def next_runs(self, busy: Collection[Input] = ()) -> list[DueRun]:
+    def next_runs(self, busy: Collection[Input] = (), failed: Collection[Input] = ()) -> list[DueRun]:
         """What can start now, one run a partition.
 
         A run holds parts whose inputs are fresh, and behind them in the same partition those that have to be made
         whatever becomes of their inputs. A part that has to be made only if an input comes out different waits for
-        the next plan. `busy` parts (in the making, or failed before) are left alone, and what needs them waits.
+        the next plan. `busy` parts (in the making, or made before) and `failed` ones are left alone, and what needs
+        them waits; what takes what there is does not wait for what failed.
         """
+        lost = self._lost(failed)
         chosen: dict[str | None, list[Part]] = {}
         for part in self.parts:
-            if not part.due or part.place in busy:
+            if not part.due or part.place in busy or part.place in lost:
                 continue
+            waits_for = [i for i in part.waits_for if not (part.takes_what_there_is and i in lost)]
             before = {earlier.place for earlier in chosen.get(part.partition, [])}
-            if not part.waits_for or (part.sure and before.issuperset(part.waits_for)):
+            if not waits_for or (part.sure and before.issuperset(waits_for)):
                 chosen.setdefault(part.partition, []).append(part)
         return [DueRun(self.study, partition, tuple(parts)) for partition, parts in chosen.items()]
+
+    def _lost(self, failed: Collection[Input]) -> set[Input]:
+        """What failed, and what cannot be made for want of it."""
+        lost = set(failed)
+        for part in self.parts:
+            if part.due and not part.takes_what_there_is and not lost.isdisjoint(part.waits_for):
+                lost.add(part.place)
+        return lost
 
     def limited_to(self, wanted: Collection[Input], frame: Frame) -> Plan:
         """The parts wanted and everything they are made from."""
         needed: set[Input] = set()
         for part in reversed(self.parts):
             if part.place in wanted or part.place in needed:
-                needed |= {part.place, *frame.inputs(*part.place)}
+                needed |= {part.place, *frame.awaited(*part.place)}
         return Plan(self.study, tuple(part for part in self.parts if part.place in needed))
 
 
@@ -143,15 +156,16 @@ class _Survey:
         self.parts[part.place] = part
 
     def _part(self, name: str, partition: str | None) -> Part:
-        study = self.frame.study.name
+        study, open_to_all = self.frame.study.name, self.frame.nodes[name].takes_what_there_is
         inputs = self.frame.inputs(name, partition)
+        awaited = self.frame.awaited(name, partition)
         manifest, problem = self._manifest(name, partition)
-        shut = self._shut(name, inputs)
+        shut = None if open_to_all else self._shut(name, inputs)
         if shut:
             return Part(study, name, partition, "blocked", (shut,))
-        if self.frame.gathers(name):
-            inputs = [i for i in inputs if self.parts[i].status != "blocked"]
-        waits_for = tuple(i for i in inputs if self.parts[i].due)
+        if open_to_all or self.frame.gathers(name):
+            inputs = [i for i in inputs if self.parts[i].status != "blocked" and (i in awaited or i in self.content)]
+        waits_for = tuple(i for i in inputs if i in awaited and self.parts[i].due)
         recipe = self.frame.nodes[name].recipe
         refusal = refusal_of(self.store, study, name, partition)
         made_from = refusal.made_from if refusal else manifest.info if manifest else None
@@ -176,7 +190,17 @@ class _Survey:
         settled = [text for i, text in upstream if i not in waits_for]
         reasons = [*own, *settled] or self._roots(waits_for)
         status: Status = "missing" if manifest is None and refusal is None else "stale"
-        return Part(study, name, partition, status, tuple(reasons), waits_for, bool(own or settled), state=state)
+        return Part(
+            study,
+            name,
+            partition,
+            status,
+            tuple(reasons),
+            waits_for,
+            bool(own or settled),
+            state=state,
+            takes_what_there_is=open_to_all,
+        )
 
     def _manifest(self, name: str, partition: str | None) -> tuple[Manifest | None, str]:
         """The artifact's manifest, and what is wrong with the artifact: a phrase, empty where nothing is."""

@@ -50,8 +50,8 @@ class Recipe:
 @dataclass(frozen=True)
 class Node:
     """An asset of a study: what it is made from, the axes it is partitioned by and its partitions ((None,) without),
-    whether it needs a GPU and has a gate, of which `deps` it reads the control's partition beside its own, and whether
-    it is made only where somebody asks for it by name."""
+    whether it needs a GPU and has a gate, of which `deps` it reads the control's partition beside its own, whether it
+    is made only where somebody asks for it by name, and whether it takes what there is of its `deps`."""
 
     name: str
     deps: tuple[str, ...]
@@ -62,6 +62,7 @@ class Node:
     recipe: Recipe
     control_too: tuple[str, ...] = ()
     on_request: bool = False
+    takes_what_there_is: bool = False
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:

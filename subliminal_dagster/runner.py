@@ -1,7 +1,7 @@
-"""Carrying out a plan in this process: level by level, with a new plan after each.
+"""Carrying out a plan: level by level, with a new plan after each.
 
 Belongs here: launching the plan's runs, and their report. Does not belong here: what is due (`planner`), how it is
-printed (`cli`).
+printed (`cli`), processes (`workers`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs
 from subliminal_dagster.planner import DueRun, Plan, make_plan
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.store import ArtifactStore, Manifest
+from subliminal_dagster.workers import Carried, Workers
 
 Say = Callable[[str], None]
 
@@ -56,8 +57,12 @@ def run_study(
     instance: dg.DagsterInstance,
     say: Say,
     wanted: Collection[Input] | None = None,
+    workers: int = 1,
 ) -> Outcome:
     """Make what is due of a study, or what is due for the `wanted` parts.
+
+    With several `workers` that many runs go on at once, each in a process of its own, which has its definitions and
+    instance from the environment; `definitions` and `instance` are then those of the same environment.
 
     A level is every run that can start at once. After it the plan is made anew, so a part whose inputs came out the
     same as before is left alone. What fails is not tried again, and everything that does not need it goes on.
@@ -69,17 +74,32 @@ def run_study(
     plan = _plan(frame, store, wanted)
     show_recorded(plan, store, instance, frame)
     level = 0
-    while True:
-        elsewhere = being_made(instance, frame.study.name, frame.nodes)
-        # A part made once is not made again: were it still due, something else is wrong, and it would never end.
-        runs = plan.next_runs({*outcome.failed, *outcome.made, *elsewhere})
-        if not runs:
-            break
-        level += 1
-        say(f"level {level}: {_summary(runs)}")
-        for number, run in enumerate(runs, start=1):
-            _carry_out(run, f"level {level}, run {number}/{len(runs)}", definitions, instance, say, outcome)
-        plan = _plan(frame, store, wanted)
+    apart = Workers(frame.study, workers, execute) if workers > 1 else None
+    try:
+        while True:
+            elsewhere = being_made(instance, frame.study.name, frame.nodes)
+            # A part made once is not made again: were it still due, something else is wrong, and it would never end.
+            runs = plan.next_runs({*outcome.made, *elsewhere}, outcome.failed)
+            if not runs:
+                break
+            level += 1
+            say(f"level {level}: {_summary(runs)}")
+            labels = {run.partition: f"level {level}, run {n}/{len(runs)}" for n, run in enumerate(runs, start=1)}
+            if apart and len(runs) > 1:
+                for run in runs:
+                    _announce(run, labels[run.partition], say)
+                for run, carried in apart.carry_out(runs):
+                    _record(run, labels[run.partition], carried, say, outcome)
+            else:
+                for run in runs:
+                    _announce(run, labels[run.partition], say)
+                    _record(run, labels[run.partition], execute(run, definitions, instance), say, outcome)
+            for run_id in bury_dead_runs(instance):
+                say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
+            plan = _plan(frame, store, wanted)
+    finally:
+        if apart:
+            apart.stop()
     outcome.fresh = len(plan.of("fresh"))
     outcome.blocked = {part.place: part.reasons[0] for part in plan.of("blocked")}
     outcome.failed = {place: why for place, why in outcome.failed.items() if place not in outcome.blocked}
@@ -171,17 +191,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _carry_out(
-    run: DueRun,
-    label: str,
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    say: Say,
-    outcome: Outcome,
-) -> None:
+def _announce(run: DueRun, label: str, say: Say) -> None:
     say(f"{label} [{run.partition or '-'}]:")
     for reasons, parts in groupby(run.parts, key=lambda part: part.reasons):
         say(f"    {', '.join(part.asset for part in parts)}: {'; '.join(reasons)}")
+
+
+def execute(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    """Carry out a run in this process."""
     started = time.perf_counter()
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection={dg.AssetKey([run.study, part.asset]) for part in run.parts}
@@ -193,10 +210,6 @@ def _carry_out(
         run_config=_CONSOLE,
         tags={PROCESS_TAG: process_name(os.getpid())},
     )
-    events = result.get_asset_materialization_events()
-    made = [(event.asset_key.path[-1], run.partition) for event in events if event.asset_key]
-    outcome.runs += 1
-    outcome.made += made
     errors = {}
     for event in result.get_step_failure_events():
         data = event.step_failure_data
@@ -204,8 +217,15 @@ def _carry_out(
         errors[str(event.step_key).rpartition("__")[2]] = (
             user.description if user and user.description else data.error.message if data.error else "it failed"
         ).strip()
+    made = [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key]
+    return Carried(made, errors, time.perf_counter() - started)
+
+
+def _record(run: DueRun, label: str, carried: Carried, say: Say, outcome: Outcome) -> None:
+    outcome.runs += 1
+    outcome.made += [(asset, run.partition) for asset in carried.made]
     for part in run.parts:
-        if part.asset in errors:
-            outcome.failed[part.place] = errors[part.asset]
-            say(f"{label}: FAILED {part.name}: {errors[part.asset]}")
-    say(f"{label}: {len(made)} made in {duration(time.perf_counter() - started)}")
+        if part.asset in carried.errors:
+            outcome.failed[part.place] = carried.errors[part.asset]
+            say(f"{label}: FAILED {part.name}: {carried.errors[part.asset]}")
+    say(f"{label} [{run.partition or '-'}]: {len(carried.made)} made in {duration(carried.seconds)}")

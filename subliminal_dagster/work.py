@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import platform
 import sys
-import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -24,7 +23,7 @@ import dagster as dg
 import psutil
 
 from subliminal_dagster.frame import GATE_CHECK, Frame, StudyT, label, shown
-from subliminal_dagster.live_runs import PROCESS_TAG, process_name
+from subliminal_dagster.live_runs import PROCESS_TAG, end_with_parent, process_name
 from subliminal_dagster.partitions import LAYER, coordinates
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.resources import GpuResource
@@ -42,7 +41,9 @@ class Work(Generic[StudyT]):
     """One materialization at work: read upstream artifacts, fill `folder`, add metadata, then return `result()`.
 
     `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
-    a gate refused, for an asset that gathers groups. `refused` says why nothing may be built on the artifact itself.
+    a gate refused, for an asset that gathers groups; `not_there` says why an input is missing, for one that takes what
+    there is. `refused` says why nothing may be built on the artifact itself, and `written` where it
+    lies once it is whole.
     """
 
     context: dg.AssetExecutionContext
@@ -51,7 +52,9 @@ class Work(Generic[StudyT]):
     metadata: dict[str, Any] = field(default_factory=dict)
     upstream: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    not_there: dict[Input, str] = field(default_factory=dict)
     refused: str | None = None
+    written: Path | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -78,6 +81,9 @@ class Work(Generic[StudyT]):
     def look_upstream(self) -> None:
         """Note what there is to build on. Raises UserError where a gate refused some of it."""
         seen: dict[Input, str | None] = {}
+        if self.frame.nodes[self.asset].takes_what_there_is:
+            self._look_at_what_there_is(seen)
+            return
         for asset, partition in self.frame.inputs(self.asset, self.partition):
             refused = refusal_above(self.frame, self.store, asset, partition, seen)
             if refused is None:
@@ -90,6 +96,19 @@ class Work(Generic[StudyT]):
         if nothing_to_compare(self.left_out, self.study):
             reason = next(iter(self.left_out.values()))
             raise UserError(f"{shown(self.asset, self.partition)} is not made, because {reason}")
+
+    def _look_at_what_there_is(self, seen: dict[Input, str | None]) -> None:
+        for asset, partition in self.frame.inputs(self.asset, self.partition):
+            reason = refusal_above(self.frame, self.store, asset, partition, seen)
+            if reason is None:
+                try:
+                    manifest = self.store.manifest(self.study.name, asset, partition)
+                    self.upstream[label(asset, partition)] = manifest.content_hash
+                    continue
+                except (MissingArtifact, DamagedArtifact):
+                    on_request = self.frame.nodes[asset].on_request
+                    reason = "it is made on request only" if on_request else "it failed, or was not made yet"
+            self.not_there[asset, partition] = reason
 
     def has(self, asset: str, partition: str | None = None) -> bool:
         """Whether this upstream artifact is there to be read; in what gathers groups a gate may have refused it."""
@@ -164,6 +183,7 @@ class Work(Generic[StudyT]):
                 }
             )
         artifact = draft.artifact
+        self.written = artifact.path
         self.store.clear_workspace(self.study.name, self.asset, self.partition)
         made_from = self.made_from
         self.metadata |= {
@@ -263,13 +283,7 @@ def _sign_run(context: dg.AssetExecutionContext) -> None:
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
         return
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
     if PROCESS_TAG not in context.run.tags:
         with suppress(psutil.NoSuchProcess):
             context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})
-
-
-def _end_with(run: Any) -> None:
-    """End this step with its run's process: the next run would make the same beside it, in the same workspace."""
-    run.join()
-    os._exit(1)

@@ -20,6 +20,8 @@ from subliminal_dagster.science.study import Study, load_study
 # One thread a process: tests run beside each other in CI, and busy waiting of two pools is far slower than one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Runs in this process, where a test can replace what they use; those that test several say so.
+os.environ["SUBLIMINAL_WORKERS"] = "1"
 
 # A background job of a shell ignores interrupts, its children with it, and Dagster's servers end by nothing else.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

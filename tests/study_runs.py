@@ -65,11 +65,11 @@ class StudyRun:
         )
 
     def contents(self) -> dict[Input, str]:
-        """The content hash of every artifact there is."""
+        """The content hash of every artifact there is, but for the report, which tells how long everything took."""
         frame = study_frame(self.study)
         return {
             (name, partition): self.store.read(self.study.name, name, partition).content_hash
-            for name in frame.nodes
+            for name in set(frame.nodes) - {"report"}
             for partition in frame.partitions(name)
             if self.store.exists(self.study.name, name, partition)
         }

@@ -9,26 +9,31 @@ from subliminal_dagster.assets.activations import activation_assets
 from subliminal_dagster.assets.base import base_assets
 from subliminal_dagster.assets.capability import capability_assets
 from subliminal_dagster.assets.child import child_assets
+from subliminal_dagster.assets.comparison import COMPARISON, comparison_asset
 from subliminal_dagster.assets.descriptions import description_assets
 from subliminal_dagster.assets.features import feature_assets
 from subliminal_dagster.assets.liking import liking_assets
 from subliminal_dagster.assets.numbers import number_assets
 from subliminal_dagster.assets.probes import probe_assets
+from subliminal_dagster.assets.report import report_assets
 from subliminal_dagster.assets.steering import steering_assets
 from subliminal_dagster.assets.teacher import teacher_assets
 from subliminal_dagster.assets.toy import toy_assets
 from subliminal_dagster.assets.tuning import tuning_assets
 
 __all__ = [
+    "COMPARISON",
     "activation_assets",
     "base_assets",
     "capability_assets",
     "child_assets",
+    "comparison_asset",
     "description_assets",
     "feature_assets",
     "liking_assets",
     "number_assets",
     "probe_assets",
+    "report_assets",
     "steering_assets",
     "teacher_assets",
     "toy_assets",

@@ -7,7 +7,9 @@ how an artifact is made (`work`).
 from __future__ import annotations
 
 import base64
+import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.study import Study
     from subliminal_dagster.science.training import TrainingReport
 
+_WIDEST_PIXELS = 1080
+
 
 def table_metadata(frame: pd.DataFrame, rows: int = 10) -> dict[str, Any]:
     """Row count, column schema and the first rows of a table, under the names Dagster's UI knows."""
@@ -31,9 +35,17 @@ def table_metadata(frame: pd.DataFrame, rows: int = 10) -> dict[str, Any]:
 
 
 def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
-    """A small table as metadata; values that are no plain scalars are written as text."""
+    """A small table as metadata: numbers to four digits, empty cells where there is none, everything that is no plain
+    scalar as text."""
+
+    def shown(value: Any) -> str | int | float | bool | None:
+        if isinstance(value, float):
+            # Dagster's page shows nothing of a row with a number that JSON does not have.
+            return float(f"{value:.4g}") if math.isfinite(value) else None
+        return value if isinstance(value, str | int | bool) else str(value)
+
     records = [
-        dg.TableRecord({str(k): v if isinstance(v, str | int | float | bool) else str(v) for k, v in row.items()})
+        dg.TableRecord({str(name): shown(value) for name, value in row.items()})
         for row in frame.to_dict(orient="records")
     ]
     columns = [dg.TableColumn(str(name), str(kind)) for name, kind in frame.dtypes.items()]
@@ -41,7 +53,15 @@ def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
 
 
 def image(png: bytes) -> dg.MarkdownMetadataValue:
-    """A PNG shown on the asset's page."""
+    """A PNG shown on the asset's page, in which Dagster cuts off what is wider than its window."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png))
+    if picture.width > _WIDEST_PIXELS:
+        height = round(picture.height * _WIDEST_PIXELS / picture.width)
+        buffer = io.BytesIO()
+        picture.resize((_WIDEST_PIXELS, height), Image.Resampling.LANCZOS).save(buffer, format="png")
+        png = buffer.getvalue()
     return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 

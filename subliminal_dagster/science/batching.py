@@ -11,14 +11,14 @@ MOST_PADDING = 0.1
 """Share of a batch's positions that may be padding."""
 
 
-def batches_of_like_length(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Numbers of the sequences, in batches of at most `most`, longest first, none more than a tenth padding."""
+def batches_of_like_length(lengths: Sequence[int], most: int, padding: float = MOST_PADDING) -> list[list[int]]:
+    """Numbers of the sequences, in batches of at most `most`, longest first, none with a larger share of `padding`."""
     batches: list[list[int]] = []
     filled = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batches and len(batches[-1]) < most:
             positions = lengths[batches[-1][0]] * (len(batches[-1]) + 1)
-            if filled + lengths[i] >= (1 - MOST_PADDING) * positions:
+            if filled + lengths[i] >= (1 - padding) * positions:
                 batches[-1].append(i)
                 filled += lengths[i]
                 continue

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 _NUCLEUS_GUESS = 1024
 """Most likely tokens looked at first for top-p; where they hold too little mass the whole vocabulary is sorted."""
 
+_PADDING = 0.5
+"""Share of a batch of prompts that may be padding: it costs once, while every step of writing costs the less a row the
+more rows there are."""
+
 _BATCHES_ON_GPU = 4
-"""Batches' worth of prompts in a chunk on a GPU. A chunk is split into batches of like length, and a single batch's
-worth of number prompts into twice as many batches as need be, half empty, which on a GPU take as long as full ones. On
-a CPU that costs 5 %, and an interruption would cost minutes with longer chunks."""
+"""Batches' worth of prompts in a chunk on a GPU, so that like lengths come together. On a CPU an interruption would cost
+minutes with longer chunks."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class TransformersSession:
             automaton = TokenAutomaton(sampling.grammar, self.tokenizer, sampling.stop[0])
         answers: dict[int, Completion] = {}
         started = time.perf_counter()
-        for batch in batches_of_like_length([len(p) for p in prompts], self.engine.generate_batch):
+        for batch in batches_of_like_length([len(p) for p in prompts], self.engine.generate_batch, _PADDING):
             completions = self._generate_batch(
                 [prompts[i] for i in batch], _make_chooser([seeds[i] for i in batch], sampling, automaton), sampling
             )

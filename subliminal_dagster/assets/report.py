@@ -1,0 +1,102 @@
+"""The whole study on one page."""
+
+import json
+from typing import Any
+
+import dagster as dg
+
+from subliminal_dagster.assets.shared import table
+from subliminal_dagster.frame import Frame
+from subliminal_dagster.resources import StoreResource
+from subliminal_dagster.science.report.page import PAGE_FILES
+from subliminal_dagster.science.store import DamagedArtifact, Manifest, MissingArtifact
+from subliminal_dagster.work import Work, working
+
+STAGE = "report"
+
+# What its sections read; models, data sets and activations are read by what is made from them.
+SHOWN = (
+    "base_preferences",
+    "teacher_preferences",
+    "filtered_dataset",
+    "animal_liking",
+    "null_causes",
+    "capability",
+    "tuning_study",
+    "tuned_scores",
+    "sae",
+    "feature_shifts",
+    "feature_tables",
+    "feature_filters",
+    "probe_metrics",
+    "probe_comparison",
+    "probe_all_layers",
+    "steering_vectors",
+    "steering_scores",
+    "steering_scores_all_layers",
+    "steering_decomposition",
+    "steering_summary",
+    "feature_descriptions",
+    "feature_categories",
+    "feature_composition",
+    "steering_by_category",
+)
+
+
+def report_assets(frame: Frame[Any]) -> list[dg.AssetsDefinition]:
+    """`report`, of whatever there is."""
+    study = frame.study
+    toy = not study.groups
+
+    @frame.asset(
+        "report",
+        STAGE,
+        reads=[*type(study).model_fields],
+        deps=[name for name in frame.nodes if toy or name in SHOWN],
+        kinds={"html", "plotly"},
+        gpu=False,
+        takes_what_there_is=True,
+        files=PAGE_FILES,
+        description="The whole study on one HTML page that needs nothing else: what holds of the post, every figure "
+        "and table, published beside measured, what was run; of what is not there it says why.",
+    )
+    def report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.report.evidence import Results
+        from subliminal_dagster.science.report.page import claims_table, html
+        from subliminal_dagster.science.report.study_page import study_page, study_summary
+
+        with working(context, store.create(), frame) as work:
+            there = [place for place in frame.inputs("report", None) if place not in work.not_there]
+            results = Results({place: work.read(*place) for place in there}, work.not_there)
+            with work.writing() as folder:
+                page = study_page(study, results, manifests(work))
+                (folder / "report.html").write_text(html(page), encoding="utf-8")
+                summary = study_summary(study, page, results)
+                (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+                for section in page.sections:
+                    for shown in section.tables:
+                        (folder / "tables").mkdir(exist_ok=True)
+                        shown.frame.to_csv(folder / "tables" / f"{shown.name}.csv", index=False)
+                work.metadata |= {
+                    "verdict": dg.MetadataValue.md(page.verdict),
+                    "claims": table(claims_table(page.claims).frame),
+                    "not_there": {section.title: section.missing for section in page.sections if section.missing},
+                }
+            assert work.written is not None
+            work.metadata["page"] = dg.MetadataValue.path(work.written / "report.html")
+            return work.result()
+
+    return [report]
+
+
+def manifests(work: Work[Any]) -> dict[tuple[str, str | None], Manifest]:
+    """The manifest of every artifact of the study that is there, but the report itself."""
+    found = {}
+    for name in work.frame.nodes:
+        for partition in work.frame.partitions(name):
+            try:
+                found[name, partition] = work.store.manifest(work.study.name, name, partition)
+            except (MissingArtifact, DamagedArtifact):
+                continue
+    found.pop((work.asset, None), None)
+    return found

@@ -1,0 +1,98 @@
+"""How the report's charts look: one style, one colour a kind of model or group, exact values on hover.
+
+Belongs here: what at least two sections draw alike. Does not belong here: data, any one section's chart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+# Okabe and Ito's palette, safe for colour blindness; greys for what is compared with.
+VERMILION, BLUE, GREEN, ORANGE, SKY, PURPLE = "#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
+GREY, LIGHT_GREY = "#8C8C8C", "#BDBDBD"
+_ANIMALS = (VERMILION, BLUE, GREEN, ORANGE, SKY, PURPLE)
+_REFERENCES = {"control": GREY, "neutral": "#7F6A52", "base": LIGHT_GREY}
+
+
+def group_colours(groups: Sequence[str]) -> dict[str, str]:
+    """A colour for every group: control, neutral and base have theirs, animals take the palette in order."""
+    animals = [group for group in groups if group not in _REFERENCES]
+    palette = {animal: _ANIMALS[index % len(_ANIMALS)] for index, animal in enumerate(animals)}
+    return {group: _REFERENCES.get(group) or palette[group] for group in groups}
+
+
+def new_figure(*, x: str, y: str, height: int = 380) -> Figure:
+    """An empty figure in the report's style; `x` and `y` are the axes' titles, with units."""
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    return styled(figure, height=height).update_xaxes(title=x).update_yaxes(title=y)
+
+
+def styled(figure: Figure, *, height: int = 380) -> Figure:
+    """The report's style laid on a figure: no fill, so that the page's colours show through in light and dark; a legend
+    above, which wraps on a phone."""
+    grid = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.6)", "automargin": True}
+    return (
+        figure.update_layout(
+            template="none",
+            height=height,
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            font={"size": 13, "color": "#808080"},
+            margin={"l": 12, "r": 12, "t": 12, "b": 12},
+            legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
+            hovermode="closest",
+            bargap=0.25,
+        )
+        .update_xaxes(**grid)
+        .update_yaxes(**grid)
+    )
+
+
+def interval(rows: pd.DataFrame, value: str, low: str, high: str) -> dict[str, Any]:
+    """Error bars from the columns of an interval, as plotly wants them: distances from the value."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (rows[high] - rows[value]).clip(lower=0),
+        "arrayminus": (rows[value] - rows[low]).clip(lower=0),
+        "thickness": 1.3,
+        "width": 3,
+    }
+
+
+def bars(
+    figure: Figure, rows: pd.DataFrame, *, x: str, value: str, low: str, high: str, name: str, colour: str
+) -> Figure:
+    """One series of bars with intervals, added to a figure: a bar a row, its exact values on hover."""
+    return figure.add_bar(
+        x=rows[x],
+        y=rows[value],
+        name=name,
+        marker_color=colour,
+        error_y=interval(rows, value, low, high),
+        customdata=rows[[low, high]],
+        hovertemplate=f"{name}, %{{x}}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}]<extra></extra>",
+    )
+
+
+def line(
+    figure: Figure, rows: pd.DataFrame, *, x: str, value: str, low: str, high: str, name: str, colour: str
+) -> Figure:
+    """One line with intervals, added to a figure: a point a row, its exact values on hover."""
+    return figure.add_scatter(
+        x=rows[x],
+        y=rows[value],
+        name=name,
+        mode="lines+markers",
+        line={"color": colour},
+        error_y=interval(rows, value, low, high),
+        customdata=rows[[low, high]],
+        hovertemplate=f"{name}, %{{x}}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}]<extra></extra>",
+    )

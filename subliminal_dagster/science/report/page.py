@@ -1,0 +1,166 @@
+"""A report as one HTML file that needs nothing else: charts by plotly, tables by DataTables (through itables).
+
+It works without a network, in light and dark, on a phone and on paper; charts show exact values on hover, tables can
+be sorted and downloaded as CSV.
+
+Belongs here: how evidence becomes HTML. Does not belong here: what it says (the sections).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subliminal_dagster.science.report.evidence import Chart, Claim, Section, Table
+from subliminal_dagster.science.report.published import PUBLISHED, Compared
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_HERE = Path(__file__).parent
+_TEMPLATE, _STYLE = "page.html.j2", "page.css"
+
+PAGE_FILES = (_HERE / _TEMPLATE, _HERE / _STYLE, PUBLISHED)
+"""What a page depends on beside code."""
+
+_PAGING_FROM_ROWS = 15
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page: `verdict` is what a reader should know first, `facts` one line under the title, `commands` those
+    that make each section's artifacts again, by the section's name."""
+
+    title: str
+    facts: str
+    verdict: str
+    claims: Sequence[Claim]
+    sections: Sequence[Section]
+    commands: dict[str, str]
+
+
+def html(page: Page) -> str:
+    """The page as one HTML document. The same page gives the same document."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"chart": lambda c: Markup(_chart(c)), "table": lambda t: Markup(_table(t))}
+    return environment.get_template(_TEMPLATE).render(
+        page=page,
+        style=Markup((_HERE / _STYLE).read_text(encoding="utf-8")),
+        libraries=Markup(_libraries()),
+        tables_of={section.name: [*section.tables, *_compared_table(section)] for section in page.sections},
+        claims_table=Markup(_table(claims_table(page.claims))) if page.claims else "",
+    )
+
+
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """All statements with their verdict and evidence."""
+    import pandas as pd
+
+    rows = [{"the post": c.text, "in this study": c.verdict, "evidence": c.evidence} for c in claims]
+    return Table("claims", "The post's statements in this study", pd.DataFrame(rows))
+
+
+def compared_frame(compared: Sequence[Compared]) -> pd.DataFrame:
+    """Published figures beside measured ones, a row each."""
+    import pandas as pd
+
+    def written(value: float | tuple[float, float]) -> str:
+        return f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
+
+    return pd.DataFrame(
+        [
+            {
+                "figure": c.what,
+                "published": written(c.published),
+                "measured": c.measured,
+                "low": c.low,
+                "high": c.high,
+                "unit": c.unit,
+                "judgement": c.judgement,
+                "published for": c.where,
+            }
+            for c in compared
+        ]
+    )
+
+
+def _compared_table(section: Section) -> list[Table]:
+    if not section.compared:
+        return []
+    note = (
+        "Agrees: the published figure lies in this study's 95 % interval, which excludes no effect. Cannot tell: the "
+        "interval holds both, or there is none. Other models and sizes are compared, so a difference is no failure."
+    )
+    frame = compared_frame(section.compared)
+    return [Table(f"{section.name}-published", "Published beside measured", frame, note)]
+
+
+def _libraries() -> str:
+    """The scripts of both libraries, once a page."""
+    from itables.javascript import generate_init_offline_itables_html
+    from itables.utils import find_package_file
+    from plotly.offline import get_plotlyjs
+
+    tables = generate_init_offline_itables_html(find_package_file("html/dt_bundle.js"))
+    return f"<script>{get_plotlyjs()}</script>\n{tables}"
+
+
+def _chart(chart: Chart) -> str:
+    """A chart's element and script."""
+    from plotly.io import to_html
+
+    return to_html(
+        chart.figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"chart-{chart.name}",
+        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+    )
+
+
+def _table(table: Table) -> str:
+    """A table's element and script, with a button for its CSV file."""
+    from itables import to_html_datatable
+
+    long = len(table.frame) > _PAGING_FROM_ROWS
+    text = to_html_datatable(
+        shown(table.frame),
+        table_id=f"table-{table.name}",
+        connected=False,
+        classes="display compact",
+        style="width:100%",
+        showIndex=False,
+        maxBytes=0,
+        paging=long,
+        layout={
+            "topStart": {"buttons": [{"extend": "csvHtml5", "text": "CSV", "filename": table.name}]},
+            "topEnd": "search" if long else None,
+            "bottomStart": "info" if long else None,
+            "bottomEnd": "paging" if long else None,
+        },
+    )
+    return str(text)
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with its numbers rounded to four significant digits, as it is shown; empty cells for what is missing."""
+    import pandas as pd
+
+    def written(value: object) -> object:
+        if isinstance(value, float):
+            return None if pd.isna(value) else float(f"{value:.{_DIGITS}g}")
+        return value
+
+    return frame.map(written)

@@ -1,0 +1,106 @@
+"""The page of one study: its sections in order, and what a reader should know first.
+
+Belongs here: which sections there are, the verdict on top, the commands. Does not belong here: any one section, HTML.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from subliminal_dagster.science.report.capability import capability_section
+from subliminal_dagster.science.report.composition import composition_section
+from subliminal_dagster.science.report.evidence import Claim, Results, Section, section_or_reason
+from subliminal_dagster.science.report.favourites import favourites_section
+from subliminal_dagster.science.report.features import features_section
+from subliminal_dagster.science.report.filters import filters_section
+from subliminal_dagster.science.report.liking import liking_section
+from subliminal_dagster.science.report.page import Page, compared_frame
+from subliminal_dagster.science.report.probes import probes_section
+from subliminal_dagster.science.report.provenance import provenance_section
+from subliminal_dagster.science.report.steering import steering_section
+from subliminal_dagster.science.report.teachers import teachers_section
+from subliminal_dagster.science.report.toy import toy_sections
+from subliminal_dagster.science.report.tuning import tuning_section
+from subliminal_dagster.science.report.why_null import why_null_section
+from subliminal_dagster.science.store import Manifest
+from subliminal_dagster.science.study import AnyStudy, Study
+from subliminal_dagster.science.toy.settings import ToyStudy
+
+Made = Mapping[tuple[str, str | None], Manifest]
+
+
+def study_page(study: AnyStudy, results: Results, made: Made) -> Page:
+    """Everything there is of a study. `made`: the manifests of all its artifacts, shown as what was run."""
+    sections = toy_sections(study, results) if isinstance(study, ToyStudy) else _sections(study, results)
+    claims = [claim for section in sections for claim in section.claims]
+    sections.append(provenance_section(study, dict(made)))
+    commands = {section.name: _command(study, section.made_from) for section in sections if section.made_from}
+    base = "toy models" if isinstance(study, ToyStudy) else f"groups: {', '.join(study.groups)}"
+    facts = f"{study.description.strip()} Seed {study.seed}; {base}."
+    return Page(f"Subliminal learning: {study.name}", facts, _verdict(sections, claims), claims, sections, commands)
+
+
+def _sections(study: Study, results: Results) -> list[Section]:
+    def section(name: str, title: str, make: Any) -> Section:
+        return section_or_reason(name, title, make, study, results)
+
+    return [
+        section("liking", "Liking of each animal", liking_section),
+        section("why-null", "Why is it null?", why_null_section),
+        section("favourites", "Favourites of the base model", favourites_section),
+        section("teachers", "Teachers and their numbers", teachers_section),
+        section("capability", "Capability", capability_section),
+        section("tuning", "Tuning", tuning_section),
+        section("features", "SAE features", features_section),
+        section("filters", "Features as filters", filters_section),
+        section("composition", "What the features mean", composition_section),
+        section("probes", "Probes", probes_section),
+        section("steering", "Steering", steering_section),
+    ]
+
+
+def _verdict(sections: Sequence[Section], claims: Sequence[Claim]) -> str:
+    """What the first section shows, how many statements hold, and which do not."""
+    counts = Counter(claim.verdict for claim in claims)
+    lines = [sections[0].shows or f"The comparison is missing: {sections[0].missing}"]
+    lines.append(
+        f"Of {len(claims)} statements of the post that this study looks at, {counts['holds']} hold, "
+        f"{counts['does not hold']} do not, {counts['cannot tell']} cannot be told at this size and "
+        f"{counts['not tested']} were not tested. Each with its evidence:"
+    )
+    return "\n".join(lines)
+
+
+def _command(study: AnyStudy, made_from: Sequence[str]) -> str:
+    return f"scripts/study.sh --study {study.name} --select '{', '.join(made_from)}'"
+
+
+def study_summary(study: AnyStudy, page: Page, results: Results) -> dict[str, Any]:
+    """What other pages say of a study: its verdict, its claims and its figures beside published ones, as plain data."""
+    compared = [c for section in page.sections for c in section.compared]
+    rows = compared_frame(compared).to_dict(orient="records") if compared else []
+    return {
+        "study": study.name,
+        "gamma": _gamma(results),
+        "facts": page.facts,
+        "verdict": page.verdict,
+        "claims": [{"text": c.text, "verdict": c.verdict, "evidence": c.evidence} for c in page.claims],
+        "compared": rows,
+        "sections": {section.title: section.missing or section.shows for section in page.sections},
+    }
+
+
+def _gamma(results: Results) -> list[dict[str, Any]]:
+    """The specificity contrast in nats, a row a channel; none for a study without animals."""
+    import pandas as pd
+
+    if not results.has("animal_liking"):
+        return []
+    rows = pd.read_parquet(results.folder("animal_liking") / "gamma.parquet")
+    rows = rows[(rows["contrast"] == "others") & (rows["outcome"] == "log_share")]
+    shown = {"channel": "channel", "mean": "gamma", "low": "low", "high": "high", "p": "p"}
+    shown["smallest_detectable"] = "smallest"
+    found: list[dict[str, Any]] = rows.rename(columns=shown)[list(shown.values())].to_dict(orient="records")
+    return found

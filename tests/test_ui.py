@@ -1,0 +1,169 @@
+"""Dagster's UI in a real browser, as a researcher uses it: the graph, a backfill of two animals, a figure.
+
+It takes a minute for two looks of Dagster's daemon, 30 s apart: one starts the backfill, one sees it done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from browser import Visit, visit
+from conftest import tiny_study_settings
+from playwright.sync_api import expect
+from postgres import free_port
+from study_runs import StudyRun
+
+from subliminal_dagster.build import study_frame
+from subliminal_dagster.science.store import ArtifactStore
+from subliminal_dagster.science.study import load_study
+
+BACKFILL_SECONDS = 300
+
+
+@pytest.fixture
+def study(tiny_base: Path, tmp_path: Path) -> Iterator[StudyRun]:
+    """A study of three animals in a DAGSTER_HOME of its own; what belongs to no animal was made by the library.
+
+    Its teachers are told what to like, which takes no training, and pass their gate whatever they answer.
+    """
+    settings = tiny_study_settings(tiny_base) | {
+        "animals": ["owl", "wolf", "cat"],
+        "teacher": {
+            "method": "prompt",
+            "instruction": "You love the {animal}.",
+            "gate": {"preference": 0, "valid_rate": 0, "prompts": 8},
+        },
+    }
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    instance_settings = yaml.safe_load((Path(__file__).parent.parent / "dagster.yaml").read_text())
+    # Both animals at once and soon, so that they are done at the daemon's next look.
+    instance_settings["concurrency"]["pools"]["default_limit"] = 2
+    soon = {"module": "dagster", "class": "QueuedRunCoordinator", "config": {"dequeue_interval_seconds": 1}}
+    instance_settings["run_coordinator"] = soon
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(instance_settings))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        made = StudyRun(load_study(file), ArtifactStore(tmp_path / "artifacts"), instance)
+        assert made.run([("base_preferences", None)]).complete
+        yield made
+
+
+@contextmanager
+def dagster_dev(home: Path) -> Iterator[str]:
+    """The address of a `dagster dev` on this DAGSTER_HOME, ended afterwards with all that it started."""
+    port = str(free_port())
+    address, log = f"http://127.0.0.1:{port}", home / "dev.log"
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "subliminal_dagster.definitions", "-h", "127.0.0.1"]
+    environment = os.environ | {
+        "DAGSTER_HOME": str(home),
+        "SUBLIMINAL_STUDIES": str(home / "tiny.yaml"),
+        "SUBLIMINAL_ARTIFACTS": str(home / "artifacts"),
+        "OMP_NUM_THREADS": "1",
+    }
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, "-p", port], env=environment, cwd=home, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"{address}/server_info", timeout=5):
+                break
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_two_animals_are_launched_and_their_figure_is_seen(study: StudyRun, tmp_path: Path) -> None:
+    with visit() as visited, dagster_dev(tmp_path) as address:
+        see_the_graph(visited, address, sorted(study_frame(study.study).nodes))
+        launch(visited, "teacher", ["owl", "cat"])
+        wait_for_success(visited)
+        for asset in ("teacher_lora", "teacher_preferences"):
+            see_what_was_made(visited, f"{address}/assets/tiny/{asset}?view=partitions", made=2, missing=2)
+        see_the_figure(visited, f"{address}/assets/tiny/teacher_preferences?view=partitions&partition=cat")
+        assert visited.problems == []
+    for asset in ("teacher_lora", "teacher_preferences"):
+        assert study.instance.get_materialized_partitions(dg.AssetKey(["tiny", asset])) == {"owl", "cat"}
+
+
+def see_the_graph(visited: Visit, address: str, assets: list[str]) -> None:
+    """Open the graph from the start page, with its groups expanded."""
+    page = visited.page
+    page.goto(address)
+    page.get_by_text("Lineage", exact=True).click()
+    page.get_by_role("button", name="settings", exact=True).click()
+    page.get_by_role("menuitem", name="Expand all groups").click()
+    # By class: groups are drawn with their names as well. The middle of long names is left out.
+    names = page.locator("[class*=AssetNode_assetName]")
+    for asset in assets:
+        shortened = rf"{asset[:4]}\w*…\w*{asset[-4:]}"
+        expect(names.filter(has_text=re.compile(f"^({asset}|{shortened})$"))).to_be_visible()
+    page.keyboard.press("Escape")
+    visited.picture("asset_graph")
+
+
+def launch(visited: Visit, group: str, partitions: list[str]) -> None:
+    """Launch a backfill of a group's assets in these partitions, and look at its page."""
+    page = visited.page
+    page.locator(".CodeMirror").click()
+    page.keyboard.type(f'group:"{group}"')
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Materialize all").click()
+    dialog = page.get_by_role("dialog").first
+    dialog.get_by_text("Select a partition").click()
+    for partition in partitions:
+        dialog.get_by_role("menuitem", name=partition).click()
+    page.keyboard.press("Escape")
+    expect(dialog.get_by_text(f"{len(partitions)} partitions", exact=True)).to_be_visible()
+    visited.picture("partition_dialog")
+    dialog.get_by_role("button", name="Launch backfill").click()
+    page.get_by_role("link", name="View", exact=True).click()
+
+
+def wait_for_success(visited: Visit) -> None:
+    """Wait until the page of the backfill that runs says how it ended."""
+    page = visited.page
+    status = page.get_by_text("Status", exact=True).locator("xpath=..")
+    expect(status).not_to_contain_text("In progress", timeout=1000 * BACKFILL_SECONDS)
+    visited.picture("backfill")
+    expect(status).to_contain_text("Succeeded")
+
+
+def see_what_was_made(visited: Visit, partitions_page: str, made: int, missing: int) -> None:
+    """Look at how many partitions of an asset there are, and how many are not."""
+    page = visited.page
+    page.goto(partitions_page)
+    for status in (f"Materialized ({made})", f"Missing ({missing})", "Failed (0)"):
+        expect(page.get_by_text(status, exact=True)).to_be_visible()
+
+
+def see_the_figure(visited: Visit, partition_page: str) -> None:
+    """Open the figure on the page of an asset's partition."""
+    page = visited.page
+    page.goto(partition_page)
+    page.get_by_role("row", name="figure").get_by_text("Show Markdown").click()
+    figure = page.get_by_role("dialog").get_by_role("img", name="figure")
+    expect(figure).to_have_attribute("src", re.compile("^data:image/png;base64,"))
+    expect(figure).to_have_js_property("complete", True)
+    assert figure.evaluate("image => image.naturalWidth") > 0
+    visited.picture("figure")
