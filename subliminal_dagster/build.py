@@ -22,6 +22,7 @@ from subliminal_dagster.assets import (
     description_assets,
     feature_assets,
     liking_assets,
+    null_cause_assets,
     number_assets,
     probe_assets,
     report_assets,
@@ -84,6 +85,7 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         *number_assets(frame),
         *child_assets(frame),
         *liking_assets(frame),
+        *null_cause_assets(frame),
     ]
     if study.capability:
         assets += capability_assets(frame, study.capability)

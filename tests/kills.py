@@ -134,8 +134,8 @@ class Home:
     # What is left
 
     def contents(self) -> dict[Input, str]:
-        """The content hash of every artifact there is, computed anew from its files, but for the report, which tells how
-        long everything took.
+        """The content hash of every artifact there is, computed anew from its files, but for the report, which tells
+        how long everything took.
 
         Raises DamagedArtifact where one that the store says is there is not what was written.
         """

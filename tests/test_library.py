@@ -77,7 +77,7 @@ def test_jobs_can_run_one_after_the_other_on_a_fresh_study() -> None:
         }
         assert set(job_of) == {asset for asset, node in frame.nodes.items() if not node.on_request}
         for asset, place in job_of.items():
-            for dep in frame.nodes[asset].deps:
+            for dep, _ in frame.awaited(asset, frame.partitions(asset)[0]):
                 same_family = frame.nodes[dep].by == frame.nodes[asset].by
                 assert job_of[dep] < place or (job_of[dep] == place and same_family), (name, asset, dep)
 

@@ -13,6 +13,7 @@ from subliminal_dagster.assets.comparison import COMPARISON, comparison_asset
 from subliminal_dagster.assets.descriptions import description_assets
 from subliminal_dagster.assets.features import feature_assets
 from subliminal_dagster.assets.liking import liking_assets
+from subliminal_dagster.assets.null_causes import null_cause_assets
 from subliminal_dagster.assets.numbers import number_assets
 from subliminal_dagster.assets.probes import probe_assets
 from subliminal_dagster.assets.report import report_assets
@@ -31,6 +32,7 @@ __all__ = [
     "description_assets",
     "feature_assets",
     "liking_assets",
+    "null_cause_assets",
     "number_assets",
     "probe_assets",
     "report_assets",

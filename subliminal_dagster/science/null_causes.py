@@ -218,7 +218,9 @@ def likely_cause(causes: pd.DataFrame, gamma: pd.DataFrame | None) -> Finding:
     control = _positive_control(gamma)
     cause, verdict = _first_cause(causes)
     if cause is None:
-        end = f"No usual reason shows; for these children an effect above {row['high']:.2g} nats is excluded."
+        unseen = [check for check in CHECKS if (_of(causes, check)["verdict"] == "cannot tell").any()]
+        gaps = f" (not looked at everywhere: {', '.join(unseen)})" if unseen else ""
+        end = f"No usual reason shows{gaps}; for these children an effect above {row['high']:.2g} nats is excluded."
         return Finding("nothing found", None, f"{start} {end}{control}")
     rows = _of(causes, cause)
     rows = rows[rows["verdict"] == verdict]

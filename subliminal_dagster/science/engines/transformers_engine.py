@@ -35,8 +35,8 @@ _PADDING = 0.5
 more rows there are."""
 
 _BATCHES_ON_GPU = 4
-"""Batches' worth of prompts in a chunk on a GPU, so that like lengths come together. On a CPU an interruption would cost
-minutes with longer chunks."""
+"""Batches' worth of prompts in a chunk on a GPU, so that like lengths come together. On a CPU an interruption would
+cost minutes with longer chunks."""
 
 
 @dataclass(frozen=True)

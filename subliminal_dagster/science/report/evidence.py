@@ -88,7 +88,8 @@ class Claim:
 class Section:
     """One experiment of the report.
 
-    `shows` is what the data show, one to three sentences, computed; `method` says sample sizes, and which interval or
+    `shows` is what the data show, one to three sentences, computed, a
+    line a paragraph; `method` says sample sizes, and which interval or
     test. `made_from` are the assets it was read from. `missing` says why there is nothing else, where that is so.
     """
 

@@ -281,7 +281,7 @@ def _shows(data: _Data) -> str:
     if data.left_out:
         reasons = [f"{group}: {reason}" for group, reason in data.left_out.items()]
         sentences.append(f"Left out: {' '.join(reasons)}")
-    return " ".join(sentences)
+    return "\n".join(sentences)
 
 
 def _specificity_sentence(data: _Data, channel: str) -> str:

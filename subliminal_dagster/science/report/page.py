@@ -132,35 +132,39 @@ def _chart(chart: Chart) -> str:
 
 def _table(table: Table) -> str:
     """A table's element and script, with a button for its CSV file."""
+    import pandas as pd
     from itables import to_html_datatable
 
+    frame = table.frame.copy()
+    for name in frame.columns[frame.dtypes.map(lambda kind: kind.kind != "f")]:
+        frame[name] = frame[name].where(frame[name].notna(), "")
     long = len(table.frame) > _PAGING_FROM_ROWS
-    text = to_html_datatable(
-        shown(table.frame),
-        table_id=f"table-{table.name}",
-        connected=False,
-        classes="display compact",
-        style="width:100%",
-        showIndex=False,
-        maxBytes=0,
-        paging=long,
-        layout={
-            "topStart": {"buttons": [{"extend": "csvHtml5", "text": "CSV", "filename": table.name}]},
-            "topEnd": "search" if long else None,
-            "bottomStart": "info" if long else None,
-            "bottomEnd": "paging" if long else None,
-        },
-    )
-    return str(text)
+    with pd.option_context("display.float_format", written):
+        text = to_html_datatable(
+            frame,
+            table_id=f"table-{table.name}",
+            connected=False,
+            classes="display compact",
+            style="width:100%",
+            showIndex=False,
+            maxBytes=0,
+            paging=long,
+            layout={
+                "topStart": {"buttons": [{"extend": "csvHtml5", "text": "CSV", "filename": table.name}]},
+                "topEnd": "search" if long else None,
+                "bottomStart": "info" if long else None,
+                "bottomEnd": "paging" if long else None,
+            },
+        )
+    # An empty cell says "none" without a word; the second of the pair is what the column is sorted by.
+    return str(text).replace(r"[\"NaN\", \"___NaN___\"]", r"[\"\", \"___NaN___\"]")
 
 
-def shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table with its numbers rounded to four significant digits, as it is shown; empty cells for what is missing."""
-    import pandas as pd
+def written(number: float) -> str:
+    """A number as tables show it, four significant digits and no power of ten where it can be done without.
 
-    def written(value: object) -> object:
-        if isinstance(value, float):
-            return None if pd.isna(value) else float(f"{value:.{_DIGITS}g}")
-        return value
-
-    return frame.map(written)
+    >>> written(0.012345678), written(12345.6), written(3.0)
+    ('0.01235', '12,346', '3')
+    """
+    whole = 10**_DIGITS <= abs(number) < 10 ** (2 * _DIGITS)
+    return f"{number:,.0f}" if whole else f"{number:.{_DIGITS}g}"

@@ -10,6 +10,7 @@ Belongs here: reading the figures, and the comparison. Does not belong here: mea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,9 +54,14 @@ def published(*path: str) -> Any:
     >>> published("probe_binary_layer9", "roc_auc", "average")
     94.5
     """
-    import yaml
-
-    found: Any = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    found = _figures()
     for name in path:
         found = found[name]
     return found
+
+
+@lru_cache
+def _figures() -> Any:
+    import yaml
+
+    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
