@@ -3,4 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec python -m pytest "$@"
+# A file a process at a time, so that what a file makes for its tests is made once.
+exec python -m pytest --numprocesses auto --dist loadfile "$@"

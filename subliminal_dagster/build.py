@@ -31,7 +31,7 @@ from subliminal_dagster.assets import (
     toy_assets,
     tuning_assets,
 )
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.frame import GPU_POOL, Frame
 from subliminal_dagster.jobs import comparison_job, study_jobs
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
 from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor
@@ -45,15 +45,16 @@ def build_defs(
     studies: Sequence[AnyStudy] | None = None,
     resource_overrides: Mapping[str, Any] | None = None,
     executor: dg.ExecutorDefinition | None = None,
+    gpu_pool: str | None = GPU_POOL,
 ) -> dg.Definitions:
     """The project's definitions.
 
     `studies` None takes those of the environment (see `studies_from_environment`); `resource_overrides` replaces
     resources by name (`store`, `engine`, `trainer`, `gpu`, `judge`); `executor` None is Dagster's own (a process a
-    step).
+    step); `gpu_pool` None leaves it to the caller how many steps that need a GPU there are at once.
     """
     chosen = studies_from_environment() if studies is None else studies
-    frames = [Frame(study) for study in chosen]
+    frames = [Frame(study, gpu_pool) for study in chosen]
     assets = [asset for frame in frames for asset in study_assets(frame)]
     cron = nightly_cron()
     comparison = comparison_asset(chosen)

@@ -10,15 +10,17 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.study import AnyStudy, load_study, shipped_studies
+from subliminal_dagster.science.study import AnyStudy, Study, load_study, shipped_studies
 
 if TYPE_CHECKING:
     from subliminal_dagster.planner import Plan
     from subliminal_dagster.runner import Outcome
+    from subliminal_dagster.science.store import ArtifactStore
 
 DEFAULT_STUDY = "smollm2-135m-instruct"
 _SHOWN_REASONS = 3
@@ -93,21 +95,29 @@ def _list_studies() -> int:
 
 
 def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_json: bool) -> int:
+    from subliminal_dagster.assets.descriptions import expected_cost
     from subliminal_dagster.build import resources_from_environment, study_frame
     from subliminal_dagster.planner import make_plan
     from subliminal_dagster.selection import wanted_parts
 
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
-    plan = make_plan(frame, resources_from_environment()["store"].create()).limited_to(wanted, frame)
+    resources = resources_from_environment()
+    store = resources["store"].create()
+    plan = make_plan(frame, store).limited_to(wanted, frame)
     if as_json:
         print(json.dumps({"study": plan.study, "parts": [part.as_json() for part in plan.parts]}, indent=2))
-    else:
-        _print_plan(plan)
+        return 0
+    judged = [part for part in plan.due if part.asset == "feature_categories" and part.partition]
+    costs: dict[str, str | None] = {}
+    if isinstance(study, Study):
+        costs = {part.name: expected_cost(study, str(part.partition), store, resources["judge"]) for part in judged}
+    _print_plan(plan, costs)
     return 0
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
+    """`costs`: what parts will cost beside time, by their names."""
     from subliminal_dagster.runner import duration
 
     for part in plan.parts:
@@ -119,6 +129,8 @@ def _print_plan(plan: Plan) -> None:
         print(f"{part.status:8} {part.name}{cost}{doubt}")
         for reason in part.reasons[:_SHOWN_REASONS]:
             print(f"{'':8}   {reason}")
+        if costs.get(part.name):
+            print(f"{'':8}   {costs[part.name]}")
         if more > 0:
             print(f"{'':8}   and {more} more reasons (--json has them all)")
     due = plan.due
@@ -187,6 +199,7 @@ def _show(study: AnyStudy) -> int:
         folder = store.read(study.name, "summary").path
         print((folder / "report.md").read_text(encoding="utf-8"))
         print(f"figure: {folder / 'summary.png'}")
+        _show_report(store, study)
         return 0
     artifact = store.read(study.name, "animal_liking")
     for channel, verdict in json.loads((artifact.path / "verdicts.json").read_text()).items():
@@ -194,7 +207,13 @@ def _show(study: AnyStudy) -> int:
     for group, reason in json.loads((artifact.path / "left_out.json").read_text()).items():
         print(f"left out: {group}: {reason}")
     print(f"figure: {artifact.path / 'animal_liking.png'}")
+    _show_report(store, study)
     return 0
+
+
+def _show_report(store: ArtifactStore, study: AnyStudy) -> None:
+    if store.exists(study.name, "report"):
+        print(f"report: {store.read(study.name, 'report').path / 'report.html'}")
 
 
 def _compare() -> int:

@@ -34,11 +34,13 @@ GATE_CHECK = "gate"
 class Frame(Generic[StudyT]):
     """One study as Dagster sees it: its partitions, and for every asset declared so far what it is made of.
 
-    `nodes` are in the order of declaration, which is upstream first.
+    `nodes` are in the order of declaration, which is upstream first. Steps that need a GPU are in the pool `gpu_pool`;
+    None where whoever launches them sees to how many there are at once.
     """
 
-    def __init__(self, study: StudyT) -> None:
+    def __init__(self, study: StudyT, gpu_pool: str | None = GPU_POOL) -> None:
         self.study = study
+        self.gpu_pool = gpu_pool
         self.partitioning = StudyPartitions(study)
         self.nodes: dict[str, Node] = {}
         self._settings = study.model_dump(mode="json")
@@ -102,7 +104,7 @@ class Frame(Generic[StudyT]):
                 code_version=recipe.version,
                 metadata={"settings": dg.MetadataValue.json(recipe.settings)},
                 partitions_def=self.partitioning.definition(by),
-                pool=GPU_POOL if gpu else None,
+                pool=self.gpu_pool if gpu else None,
                 # A step the system killed is tried once more; what a user can mend is not (see `working`).
                 retry_policy=dg.RetryPolicy(max_retries=1),
                 check_specs=checks,

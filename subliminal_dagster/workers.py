@@ -113,4 +113,5 @@ def _loaded() -> tuple[dg.Definitions, dg.DagsterInstance]:
     from subliminal_dagster.build import build_defs
 
     assert _study is not None
-    return build_defs(studies=[_study]), dg.DagsterInstance.get()
+    # Without the pool: its limit is for runs that do not know of each other, and a step that waits for it takes a core.
+    return build_defs(studies=[_study], gpu_pool=None), dg.DagsterInstance.get()

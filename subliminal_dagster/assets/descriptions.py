@@ -12,8 +12,9 @@ from subliminal_dagster.assets.shared import plain, show_figures, show_left_out,
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_LAYER, partition_key
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
-from subliminal_dagster.science.errors import GateError
+from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.judges import Judge
+from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import CONTROL, DescriptionsSettings, Study
 from subliminal_dagster.work import Work, working
 
@@ -47,7 +48,7 @@ def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Ass
         description="A line on every feature: Neuronpedia's, or where it fires and which tokens it promotes.",
     )
     def feature_descriptions(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
+        context: dg.AssetExecutionContext, store: StoreResource, judge: JudgeResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
         import pandas as pd
 
@@ -63,6 +64,7 @@ def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Ass
             sae = load_sae(work.read("sae", work.layer))
             with work.writing() as folder:
                 if source.kind == "made":
+                    writer = judge.create(source.writer, work.progress()) if source.writer else None
                     with loaded(base, pick_device(), merge=True) as model:
                         found = describe_features(
                             sae.to(model.device),
@@ -72,8 +74,10 @@ def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Ass
                             layer,
                             contexts=source.contexts,
                             tokens=source.tokens,
+                            writer=writer,
                             progress=work.progress(),
                         )
+                    work.metadata |= plain(writer.facts()) if writer else {}
                 else:
                     published = study.sae.published if study.sae else None
                     found = described(source, published, layer, sae.cfg.d_sae, work.workspace(), work.progress())
@@ -227,6 +231,26 @@ def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
     return steering_by_category
 
 
+def expected_cost(study: Study, layer: str, store: ArtifactStore, resource: JudgeResource) -> str | None:
+    """What the judge of a layer will be asked, for a plan; None where nothing is asked of an endpoint."""
+    import pandas as pd
+
+    from subliminal_dagster.science.feature_categories import load_labelled
+    from subliminal_dagster.science.judges import OpenAiJudge
+
+    settings = study.descriptions
+    if settings is None or settings.judge.kind != "openai":
+        return None
+    if not store.exists(study.name, "feature_descriptions", layer):
+        return "what its judge will cost is known once feature_descriptions is there"
+    described = pd.read_parquet(store.read(study.name, "feature_descriptions", layer).path / FILE)
+    texts = [*load_labelled()["description"], *described["description"]]
+    try:
+        return OpenAiJudge(resource.create(settings.judge.model, lambda _: None)).expected(texts)
+    except UserError as error:
+        return f"what its judge will cost cannot be told: {error}"
+
+
 @contextmanager
 def _judge(
     work: Work[Study], settings: DescriptionsSettings, engine: EngineResource, resource: JudgeResource
@@ -236,7 +260,7 @@ def _judge(
     from subliminal_dagster.science.judges import LocalJudge, OpenAiJudge
 
     if settings.judge.kind == "openai":
-        api = resource.create(settings.judge, work.progress())
+        api = resource.create(settings.judge.model, work.progress())
         yield OpenAiJudge(api)
         work.metadata |= plain(api.facts())
         return

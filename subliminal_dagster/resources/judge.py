@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from subliminal_dagster.science.engines.protocol import Progress
-from subliminal_dagster.science.judges import ApiSettings, ChatApi, Endpoint, OpenAiJudgeSettings
+from subliminal_dagster.science.judges import ApiSettings, ChatApi, Endpoint
 
 
 class JudgeResource(dg.ConfigurableResource):
@@ -18,12 +18,13 @@ class JudgeResource(dg.ConfigurableResource):
     prompt_price: float | None = Field(default=None, description="Of a million prompt tokens, for the cost shown.")
     answer_price: float | None = Field(default=None, description="Of a million answer tokens, for the cost shown.")
 
-    def create(self, settings: OpenAiJudgeSettings, progress: Progress) -> ChatApi:
-        """What judges ask; raises UserError where the environment does not say who that is."""
+    def create(self, model: str | None, progress: Progress) -> ChatApi:
+        """What judges ask, `model` or the one that the environment names; raises UserError where the environment does
+        not say who that is."""
         use = ApiSettings(
             parallel=self.parallel,
             requests_per_minute=self.requests_per_minute,
             prompt_price=self.prompt_price,
             answer_price=self.answer_price,
         )
-        return ChatApi(Endpoint.from_environment(settings.model), Path(self.cache), use, progress)
+        return ChatApi(Endpoint.from_environment(model), Path(self.cache), use, progress)

@@ -84,11 +84,13 @@ class LocalDescriptions(Settings):
 
 
 class MadeDescriptions(Settings):
-    """Made from data: of each feature the `contexts` in which it is most active and the `tokens` it promotes most."""
+    """Made from data: of each feature the `contexts` in which it is most active and the `tokens` it promotes most, put
+    into one line by the model `writer` behind the endpoint that SUBLIMINAL_JUDGE_URL names, where one is given."""
 
     kind: Literal["made"] = "made"
     contexts: int = Field(default=8, ge=1)
     tokens: int = Field(default=8, ge=1)
+    writer: str | None = None
 
 
 DescriptionSettings = Annotated[

@@ -53,6 +53,7 @@ URL, MODEL, KEY = "SUBLIMINAL_JUDGE_URL", "SUBLIMINAL_JUDGE_MODEL", "SUBLIMINAL_
 """The variables of the environment that say who is asked."""
 
 _ANSWER_TOKENS = 16
+_CHARACTERS_A_TOKEN = 4
 """Enough for any category, however a tokenizer writes it; a judge that answers in prose is cut off here."""
 
 _UNREADABLE_LIMIT = 0.05
@@ -230,6 +231,20 @@ class ChatApi:
                 found |= self._ask_all(missing, kept)
         return [found[key] for key, _ in requests]
 
+    def expected(self, prompts: Sequence[str], *, max_tokens: int) -> str:
+        """What asking these would take, in words: the questions that are not answered yet, their tokens (about four
+        characters each) and, where prices are set, the cost."""
+        with _AnswerFile(self._file) as kept:
+            requests = dict(self._request(prompt, max_tokens) for prompt in prompts)
+            new = [request for key, request in requests.items() if kept.find(key) is None]
+        asked = sum(len(request["messages"][0]["content"]) for request in new) // _CHARACTERS_A_TOKEN
+        prices = (self._settings.prompt_price, self._settings.answer_price)
+        cost = ""
+        if None not in prices:
+            spent = sum(n * (price or 0) for n, price in zip((asked, len(new) * max_tokens), prices, strict=True)) / 1e6
+            cost = f", cost at most {spent:.2f}"
+        return f"{len(new):,} questions to {self.endpoint.model}, about {asked:,} tokens{cost}"
+
     def facts(self) -> dict[str, Any]:
         """What was asked so far, and what it cost where prices are set (in their currency), for the metadata of an
         asset. Requests that were made again count once."""
@@ -402,6 +417,11 @@ class OpenAiJudge:
     @property
     def name(self) -> str:
         return self._api.endpoint.model
+
+    def expected(self, descriptions: Sequence[str]) -> str:
+        """What judging these would take (see `ChatApi.expected`)."""
+        prompt = load_judge_prompt()
+        return self._api.expected([prompt.question(text) for text in descriptions], max_tokens=_ANSWER_TOKENS)
 
     def categorise(self, descriptions: Sequence[str]) -> list[Category | None]:
         """See `Judge`. None for an answer that is no category, such as a refusal.

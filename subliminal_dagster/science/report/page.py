@@ -27,6 +27,7 @@ PAGE_FILES = (_HERE / _TEMPLATE, _HERE / _STYLE, PUBLISHED)
 
 _PAGING_FROM_ROWS = 15
 _DIGITS = 4
+_PROSE_FROM_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def _table(table: Table) -> str:
             showIndex=False,
             maxBytes=0,
             paging=long,
+            columnDefs=[{"className": "prose", "targets": _prose(frame)}],
             layout={
                 "topStart": {"buttons": [{"extend": "csvHtml5", "text": "CSV", "filename": table.name}]},
                 "topEnd": "search" if long else None,
@@ -158,6 +160,15 @@ def _table(table: Table) -> str:
         )
     # An empty cell says "none" without a word; the second of the pair is what the column is sorted by.
     return str(text).replace(r"[\"NaN\", \"___NaN___\"]", r"[\"\", \"___NaN___\"]")
+
+
+def _prose(frame: pd.DataFrame) -> list[int]:
+    """The columns that hold sentences, which need room on a phone."""
+    return [
+        place
+        for place, name in enumerate(frame.columns)
+        if frame[name].map(lambda value: isinstance(value, str) and len(value) >= _PROSE_FROM_CHARACTERS).any()
+    ]
 
 
 def written(number: float) -> str:

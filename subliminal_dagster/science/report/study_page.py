@@ -102,5 +102,5 @@ def _gamma(results: Results) -> list[dict[str, Any]]:
     rows = rows[(rows["contrast"] == "others") & (rows["outcome"] == "log_share")]
     shown = {"channel": "channel", "mean": "gamma", "low": "low", "high": "high", "p": "p"}
     shown["smallest_detectable"] = "smallest"
-    found: list[dict[str, Any]] = rows.rename(columns=shown)[list(shown.values())].to_dict(orient="records")
-    return found
+    found = rows.rename(columns=shown)[list(shown.values())]
+    return [{str(name): value for name, value in row.items()} for row in found.to_dict(orient="records")]
