@@ -253,12 +253,27 @@ def refusal_above(
         refusal = refusal_of(store, frame.study.name, asset, partition)
         if refusal is not None:
             seen[place] = f"{shown(asset, partition)} was refused: {refusal.reason}"
-        elif frame.gathers(asset):
+        elif frame.nodes[asset].takes_what_there_is:
             seen[place] = None
+        elif frame.gathers(asset):
+            seen[place] = _refusal_of_gathered(frame, store, place, seen)
         else:
             above = (refusal_above(frame, store, *upstream, seen) for upstream in frame.inputs(asset, partition))
             seen[place] = next((reason for reason in above if reason), None)
     return seen[place]
+
+
+def _refusal_of_gathered(frame: Frame, store: ArtifactStore, place: Input, seen: dict[Input, str | None]) -> str | None:
+    """The refusal that something which gathers groups cannot do without: one of no group, of the control, or of every
+    animal."""
+    by_group: dict[str | None, str] = {}
+    for upstream in frame.inputs(*place):
+        reason = refusal_above(frame, store, *upstream, seen)
+        if reason is not None:
+            by_group.setdefault(frame.group_of(*upstream), reason)
+    if None in by_group:
+        return by_group[None]
+    return next(iter(by_group.values())) if nothing_to_compare(by_group, frame.study) else None
 
 
 def nothing_to_compare(left_out: Collection[str | None], study: AnyStudy) -> bool:

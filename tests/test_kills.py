@@ -27,7 +27,7 @@ def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ho
     home = Home.make(tmp_path_factory.mktemp("undisturbed") / "home", study_to_kill(tiny_base))
     launch = home.start()
     assert launch.finish() == 0, launch.output[-3000:]
-    assert len(home.contents()) == 16
+    assert len(home.contents()) == 19
     return home
 
 

@@ -23,7 +23,7 @@ from subliminal_dagster.science.study import Study
 from subliminal_dagster.selection import wanted_parts
 
 CHILD = ["child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
-GROUP = ["teacher_lora", "teacher_preferences", "number_set", "filtered_dataset", *CHILD]
+GROUP = ["teacher_lora", "teacher_preferences", "number_set", "filtered_dataset", *CHILD, "teacher_signal"]
 
 
 @pytest.fixture
@@ -74,14 +74,14 @@ def forget_edits() -> Iterator[None]:
 
 def test_a_second_run_launches_nothing(done: StudyRun) -> None:
     outcome = done.run()
-    assert (outcome.made, outcome.runs, outcome.fresh) == ([], 0, 28)
+    assert (outcome.made, outcome.runs, outcome.fresh) == ([], 0, 33)
     assert outcome.complete
 
 
 def test_a_setting_makes_stale_what_reads_it_and_what_may_follow(done: StudyRun) -> None:
     plan = with_settings(done, child__training__epochs=5).plan()
     assert due(plan, "owl") == CHILD
-    assert due(plan, None) == ["animal_liking"]
+    assert due(plan, None) == ["animal_liking", "null_causes", "report"]
     child, scores = part(plan, "child_lora", "owl"), part(plan, "preference_scores", "owl")
     assert child.status == "stale" and child.sure
     assert child.reasons == ("setting child.training.epochs changed from 2 to 5",)
@@ -92,13 +92,13 @@ def test_a_setting_makes_stale_what_reads_it_and_what_may_follow(done: StudyRun)
 
 def test_seeds_count_and_descriptions_do_not(done: StudyRun) -> None:
     assert due(with_settings(done, seed=99).plan(), "owl") == GROUP
-    assert with_settings(done, description="Another word.", activations={"rows": 20}).plan().due == []
+    assert [p.asset for p in with_settings(done, description="Another word.").plan().due] == ["report"]
 
 
 def test_a_change_of_revision_makes_everything_stale(done: StudyRun) -> None:
     source = {"kind": "hub", "repo": "someone/model", "revision": "0" * 40, "dtype": "float32"}
     plan = with_settings(done, base_model=source).plan()
-    assert len(plan.due) == 28
+    assert len(plan.due) == 33
     assert "setting base_model.kind changed from local to hub" in part(plan, "base_model").reasons
 
 
@@ -141,7 +141,7 @@ def test_code_counts_and_comments_do_not(done: StudyRun, monkeypatch: pytest.Mon
     monkeypatch.undo()
     edit_code(monkeypatch, "subliminal_dagster.science.children", line, f"{line}    training = training\n")
     plan = done.plan()
-    assert due(plan, "owl") == CHILD and due(plan, None) == ["animal_liking"]
+    assert due(plan, "owl") == CHILD and due(plan, None) == ["animal_liking", "null_causes", "report"]
     assert part(plan, "child_lora", "owl").reasons == ("code of science.children.make_child changed",)
 
 
@@ -183,10 +183,11 @@ def test_selections(done: StudyRun) -> None:
     assert wanted_parts(frame, "number_set", ["owl", "control"]) == {("number_set", "owl"), ("number_set", "control")}
     assert wanted_parts(frame, "tiny/base_model", None) == {("base_model", None)}
     assert wanted_parts(frame, "base_model,replay_set", None) == {("base_model", None), ("replay_set", None)}
-    assert wanted_parts(frame, "group:results", ["owl"]) == {("animal_liking", None)}
+    assert wanted_parts(frame, "group:results", ["owl"]) == {("animal_liking", None), ("null_causes", None)}
     assert {asset for asset, _ in wanted_parts(frame, "number_set+1", ["owl"]) or ()} == {
         "number_set",
         "filtered_dataset",
+        "report",
     }
     assert {asset for asset, _ in wanted_parts(frame, None, ["owl"]) or ()} == set(GROUP)
     with pytest.raises(UserError, match="no partition 'gnu': choose among owl, wolf, control"):
@@ -208,7 +209,9 @@ def test_a_gate_stops_its_group_and_no_other(gated: tuple[StudyRun, str, str]) -
     run, good, bad = gated
     outcome = run.run()
     assert not outcome.complete and outcome.failed == {} and outcome.waiting == {}
-    assert outcome.blocked.keys() == {(asset, bad) for asset in [*GROUP[1:4], "child_lora", "preference_scores"]}
+    assert outcome.blocked.keys() == {
+        (asset, bad) for asset in [*GROUP[1:4], "child_lora", "preference_scores", "teacher_signal"]
+    }
     assert all("the gate asks for" in sentence for sentence in outcome.blocked.values())
     assert ("teacher_preferences", good) in outcome.made
     again = run.run()
@@ -295,7 +298,7 @@ def test_dagster_and_the_plan_agree_on_partitions(mine: StudyRun) -> None:
     def ours(run: StudyRun) -> dict[tuple[str, str | None], bool]:
         return {p.place: p.status == "fresh" or not p.sure for p in run.plan().parts}
 
-    assert show_recorded(mine.plan(), mine.store, mine.instance, study_frame(mine.study)) == 28
+    assert show_recorded(mine.plan(), mine.store, mine.instance, study_frame(mine.study)) == 33
     assert show_recorded(mine.plan(), mine.store, mine.instance, study_frame(mine.study)) == 0
     assert all(verdicts(mine).values())
     for change in ({"child__training__epochs": 1}, {"seed": 8}, {"comparison__permutations": 300}):
@@ -359,7 +362,7 @@ def ticks(run: StudyRun) -> dg.ScheduleExecutionData:
 
 def test_a_tick_requests_exactly_what_can_run(mine: StudyRun) -> None:
     quiet = ticks(mine)
-    assert quiet.run_requests == [] and "28 fresh" in str(quiet.skip_message)
+    assert quiet.run_requests == [] and "33 fresh" in str(quiet.skip_message)
     run = with_settings(mine, child__training__epochs=1)
     requests = ticks(run).run_requests or []
     assert {(r.partition_key, *(k.path[-1] for k in r.asset_selection or ())) for r in requests} == {

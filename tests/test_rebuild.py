@@ -43,7 +43,7 @@ CODE = {
 }
 
 PARTS: list[Input] = [
-    *[(name, None) for name in ("base_model", "base_preferences", "replay_set", "animal_liking")],
+    *[(name, None) for name in ("base_model", "base_preferences", "replay_set", "animal_liking", "null_causes")],
     *[
         (name, group)
         for group in ("owl", "control")
@@ -54,9 +54,11 @@ PARTS: list[Input] = [
             "filtered_dataset",
             "child_lora",
             "preference_scores",
+            "teacher_signal",
         )
     ],
 ]
+REPORT: Input = ("report", None)
 
 EDITS = st.one_of(
     st.tuples(st.just("set"), st.sampled_from([(name, v) for name, values in SETTINGS.items() for v in values])),
@@ -94,7 +96,7 @@ class CleanBuilds:
         if key not in self.known:
             run = StudyRun(study, ArtifactStore(self.folder / str(len(self.known))), self.instance)
             outcome = run.run()
-            assert outcome.complete and sorted(outcome.made, key=str) == sorted(PARTS, key=str)
+            assert outcome.complete and sorted(outcome.made, key=str) == sorted([*PARTS, REPORT], key=str)
             self.known[key] = run
         return self.known[key]
 

@@ -73,8 +73,8 @@ def toys(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         run = StudyRun(load_study(study_file), ArtifactStore(tmp_path_factory.mktemp("toys")), instance)
         outcome = run.run()
         assert outcome.complete, outcome
-        assert [asset for asset, _ in outcome.made][-1] == "summary"
-        assert {asset for asset, _ in outcome.made} == set(ASSETS)
+        assert [asset for asset, _ in outcome.made][-1] == "report"
+        assert {asset for asset, _ in outcome.made} == {*ASSETS, "report"}
         assert outcome.runs == 1
         yield run
 
@@ -117,7 +117,7 @@ def test_nothing_is_left_to_do_and_a_repetition_gives_the_same(toys: StudyRun, t
 )
 def test_a_change_makes_stale_what_reads_it(toys: StudyRun, fields: dict[str, Any], stale: set[str]) -> None:
     run = StudyRun(changed(toys.study, **fields), toys.store, toys.instance)
-    assert {part.asset for part in run.plan().due} == stale
+    assert {part.asset for part in run.plan().due} == {*stale, "report"}
 
 
 def test_an_interrupted_sweep_goes_on_in_the_next_run(

@@ -419,6 +419,8 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def _share(row: pd.Series) -> str:
+    if np.isnan(row["recovered"]):
+        return "nothing that can be measured"
     return _interval(row["recovered"], row["recovered_low"], row["recovered_high"])
 
 

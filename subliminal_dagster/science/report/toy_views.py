@@ -81,8 +81,8 @@ def estimate(values: pd.Series) -> Estimate:
 
 
 def best(found: pd.DataFrame) -> pd.Series:
-    """The cell with the largest share recovered."""
-    return found.dropna(subset="recovered").sort_values("recovered", kind="stable").iloc[-1]
+    """The cell with the largest share recovered; one that cannot be measured only where none can."""
+    return found.sort_values("recovered", kind="stable", na_position="first").iloc[-1]
 
 
 def superposition_chart(teachers: pd.DataFrame) -> Chart:
