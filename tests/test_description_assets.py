@@ -15,6 +15,7 @@ from chat_endpoint import KEY, ChatEndpoint, Reply, chat_endpoint
 from study_runs import StudyRun, changed
 from test_inside import inside_settings
 
+from subliminal_dagster.assets.descriptions import expected_cost
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.resources import JudgeResource
 from subliminal_dagster.science.feature_categories import load_labelled
@@ -26,7 +27,10 @@ from subliminal_dagster.selection import wanted_parts
 
 
 def knows_the_labels(prompt: str, attempt: int) -> Reply:
-    """The category given by hand where there is one, and for other descriptions one by their length."""
+    """The category given by hand where there is one, and for other descriptions one by their length; a line where a
+    description is wanted."""
+    if "Description: " not in prompt:
+        return Reply("words that are much alike")
     description = prompt.rsplit("Description: ", 1)[1].removesuffix("\nCategory:")
     labels = dict(zip(load_labelled()["description"], load_labelled()["category"], strict=True))
     return Reply(labels.get(description, CATEGORIES[len(description) % len(CATEGORIES)]))
@@ -72,6 +76,36 @@ def test_every_firing_feature_is_described_and_judged_once(judged: StudyRun, end
         CATEGORIES[len(d) % 4] == c for d, c in zip(categories["description"], categories["category"], strict=True)
     )
     assert set(endpoint.answered.values()) == {1}
+
+
+def test_the_plan_tells_what_a_judge_will_cost(judged: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(run: StudyRun) -> str | None:
+        return expected_cost(run.study, "01", run.store, run.resources["judge"])
+
+    assert str(told(judged)).startswith("0 questions to a-judge")
+    other = StudyRun(changed(judged.study, name="other"), judged.store, judged.instance, resources=judged.resources)
+    assert told(other) == "what its judge will cost is known once feature_descriptions is there"
+    assert (
+        told(StudyRun(changed(judged.study, descriptions=None), judged.store, judged.instance, [], judged.resources))
+        is None
+    )
+    monkeypatch.delenv(KEY_VARIABLE)
+    assert KEY_VARIABLE in str(told(judged))
+
+
+def test_a_model_words_the_descriptions(judged: StudyRun, endpoint: ChatEndpoint, tmp_path: Path) -> None:
+    worded = changed(
+        judged.study, descriptions__source={"kind": "made", "contexts": 2, "tokens": 2, "writer": "a-writer"}
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        other = judged.copy(tmp_path / "artifacts", instance, worded)
+        assert other.materialize("feature_descriptions", "01").success
+        path = other.store.read("tiny", "feature_descriptions", "01").path / "descriptions.parquet"
+        before = pd.read_parquet(folder(judged, "feature_descriptions") / "descriptions.parquet")
+        after = pd.read_parquet(path)
+    assert list(after["feature"]) == list(before["feature"])
+    assert (after["description"] != before["description"]).all()
+    assert "a-writer" in {request["model"] for request in endpoint.requests}
 
 
 def test_the_judge_s_agreement_and_cost_are_shown_and_its_key_nowhere(judged: StudyRun) -> None:

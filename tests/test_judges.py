@@ -66,6 +66,17 @@ EXPECTED = [CATEGORIES[i % 4] for i in range(12)]
 # Asking
 
 
+def test_what_it_would_cost_is_told_without_asking(tmp_path: Path) -> None:
+    with chat_endpoint(by_kind) as server:
+        judge = OpenAiJudge(api(server.url, tmp_path / "answers.sqlite", prompt_price=1e6, answer_price=0))
+        tokens = sum(len(load_judge_prompt().question(text)) for text in TEXTS) // 4
+        said = judge.expected([*TEXTS, TEXTS[0]])
+        assert said == f"12 questions to some-model, about {tokens:,} tokens, cost at most {tokens:.2f}"
+        assert server.requests == []
+        judge.categorise(TEXTS)
+        assert judge.expected(TEXTS).startswith("0 questions to some-model, about 0 tokens")
+
+
 def test_descriptions_are_sorted_and_no_question_is_asked_twice(tmp_path: Path) -> None:
     with chat_endpoint(by_kind) as server:
         first = OpenAiJudge(api(server.url, tmp_path / "answers.sqlite"))

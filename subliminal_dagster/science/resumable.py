@@ -55,7 +55,8 @@ def generate(
         chunks[start] = chunk
         done += len(chunk)
         left = (time.perf_counter() - started) / (done - taken_over) * (total - done)
-        session.progress(f"generated {done}/{total} answers, about {left:.0f} s left")
+        speed = session.usage.facts()["generated_tokens_per_second"]
+        session.progress(f"generated {done}/{total} answers, {speed:.0f} tokens/s, about {left:.0f} s left")
     return [completion for start in starts for completion in chunks[start]]
 
 

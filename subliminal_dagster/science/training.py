@@ -471,8 +471,12 @@ def _make_trainer(
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             done = state.global_step - (self.first_step or 0)
-            left = (time.perf_counter() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
-            progress(f"training step {state.global_step}/{state.max_steps}, about {left:.0f} s left")
+            seconds = time.perf_counter() - self.started
+            left = seconds / max(done, 1) * (state.max_steps - state.global_step)
+            speed = trainer.real_positions / seconds
+            progress(
+                f"training step {state.global_step}/{state.max_steps}, {speed:.0f} tokens/s, about {left:.0f} s left"
+            )
             if early_stop is not None and state.global_step % early_stop.every == 0:
                 network = kwargs["model"].eval()
                 score = early_stop.score(network)
