@@ -170,7 +170,7 @@ def test_a_gate_is_not_tried_again(home: Home) -> None:
 
 
 def test_nothing_goes_on_from_a_workspace_that_is_half_deleted(tmp_path: Path) -> None:
-    home, files = Home(tmp_path), 5000
+    home, files = Home(tmp_path), 20_000
     workspace = home.store.workspace("tiny", "child_lora", "owl", "fingerprint")
     for number in range(files):
         (workspace / f"{number}").touch()
