@@ -65,11 +65,12 @@ def _verdict(sections: Sequence[Section], claims: Sequence[Claim]) -> str:
     """What the first section shows, how many statements hold, and which do not."""
     counts = Counter(claim.verdict for claim in claims)
     lines = [sections[0].shows or f"The comparison is missing: {sections[0].missing}"]
-    lines.append(
-        f"Of {len(claims)} statements of the post that this study looks at, {counts['holds']} hold, "
-        f"{counts['does not hold']} do not, {counts['cannot tell']} cannot be told at this size and "
-        f"{counts['not tested']} were not tested. Each with its evidence:"
-    )
+    if claims:
+        lines.append(
+            f"Of {len(claims)} statements of the post that this study looks at, {counts['holds']} hold, "
+            f"{counts['does not hold']} do not, {counts['cannot tell']} cannot be told at this size and "
+            f"{counts['not tested']} were not tested. Each with its evidence:"
+        )
     return "\n".join(lines)
 
 
