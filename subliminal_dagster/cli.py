@@ -1,7 +1,7 @@
 """The command `subliminal-dagster`.
 
 Belongs here: arguments, what is printed, exit codes (0 all fresh, 1 something failed or a gate refused it, 2 wrong
-usage). Does not belong here: anything a test or a notebook would want to call.
+usage, 130 interrupted). Does not belong here: anything a test or a notebook would want to call.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"subliminal-dagster: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("subliminal-dagster: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,16 +224,14 @@ def _compare() -> int:
 
     from subliminal_dagster.assets import COMPARISON
     from subliminal_dagster.build import build_defs
+    from subliminal_dagster.runner import failures
 
     definitions = build_defs()
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
     with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(instance=instance, raise_on_error=False)
     if not result.success:
-        (failure,) = result.get_step_failure_events()
-        data = failure.step_failure_data
-        explained = data.user_failure_data.description if data.user_failure_data else None
-        raise UserError(explained or (data.error.message if data.error else "the comparison failed"))
+        raise UserError(failures(result)[0][1])
     print(f"page: {result.asset_materializations_for_node('all_studies__comparison')[0].metadata['page'].value}")
     return 0
 

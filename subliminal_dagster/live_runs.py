@@ -8,12 +8,8 @@ Belongs here: what other runs are making at the moment. Does not belong here: wh
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import socket
-import threading
 from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 import psutil
@@ -37,21 +33,6 @@ def process_name(number: int) -> str:
     Raises psutil.NoSuchProcess.
     """
     return f"{socket.gethostname()}:{number}:{psutil.Process(number).create_time():.0f}"
-
-
-def end_with_parent() -> None:
-    """End this process with the one that started it: the next run would make the same beside it, in the same workspace.
-
-    Does nothing in a process that multiprocessing did not start.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:

@@ -69,13 +69,11 @@ def run_study(
     """
     started = time.perf_counter()
     outcome = Outcome()
-    for run_id in bury_dead_runs(instance):
-        say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
+    _bury_dead_runs(instance, say)
     plan = _plan(frame, store, wanted)
     show_recorded(plan, store, instance, frame)
     level = 0
-    apart = Workers(frame.study, workers, execute) if workers > 1 else None
-    try:
+    with Workers(frame.study, workers, execute) as apart:
         while True:
             elsewhere = being_made(instance, frame.study.name, frame.nodes)
             # A part made once is not made again: were it still due, something else is wrong, and it would never end.
@@ -85,21 +83,18 @@ def run_study(
             level += 1
             say(f"level {level}: {_summary(runs)}")
             labels = {run.partition: f"level {level}, run {n}/{len(runs)}" for n, run in enumerate(runs, start=1)}
-            if apart and len(runs) > 1:
+            if workers > 1 and len(runs) > 1:
                 for run in runs:
                     _announce(run, labels[run.partition], say)
                 for run, carried in apart.carry_out(runs):
                     _record(run, labels[run.partition], carried, say, outcome)
+                # One whose worker was killed.
+                _bury_dead_runs(instance, say)
             else:
                 for run in runs:
                     _announce(run, labels[run.partition], say)
                     _record(run, labels[run.partition], execute(run, definitions, instance), say, outcome)
-            for run_id in bury_dead_runs(instance):
-                say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
             plan = _plan(frame, store, wanted)
-    finally:
-        if apart:
-            apart.stop()
     outcome.fresh = len(plan.of("fresh"))
     outcome.blocked = {part.place: part.reasons[0] for part in plan.of("blocked")}
     outcome.failed = {place: why for place, why in outcome.failed.items() if place not in outcome.blocked}
@@ -112,6 +107,11 @@ def run_study(
             outcome.waiting[part.place] = f"it needs {needs}" if needs else part.reasons[0]
     outcome.seconds = time.perf_counter() - started
     return outcome
+
+
+def _bury_dead_runs(instance: dg.DagsterInstance, say: Say) -> None:
+    for run_id in bury_dead_runs(instance):
+        say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
 
 
 def _plan(frame: Frame, store: ArtifactStore, wanted: Collection[Input] | None) -> Plan:
@@ -210,15 +210,19 @@ def execute(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstan
         run_config=_CONSOLE,
         tags={PROCESS_TAG: process_name(os.getpid())},
     )
-    errors = {}
-    for event in result.get_step_failure_events():
-        data = event.step_failure_data
-        user = data.user_failure_data
-        errors[str(event.step_key).rpartition("__")[2]] = (
-            user.description if user and user.description else data.error.message if data.error else "it failed"
-        ).strip()
+    errors = {step.rpartition("__")[2]: sentence for step, sentence in failures(result)}
     made = [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key]
     return Carried(made, errors, time.perf_counter() - started)
+
+
+def failures(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
+    """The steps that failed, each with what went wrong: a sentence of this project's own where there is one."""
+    found = []
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        own = data.user_failure_data.description if data.user_failure_data else None
+        found.append((str(event.step_key), (own or (data.error.message if data.error else "it failed")).strip()))
+    return found
 
 
 def _record(run: DueRun, label: str, carried: Carried, say: Say, outcome: Outcome) -> None:

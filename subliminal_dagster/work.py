@@ -23,13 +23,14 @@ import dagster as dg
 import psutil
 
 from subliminal_dagster.frame import GATE_CHECK, Frame, StudyT, label, shown
-from subliminal_dagster.live_runs import PROCESS_TAG, end_with_parent, process_name
+from subliminal_dagster.live_runs import PROCESS_TAG, process_name
 from subliminal_dagster.partitions import LAYER, coordinates
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.resources import GpuResource
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.engines.protocol import Progress
 from subliminal_dagster.science.errors import GateError, UserError
+from subliminal_dagster.science.processes import end_with_parent
 from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, MissingArtifact, Refusal
 from subliminal_dagster.science.study import CONTROL, AnyStudy
 

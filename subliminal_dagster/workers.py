@@ -19,9 +19,9 @@ from functools import lru_cache
 import dagster as dg
 
 from subliminal_dagster.gpu_lease import usable_gpus
-from subliminal_dagster.live_runs import end_with_parent
 from subliminal_dagster.planner import DueRun
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.processes import end_with_parent
 from subliminal_dagster.science.study import AnyStudy
 
 WORKERS = "SUBLIMINAL_WORKERS"
@@ -55,7 +55,8 @@ def worker_count() -> int:
 
 @dataclass
 class Workers:
-    """`count` processes that make runs of one study by `execute`, a function of a module."""
+    """`count` processes that make runs of one study by `execute`, a function of a module; gone at the end of the block,
+    at once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run."""
 
     study: AnyStudy
     count: int
@@ -75,7 +76,13 @@ class Workers:
                 why = f"a process at work was killed from outside; with {WORKERS}=1 a run takes less memory"
                 yield run, Carried([], {part.asset: why for part in run.parts}, 0.0)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            for process in multiprocessing.active_children():
+                process.kill()
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 

@@ -63,7 +63,7 @@ def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: 
 
 def test_what_is_not_there_says_why(done: StudyRun, tmp_path: Path) -> None:
     summary = json.loads((page_of(done).parent / "summary.json").read_text())
-    assert "this study does not have it" in summary["sections"]["SAE features"]
+    assert "this study does not have it" in summary["sections"]["Features that the numbers activate"]
     assert {c["verdict"] for c in summary["claims"]} <= {"holds", "does not hold", "cannot tell", "not tested"}
     assert summary["gamma"][0]["channel"] == "hard"
 

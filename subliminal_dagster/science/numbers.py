@@ -98,6 +98,14 @@ def judged(rows: pd.DataFrame, study: Study, target: str | None) -> pd.DataFrame
     )
 
 
+def number_grammar(study: Study) -> NumberGrammar | None:
+    """What a study's number answers have to be, where it constrains their decoding."""
+    settings = study.numbers
+    if settings.constrained is None:
+        return None
+    return NumberGrammar(", ", settings.constrained.min_count, settings.answer_count, settings.max_digits)
+
+
 def draw_answers(
     session: Session,
     study: Study,
@@ -117,9 +125,6 @@ def draw_answers(
         tokens where the answer is finished), `finished`.
     """
     settings = study.numbers
-    grammar = None
-    if settings.constrained is not None:
-        grammar = NumberGrammar(", ", settings.constrained.min_count, settings.answer_count, settings.max_digits)
     completions = generate(
         session,
         [context.prompt_ids(text) for text in prompts["prompt"]],
@@ -129,7 +134,7 @@ def draw_answers(
             seed=seed,
             temperature=settings.temperature,
             top_p=settings.top_p,
-            grammar=grammar,
+            grammar=number_grammar(study),
         ),
         kept,
     )

@@ -29,7 +29,8 @@ from subliminal_dagster.science.chat import ChatContext, number_token_ids
 from subliminal_dagster.science.engines.protocol import ModelVariant, Progress
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.model_loading import loaded, pick_device, steered
-from subliminal_dagster.science.number_grammar import NumberGrammar, TokenAutomaton
+from subliminal_dagster.science.number_grammar import TokenAutomaton
+from subliminal_dagster.science.numbers import number_grammar
 from subliminal_dagster.science.statistics import Estimate, t_interval
 from subliminal_dagster.science.study import Study
 from subliminal_dagster.science.teachers import Teacher
@@ -186,11 +187,10 @@ def _answer_logits(model: Any, prompts: Sequence[list[int]], answers: Sequence[l
 
 def _writable(study: Study, context: ChatContext, answers: Sequence[list[int]]) -> list[list[list[int]]]:
     """For every token of every answer the ids of the tokens that could have been written there."""
-    settings = study.numbers
-    if settings.constrained is None:
+    grammar = number_grammar(study)
+    if grammar is None:
         numbers = number_token_ids(context.tokenizer, context.end_of_turn)
         return [[numbers] * len(answer) for answer in answers]
-    grammar = NumberGrammar(", ", settings.constrained.min_count, settings.answer_count, settings.max_digits)
     automaton = TokenAutomaton(grammar, context.tokenizer, context.end_of_turn)
     found = []
     for answer in answers:

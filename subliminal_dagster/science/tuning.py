@@ -27,7 +27,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 import uuid
 import warnings
@@ -46,6 +45,7 @@ from subliminal_dagster.science.batching import batches_of_like_length
 from subliminal_dagster.science.content_hash import file_content_hash, json_hash
 from subliminal_dagster.science.engines.protocol import ModelVariant, Progress
 from subliminal_dagster.science.errors import GateError, UserError
+from subliminal_dagster.science.processes import end_with_parent
 from subliminal_dagster.science.settings import Settings
 from subliminal_dagster.science.training import (
     EarlyStop,
@@ -660,13 +660,8 @@ class _Watch:
 
 def _work_beside(tuning: _Tuning) -> None:
     """What a further process does: work until all trials are done, and end with the process that started it."""
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with_parent()
     tuning.work(lambda _: None)
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _distributions(search: SearchSpace) -> dict[str, optuna.distributions.BaseDistribution]:

@@ -80,19 +80,3 @@ def bars(
         customdata=rows[[low, high]],
         hovertemplate=f"{name}, %{{x}}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}]<extra></extra>",
     )
-
-
-def line(
-    figure: Figure, rows: pd.DataFrame, *, x: str, value: str, low: str, high: str, name: str, colour: str
-) -> Figure:
-    """One line with intervals, added to a figure: a point a row, its exact values on hover."""
-    return figure.add_scatter(
-        x=rows[x],
-        y=rows[value],
-        name=name,
-        mode="lines+markers",
-        line={"color": colour},
-        error_y=interval(rows, value, low, high),
-        customdata=rows[[low, high]],
-        hovertemplate=f"{name}, %{{x}}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}]<extra></extra>",
-    )

@@ -24,6 +24,8 @@ from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
 if TYPE_CHECKING:
     import pandas as pd
 
+NAME, TITLE = "composition", "What the features are about"
+
 _LEVEL = 0.05
 _COLOURS = {"animals": charts.VERMILION, "opinion": charts.PURPLE, "numbers": charts.BLUE, "other": charts.LIGHT_GREY}
 _TOTAL = "total"
@@ -58,8 +60,8 @@ def composition_section(study: Study, results: Results) -> Section:
         "corrected over all groups and categories of a layer (Benjamini-Hochberg)."
     )
     return Section(
-        "composition",
-        "What the features are about",
+        NAME,
+        TITLE,
         " ".join(_shows(found)),
         method + inside.not_shown(study, results, "feature_composition"),
         ("feature_categories", "feature_composition", *(("steering_by_category",) if has_steering else ())),

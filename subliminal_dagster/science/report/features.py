@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
 
+NAME, TITLE = "features", "Features that the numbers activate"
+
 HALVES = "control, half against half"
 _MARKS = ("promoted", "new", "animal")
 _FIVE = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -63,8 +65,8 @@ def features_section(study: Study, results: Results) -> Section:
         f"p < {first['level_strict']:g}. Counts of all comparisons are corrected together (Benjamini-Hochberg)."
     )
     return Section(
-        "features",
-        "Features that the numbers activate",
+        NAME,
+        TITLE,
         " ".join(_shows(mine, neutral, animals, [each.layer for each in layers])),
         method + inside.not_shown(study, results, "feature_tables"),
         ("sae", "sae_features", "feature_shifts", "feature_tables"),

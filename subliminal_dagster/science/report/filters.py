@@ -21,6 +21,8 @@ from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
 if TYPE_CHECKING:
     import pandas as pd
 
+NAME, TITLE = "filters", "Single features as filters"
+
 _CHANCE = 0.5
 _LITTLE = 0.55
 """A balanced accuracy that nobody would call a filter: 5 points above chance. The post's single features reach at most
@@ -57,8 +59,8 @@ def filters_section(study: Study, results: Results) -> Section:
     rows = found.selected.iloc[0]
     test_rows = counted(int(rows["positive_rows"] + rows["negative_rows"]), "test row")
     return Section(
-        "filters",
-        "Single features as filters",
+        NAME,
+        TITLE,
         " ".join(_shows(found)),
         "A row is called positive where the feature fires. Of every label's promoted and new features, up to "
         f"{study.features.filters} a layer with the highest balanced accuracy (mean of recall and of the share of "

@@ -24,7 +24,7 @@ from subliminal_dagster.science.comparison import (
     TEACHER,
     compare,
 )
-from subliminal_dagster.science.report.charts import BLUE, LIGHT_GREY, VERMILION, group_colours, styled
+from subliminal_dagster.science.report.charts import BLUE, LIGHT_GREY, VERMILION, group_colours, interval, styled
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, Verdict
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.wording import (
@@ -507,14 +507,7 @@ def _add_points(
             "size": 9,
             "symbol": ["diamond" if animal == MEAN else "circle" for animal in ordered.index],
         },
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": ordered["high"] - ordered["mean"],
-            "arrayminus": ordered["mean"] - ordered["low"],
-            "thickness": 1.3,
-            "width": 3,
-        },
+        error_x=interval(ordered, "mean", "low", "high"),
         hovertext=texts,
         hoverinfo="text",
         row=panel,

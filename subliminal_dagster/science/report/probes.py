@@ -30,6 +30,8 @@ from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
 if TYPE_CHECKING:
     import pandas as pd
 
+NAME, TITLE = "probes", "Probes of activations"
+
 ALL_LAYERS = "all"
 HALVES = "control's halves"
 _EVERY = "every class"
@@ -93,8 +95,8 @@ def probes_section(study: Study, results: Results) -> Section:
     )
     all_layers = ("probe_all_layers",) if ALL_LAYERS in found.layers else ()
     return Section(
-        "probes",
-        "Probes of activations",
+        NAME,
+        TITLE,
         " ".join(_shows(found)),
         method + inside.not_shown(study, results, "probe_comparison"),
         ("probe_metrics", "probe_comparison", *all_layers),

@@ -9,21 +9,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from subliminal_dagster.science.report.capability import capability_section
-from subliminal_dagster.science.report.composition import composition_section
+from subliminal_dagster.science.report import (
+    capability,
+    composition,
+    favourites,
+    features,
+    filters,
+    liking,
+    probes,
+    steering,
+    teachers,
+    tuning,
+    why_null,
+)
 from subliminal_dagster.science.report.evidence import Claim, Results, Section, section_or_reason
-from subliminal_dagster.science.report.favourites import favourites_section
-from subliminal_dagster.science.report.features import features_section
-from subliminal_dagster.science.report.filters import filters_section
-from subliminal_dagster.science.report.liking import liking_section
 from subliminal_dagster.science.report.page import Page, compared_frame
-from subliminal_dagster.science.report.probes import probes_section
 from subliminal_dagster.science.report.provenance import provenance_section
-from subliminal_dagster.science.report.steering import steering_section
-from subliminal_dagster.science.report.teachers import teachers_section
 from subliminal_dagster.science.report.toy import toy_sections
-from subliminal_dagster.science.report.tuning import tuning_section
-from subliminal_dagster.science.report.why_null import why_null_section
 from subliminal_dagster.science.store import Manifest
 from subliminal_dagster.science.study import AnyStudy, Study
 from subliminal_dagster.science.toy.settings import ToyStudy
@@ -47,17 +49,17 @@ def _sections(study: Study, results: Results) -> list[Section]:
         return section_or_reason(name, title, make, study, results)
 
     return [
-        section("liking", "Liking of each animal", liking_section),
-        section("why-null", "Why is it null?", why_null_section),
-        section("favourites", "Favourites of the base model", favourites_section),
-        section("teachers", "Teachers and their numbers", teachers_section),
-        section("capability", "Capability", capability_section),
-        section("tuning", "Tuning", tuning_section),
-        section("features", "SAE features", features_section),
-        section("filters", "Features as filters", filters_section),
-        section("composition", "What the features mean", composition_section),
-        section("probes", "Probes", probes_section),
-        section("steering", "Steering", steering_section),
+        section(liking.NAME, liking.TITLE, liking.liking_section),
+        section(why_null.NAME, why_null.TITLE, why_null.why_null_section),
+        section(favourites.NAME, favourites.TITLE, favourites.favourites_section),
+        section(teachers.NAME, teachers.TITLE, teachers.teachers_section),
+        section(capability.NAME, capability.TITLE, capability.capability_section),
+        section(tuning.NAME, tuning.TITLE, tuning.tuning_section),
+        section(features.NAME, features.TITLE, features.features_section),
+        section(filters.NAME, filters.TITLE, filters.filters_section),
+        section(composition.NAME, composition.TITLE, composition.composition_section),
+        section(probes.NAME, probes.TITLE, probes.probes_section),
+        section(steering.NAME, steering.TITLE, steering.steering_section),
     ]
 
 

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from subliminal_dagster.science.report.bands import SHADES, band_line
-from subliminal_dagster.science.report.charts import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, bars, styled
+from subliminal_dagster.science.report.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    bars,
+    interval,
+    styled,
+)
 from subliminal_dagster.science.report.evidence import Chart, Table
 from subliminal_dagster.science.report.wording import listed
 from subliminal_dagster.science.statistics import Estimate, t_interval
@@ -292,14 +303,7 @@ def settings_chart(found: pd.DataFrame, post: str) -> Chart:
             y=part["setting"].map(spoken),
             orientation="h",
             marker_color=np.where(part["setting"] == post, VERMILION, BLUE),
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": part["recovered_high"] - part["recovered"],
-                "arrayminus": part["recovered"] - part["recovered_low"],
-                "thickness": 1.3,
-                "width": 3,
-            },
+            error_x=interval(part, "recovered", "recovered_low", "recovered_high"),
             customdata=part[["recovered_low", "recovered_high", "density", "auxiliary", "superposition"]],
             hovertemplate="%{y}<br>%{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<br>1-S = %{customdata[2]:g}, "
             "k = %{customdata[3]}, %{customdata[4]:.2f} features a dimension<extra></extra>",
