@@ -18,6 +18,8 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import AnyStudy, Study, load_study, shipped_studies
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from subliminal_dagster.planner import Plan
     from subliminal_dagster.runner import Outcome
     from subliminal_dagster.science.store import ArtifactStore
@@ -147,23 +149,15 @@ def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
 
 
 def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
-    import dagster as dg
-
     from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
     from subliminal_dagster.runner import run_study
     from subliminal_dagster.selection import wanted_parts
     from subliminal_dagster.workers import worker_count
 
-    if not os.environ.get("DAGSTER_HOME"):
-        raise UserError(
-            "DAGSTER_HOME is not set, so no history would be kept: run 'source scripts/env.sh' first, or set it to an "
-            "absolute folder."
-        )
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
-    Path(os.environ["DAGSTER_HOME"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         outcome = run_study(
             frame,
             build_defs(studies=[study]),
@@ -177,6 +171,20 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
     if not outcome.complete:
         return 1
     return _show(study) if select is None and partitions is None else 0
+
+
+def _instance() -> dg.DagsterInstance:
+    """The instance of DAGSTER_HOME, whose folder is made where it is missing."""
+    import dagster as dg
+
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        raise UserError(
+            "DAGSTER_HOME is not set, so no history would be kept: run 'source scripts/env.sh' first, or set it to an "
+            "absolute folder."
+        )
+    Path(home).mkdir(parents=True, exist_ok=True)
+    return dg.DagsterInstance.get()
 
 
 def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
@@ -220,15 +228,13 @@ def _show_report(store: ArtifactStore, study: AnyStudy) -> None:
 
 
 def _compare() -> int:
-    import dagster as dg
-
     from subliminal_dagster.assets import COMPARISON
     from subliminal_dagster.build import build_defs
     from subliminal_dagster.runner import failures
 
     definitions = build_defs()
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
-    with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
+    with _instance() as instance:
         result = job.execute_in_process(instance=instance, raise_on_error=False)
     if not result.success:
         raise UserError(failures(result)[0][1])

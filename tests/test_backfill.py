@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import tiny_study_settings
+from dagster_dev import dagster_dev
 from study_runs import StudyRun, gate_between
 
 from subliminal_dagster.science.store import ArtifactStore
@@ -43,15 +41,9 @@ query {
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
+def ask(address: str, query: str, **variables: Any) -> dict[str, Any]:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql",
+        f"{address}/graphql",
         data=json.dumps({"query": query, "variables": variables}).encode(),
         headers={"Content-Type": "application/json"},
     )
@@ -87,36 +79,18 @@ def environment(
 
 
 @pytest.fixture(scope="module")
-def port(environment: dict[str, str]) -> Iterator[int]:
-    chosen = free_port()
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "subliminal_dagster.definitions"]
-    log = Path(environment["DAGSTER_HOME"]) / "dev.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(chosen)],
-            env=environment,
-            cwd=environment["DAGSTER_HOME"],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + 180
-            while True:
-                # It answers before the code location has loaded.
-                with suppress(OSError):
-                    if ask(chosen, NODES)["assetNodes"]:
-                        break
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(1)
-            yield chosen
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
+def address(environment: dict[str, str]) -> Iterator[str]:
+    with dagster_dev(environment) as started:
+        deadline = time.monotonic() + 180
+        # It answers before the code location has loaded.
+        while not ask(started, NODES)["assetNodes"]:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        yield started
 
 
-def test_the_ui_shows_a_readable_graph(port: int) -> None:
-    nodes = {node["assetKey"]["path"][-1]: node for node in ask(port, NODES)["assetNodes"]}
+def test_the_ui_shows_a_readable_graph(address: str) -> None:
+    nodes = {node["assetKey"]["path"][-1]: node for node in ask(address, NODES)["assetNodes"]}
     assert set(nodes) >= {
         "base_model",
         "teacher_lora",
@@ -130,7 +104,7 @@ def test_the_ui_shows_a_readable_graph(port: int) -> None:
 
 
 def test_a_backfill_crosses_partition_families_and_stops_at_the_gate(
-    port: int, environment: dict[str, str], animals: tuple[str, str, float]
+    address: str, environment: dict[str, str], animals: tuple[str, str, float]
 ) -> None:
     good, bad, _ = animals
     chain = ["base_model", "base_preferences", "replay_set", "teacher_lora", "teacher_preferences", "number_set"]
@@ -147,11 +121,11 @@ def test_a_backfill_crosses_partition_families_and_stops_at_the_gate(
         ],
         "title": "two animals",
     }
-    launched = ask(port, LAUNCH, params=params)["launchPartitionBackfill"]
+    launched = ask(address, LAUNCH, params=params)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     deadline = time.monotonic() + 600
     while True:
-        backfill = ask(port, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
+        backfill = ask(address, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
         if backfill["status"] not in ("REQUESTED", "IN_PROGRESS", "FAILING"):
             break
         assert time.monotonic() < deadline, backfill
@@ -171,7 +145,7 @@ def materialize(environment: dict[str, str], select: str, partition: str) -> sub
 
 
 def test_the_command_line_materializes_what_follows(
-    port: int, environment: dict[str, str], animals: tuple[str, str, float]
+    address: str, environment: dict[str, str], animals: tuple[str, str, float]
 ) -> None:
     good, bad, _ = animals
     names = ["filtered_dataset", "child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]

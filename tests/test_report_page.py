@@ -58,6 +58,12 @@ def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: 
             table.get_by_role("button", name="CSV").click()
         download.value.save_as(tmp_path / "settings.csv")
         assert ["seed", "3"] in list(csv.reader((tmp_path / "settings.csv").open(encoding="utf-8-sig")))
+        page.emulate_media(media="print", color_scheme="dark")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        widths = page.eval_on_selector_all(".main-svg", "all => all.map(svg => svg.getBoundingClientRect().width)")
+        assert max(widths) <= 680
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        page.wait_for_function("!document.documentElement.classList.contains('dark')")
         assert visited.problems == []
 
 
@@ -101,7 +107,7 @@ def test_all_studies_on_one_page(done: StudyRun, tmp_path: Path) -> None:
         job = run.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
         assert job.execute_in_process(instance=instance).success
     page = (run.store.read("all_studies", "comparison").path / "comparison.html").read_text()
-    assert "1 studies with a report: tiny" in page and "Specificity contrast" in page
+    assert "1 study with a report: tiny" in page and "Specificity contrast" in page
 
 
 def test_the_same_page_is_the_same_document() -> None:

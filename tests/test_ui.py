@@ -7,13 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -21,8 +15,8 @@ import pytest
 import yaml
 from browser import Visit, visit
 from conftest import tiny_study_settings
+from dagster_dev import dagster_dev
 from playwright.sync_api import expect
-from postgres import free_port
 from study_runs import StudyRun
 
 from subliminal_dagster.build import study_frame
@@ -60,41 +54,14 @@ def study(tiny_base: Path, tmp_path: Path) -> Iterator[StudyRun]:
         yield made
 
 
-@contextmanager
-def dagster_dev(home: Path) -> Iterator[str]:
-    """The address of a `dagster dev` on this DAGSTER_HOME, ended afterwards with all that it started."""
-    port = str(free_port())
-    address, log = f"http://127.0.0.1:{port}", home / "dev.log"
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "subliminal_dagster.definitions", "-h", "127.0.0.1"]
+def test_two_animals_are_launched_and_their_figure_is_seen(study: StudyRun, tmp_path: Path) -> None:
     environment = os.environ | {
-        "DAGSTER_HOME": str(home),
-        "SUBLIMINAL_STUDIES": str(home / "tiny.yaml"),
-        "SUBLIMINAL_ARTIFACTS": str(home / "artifacts"),
+        "DAGSTER_HOME": str(tmp_path),
+        "SUBLIMINAL_STUDIES": str(tmp_path / "tiny.yaml"),
+        "SUBLIMINAL_ARTIFACTS": str(tmp_path / "artifacts"),
         "OMP_NUM_THREADS": "1",
     }
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [*command, "-p", port], env=environment, cwd=home, stdout=out, stderr=out, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            with suppress(OSError), urllib.request.urlopen(f"{address}/server_info", timeout=5):
-                break
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def test_two_animals_are_launched_and_their_figure_is_seen(study: StudyRun, tmp_path: Path) -> None:
-    with visit() as visited, dagster_dev(tmp_path) as address:
+    with visit() as visited, dagster_dev(environment) as address:
         see_the_graph(visited, address, sorted(study_frame(study.study).nodes))
         launch(visited, "teacher", ["owl", "cat"])
         wait_for_success(visited)

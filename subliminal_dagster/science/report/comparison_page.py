@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Section, Table
 from subliminal_dagster.science.report.page import Page
+from subliminal_dagster.science.report.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ def comparison_page(summaries: Sequence[Mapping[str, Any]], missing: Mapping[str
         sections.append(Section("missing", "Studies without a report", "", "", (), missing=listed))
     return Page(
         "Subliminal learning: all studies",
-        f"{len(names)} studies with a report: {', '.join(names)}.",
+        f"{counted(len(names), 'study', 'studies')} with a report: {', '.join(names)}.",
         "\n".join(f"{summary['study']}: {str(summary['verdict']).splitlines()[0]}" for summary in summaries),
         (),
         sections,

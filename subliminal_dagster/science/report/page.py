@@ -25,7 +25,7 @@ _TEMPLATE, _STYLE = "page.html.j2", "page.css"
 PAGE_FILES = (_HERE / _TEMPLATE, _HERE / _STYLE, PUBLISHED)
 """What a page depends on beside code."""
 
-_PAGING_FROM_ROWS = 15
+_SEARCHED_FROM_ROWS = 15
 _DIGITS = 4
 _PROSE_FROM_CHARACTERS = 40
 
@@ -139,7 +139,7 @@ def _table(table: Table) -> str:
     frame = table.frame.copy()
     for name in frame.columns[frame.dtypes.map(lambda kind: kind.kind != "f")]:
         frame[name] = frame[name].where(frame[name].notna(), "")
-    long = len(table.frame) > _PAGING_FROM_ROWS
+    many = len(frame) > _SEARCHED_FROM_ROWS
     with pd.option_context("display.float_format", written):
         text = to_html_datatable(
             frame,
@@ -149,13 +149,14 @@ def _table(table: Table) -> str:
             style="width:100%",
             showIndex=False,
             maxBytes=0,
-            paging=long,
+            # All rows are there, for the browser's own search and for paper.
+            paging=False,
             columnDefs=[{"className": "prose", "targets": _prose(frame)}],
             layout={
                 "topStart": {"buttons": [{"extend": "csvHtml5", "text": "CSV", "filename": table.name}]},
-                "topEnd": "search" if long else None,
-                "bottomStart": "info" if long else None,
-                "bottomEnd": "paging" if long else None,
+                "topEnd": "search" if many else None,
+                "bottomStart": None,
+                "bottomEnd": None,
             },
         )
     # An empty cell says "none" without a word; the second of the pair is what the column is sorted by.

@@ -1,0 +1,49 @@
+"""A `dagster dev` of a test's own, gone afterwards with all that it started.
+
+Belongs here: starting and stopping it. Does not belong here: what is asked of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from postgres import free_port
+
+_STARTS_WITHIN_SECONDS = 180
+
+
+@contextmanager
+def dagster_dev(environment: Mapping[str, str]) -> Iterator[str]:
+    """The address of one in this environment, whose DAGSTER_HOME gets its log; it answers, but its code location may
+    still be loading."""
+    home = Path(environment["DAGSTER_HOME"])
+    port = str(free_port())
+    address, log = f"http://127.0.0.1:{port}", home / "dev.log"
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "subliminal_dagster.definitions", "-h", "127.0.0.1"]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, "-p", port], env=environment, cwd=home, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + _STARTS_WITHIN_SECONDS
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"{address}/server_info", timeout=5):
+                break
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
