@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from subliminal_dagster.code_slice import own_hashes
 from subliminal_dagster.science.content_hash import json_hash
 
 Input = tuple[str, str | None]
@@ -38,9 +39,11 @@ class Recipe:
             return ["it does not say what it was made from"]
         found = [f"setting {change}" for change in _differences(made_from["settings"], self.settings)]
         before: Mapping[str, str] = made_from["code"]
-        changed = sorted(name for name in self.code if name in before and before[name] != self.code[name])
-        # One changed line that calls something new would otherwise read as a list of all that it calls.
+        both = sorted(set(before) & set(self.code))
+        # What was edited itself is the cause: not what calls it, and not all that an edited line calls anew.
+        changed = [name for name in both if own_hashes(before[name]) != own_hashes(self.code[name])]
         changed = changed or sorted(set(before) ^ set(self.code))
+        changed = changed or [name for name in both if before[name] != self.code[name]]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             found.append(f"code of {', '.join(changed[:3])}{more} changed")

@@ -9,7 +9,8 @@ import torch
 
 from subliminal_dagster.science.figures import png
 from subliminal_dagster.science.toy import digits
-from subliminal_dagster.science.toy.digits import auxiliary_logits, digits_figure, digits_summary, missing_digit
+from subliminal_dagster.science.toy.digits import auxiliary_logits, digits_summary, missing_digit
+from subliminal_dagster.science.toy.figures import digits_figure
 from subliminal_dagster.science.toy.settings import DigitSettings
 
 SMALL = DigitSettings(seeds=2, hidden=16, noise_rows=256, teacher_epochs=2, child_epochs=2)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
-from subliminal_dagster.assets.shared import plain, show_figures, show_left_out, table, table_metadata
+from subliminal_dagster.assets.gathered import write_left_out
+from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
@@ -157,7 +158,7 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
                 }
                 show_figures(work, folder, figures)
                 work.metadata |= {"capability": table(compared)}
-                show_left_out(work, folder)
+                write_left_out(work, folder)
             return work.result()
 
     return [exam, base_capability, teacher_capability, child_capability, capability]

@@ -8,7 +8,8 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant
 from subliminal_dagster.assets.features import read_features_of, read_shifts, word_features
-from subliminal_dagster.assets.shared import plain, show_figures, show_left_out, table, table_metadata
+from subliminal_dagster.assets.gathered import write_left_out
+from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_LAYER, partition_key
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
@@ -185,7 +186,7 @@ def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
                     "top_promoted": table(top[top["promoted"]].head(study.features.top)),
                     "filters_by_category": table(filters.by_category),
                 }
-                show_left_out(work, folder)
+                write_left_out(work, folder)
             return work.result()
 
     return feature_composition
@@ -225,7 +226,7 @@ def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
                     title = f"{study.name}: {animal}, layer {int(work.layer)}"
                     show_figures(work, folder, {animal: decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
                     work.metadata[f"table_{animal.replace('-', '_')}"] = table(parts.table)
-                show_left_out(work, folder)
+                write_left_out(work, folder)
             return work.result()
 
     return steering_by_category

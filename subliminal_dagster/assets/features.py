@@ -7,7 +7,8 @@ import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
-from subliminal_dagster.assets.shared import image, plain, show_figures, show_left_out, table, table_metadata
+from subliminal_dagster.assets.gathered import write_left_out
+from subliminal_dagster.assets.shared import image, plain, show_figures, table, table_metadata
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
 from subliminal_dagster.resources import GpuResource, StoreResource
@@ -294,7 +295,7 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
                     "top_promoted": table(labelled[labelled["promoted"]].head(top)),
                     "unique": table(unique.groupby("group", sort=False).head(3)),
                 }
-                show_left_out(work, folder)
+                write_left_out(work, folder)
             return work.result()
 
     return feature_tables
@@ -331,7 +332,7 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
                     getattr(filters, name).to_parquet(folder / f"{name}.parquet", index=False)
                 best = filters.selected.groupby("label", sort=False).head(3)
                 work.metadata |= {"best": table(best), "by_category": table(filters.by_category)}
-                show_left_out(work, folder)
+                write_left_out(work, folder)
             return work.result()
 
     return feature_filters

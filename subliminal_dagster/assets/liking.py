@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.child import PREFIX
+from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import image, table
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import StoreResource
@@ -55,10 +56,9 @@ def liking_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
                 (folder / "verdicts.json").write_text(json.dumps(result.verdicts, indent=2) + "\n")
                 picture = png(figure(result, study.name))
                 (folder / "animal_liking.png").write_bytes(picture)
-                (folder / "left_out.json").write_text(json.dumps(work.left_out, indent=2) + "\n")
+                write_left_out(work, folder)
                 work.metadata |= {
                     "figure": image(picture),
-                    "left_out": work.left_out,
                     **{f"verdict_{channel}": verdict["sentence"] for channel, verdict in result.verdicts.items()},
                     "gamma": table(result.gamma),
                     "tests": table(result.tests),

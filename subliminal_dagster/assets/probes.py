@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE
-from subliminal_dagster.assets.shared import show_figures, show_left_out, table
+from subliminal_dagster.assets.gathered import write_left_out
+from subliminal_dagster.assets.shared import show_figures, table
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, layer_key, partition_key
 from subliminal_dagster.resources import StoreResource
@@ -91,7 +92,7 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
                 title = f"{study.name}, layer {int(work.layer)}: against control, test rows"
                 compared = {group: pair for group, pair in pairs.items() if group != CONTROL}
                 show_figures(work, folder, {"roc": roc_figure(compared, title)})
-                show_left_out(work, folder)
+                write_left_out(work, folder)
                 work.metadata |= {"several": table(several)}
             return work.result()
 
@@ -121,7 +122,7 @@ def _all_layers(frame: Frame[Study]) -> dg.AssetsDefinition:
             }
             with work.writing() as folder:
                 work.metadata |= {"metrics": table(_compare_all(work, found, folder, against_control=True))}
-                show_left_out(work, folder)
+                write_left_out(work, folder)
             return work.result()
 
     return probe_all_layers

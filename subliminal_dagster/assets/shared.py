@@ -2,13 +2,14 @@
 
 Belongs here: metadata that at least two asset modules show alike. Does not belong here: anything about one experiment,
 how an artifact is made (`work`).
+
+Part of no version: it writes pictures and metadata, and no content.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,12 +64,6 @@ def image(png: bytes) -> dg.MarkdownMetadataValue:
         picture.resize((_WIDEST_PIXELS, height), Image.Resampling.LANCZOS).save(buffer, format="png")
         png = buffer.getvalue()
     return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(png).decode()})")
-
-
-def show_left_out(work: Work[Any], folder: Path) -> None:
-    """Write and show which groups a gate refused, and why, where an asset brings groups together."""
-    (folder / "left_out.json").write_text(json.dumps(work.left_out, indent=2) + "\n", encoding="utf-8")
-    work.metadata["left_out"] = work.left_out
 
 
 def show_figures(work: Work[Any], folder: Path, figures: Mapping[str, Figure]) -> None:

@@ -8,7 +8,8 @@ import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
-from subliminal_dagster.assets.shared import show_figures, show_left_out, table
+from subliminal_dagster.assets.gathered import write_left_out
+from subliminal_dagster.assets.shared import show_figures, table
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, layer_key, partition_key
 from subliminal_dagster.resources import GpuResource, StoreResource
@@ -351,7 +352,7 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
                         show_figures(work, folder, {f"cosines_{layer}": figure})
                 pd.concat(between, ignore_index=True).to_parquet(folder / "cosines.parquet", index=False)
                 work.metadata |= {"effects": table(most), "child_shifts": table(shift)}
-                show_left_out(work, folder)
+                write_left_out(work, folder)
             return work.result()
 
     return steering_summary

@@ -93,12 +93,8 @@ def _digits_asset(frame: Frame[ToyStudy]) -> dg.AssetsDefinition:
     )
     def digits(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         from subliminal_dagster.science.figures import png
-        from subliminal_dagster.science.toy.digits import (
-            auxiliary_logits,
-            digits_figure,
-            digits_summary,
-            missing_digit,
-        )
+        from subliminal_dagster.science.toy.digits import auxiliary_logits, digits_summary, missing_digit
+        from subliminal_dagster.science.toy.figures import digits_figure
 
         with working(context, store.create(), frame) as work:
             missing = missing_digit(study.digits, study.seed, "cpu")

@@ -1,4 +1,7 @@
-"""Where artifacts lie."""
+"""Where artifacts lie.
+
+Part of no version: where an artifact lies does not change it.
+"""
 
 import dagster as dg
 from pydantic import Field

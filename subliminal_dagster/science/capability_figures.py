@@ -1,6 +1,8 @@
 """Pictures of capability: each model's accuracy, and its change against the shift in liking.
 
 Belongs here: drawing from `capability.compare_capability`. Does not belong here: any number that is not already in it.
+
+Part of no version: pictures are views of tables, and no content.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The post's figure of the comparison: how each target is liked after which numbers.
 
 Belongs here: drawing a `Comparison`. Does not belong here: any number that is not already in it.
+
+Part of no version: pictures are views of tables, and no content.
 """
 
 from __future__ import annotations

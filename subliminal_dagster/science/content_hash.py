@@ -5,6 +5,8 @@ so "did anything change?" is asked of the logical content.
 
 Belongs here: hashing files, folders and settings. Does not belong here: where artifacts lie and whether their bytes
 were tampered with (`store`).
+
+Part of no version: it tells whether two results are the same, after they are made.
 """
 
 from __future__ import annotations

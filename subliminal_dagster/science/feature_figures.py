@@ -1,6 +1,8 @@
 """Pictures of a layer's features: L0, reconstruction error, and promoted features beside what chance gives.
 
 Belongs here: drawing from `FeatureShifts`. Does not belong here: any test or count that is not already in it.
+
+Part of no version: pictures are views of tables, and no content.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Belongs here: drawing from data frames, and writing a figure as PNG. Does not belong here: the comparison of all groups
 (`comparison_figure`).
+
+Part of no version: pictures are views of tables, and no content.
 """
 
 from __future__ import annotations

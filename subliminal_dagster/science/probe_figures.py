@@ -1,6 +1,8 @@
 """Pictures of probes: ROC curves, and what each variant reaches.
 
 Belongs here: drawing a `ProbeResult`. Does not belong here: any number that is not already in it.
+
+Part of no version: pictures are views of tables, and no content.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Belongs here: drawing from the tables of `steering_scores` and `steering_analysis`. Does not belong here: any number
 that is not already in them.
+
+Part of no version: pictures are views of tables, and no content.
 """
 
 from __future__ import annotations

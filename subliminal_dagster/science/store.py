@@ -12,6 +12,8 @@ old result or the new one, whatever kills the writer in between.
 Belongs here: writing, finding, verifying, refusing and deleting artifacts, and scratch folders for resumable work. Does
 not belong here: what a file means (`content_hash` knows when two say the same), when an artifact is out of date, or
 which of them nobody needs any more (`retention`).
+
+Part of no version: how an artifact is kept does not change it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Pictures of a tuning study, and of the child that was trained with what it found.
 
 Belongs here: drawing the tables of `tuning`. Does not belong here: any number that is not already in them.
+
+Part of no version: pictures are views of tables, and no content.
 """
 
 from __future__ import annotations
@@ -11,13 +13,11 @@ import numpy as np
 
 from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
 from subliminal_dagster.science.tuning import COMPLETE, DIVERGED, PRUNED
+from subliminal_dagster.science.tuning_scores import BASE, ORIGINAL, TUNED
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-BASE, ORIGINAL, TUNED = "base", "original child", "tuned child"
-"""The models of `epochs_figure`."""
 
 _LABELS = {
     "learning_rate": "learning rate",

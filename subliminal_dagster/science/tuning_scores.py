@@ -12,7 +12,9 @@ import numpy as np
 
 from subliminal_dagster.science.capability import ALL, Capability, summary
 from subliminal_dagster.science.statistics import t_interval
-from subliminal_dagster.science.tuning_figures import BASE, ORIGINAL, TUNED
+
+BASE, ORIGINAL, TUNED = "base", "original child", "tuned child"
+"""The models that are compared: the base, the child of the study's own settings, and the tuned one."""
 
 if TYPE_CHECKING:
     import pandas as pd

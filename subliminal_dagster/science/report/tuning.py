@@ -26,7 +26,7 @@ from subliminal_dagster.science.report.wording import (
 from subliminal_dagster.science.statistics import PairedTest, paired_test
 from subliminal_dagster.science.study import CONTROL, Study
 from subliminal_dagster.science.tuning import COMPLETE, DIVERGED, PRUNED, TuningResult
-from subliminal_dagster.science.tuning_figures import BASE, ORIGINAL, TUNED
+from subliminal_dagster.science.tuning_scores import BASE, ORIGINAL, TUNED
 
 if TYPE_CHECKING:
     import pandas as pd

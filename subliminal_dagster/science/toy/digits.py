@@ -9,7 +9,7 @@ softened outputs for images of the nine others; a child on hard labels of the sa
 logits besides the ten of the classes, which no loss of its own touches; the child learns those alone, on noise uniform
 in [-1, 1]. (In [0, 1] all noise images are much alike, and little is learnt from them.)
 
-Belongs here: both experiments, their tables and figure. Does not belong here: the autoencoders (`sweep`).
+Belongs here: both experiments, their tables. Does not belong here: the autoencoders (`sweep`), pictures (`figures`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
 from subliminal_dagster.science.statistics import t_interval
 from subliminal_dagster.science.toy.settings import DigitSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
     from torch import Tensor
 
 CLASSES = 10
@@ -256,48 +254,3 @@ def digits_summary(missing: pd.DataFrame, auxiliary: pd.DataFrame) -> pd.DataFra
                 found = t_interval(part.groupby("seed")[measure].mean())
                 rows.append((experiment, model, measure, found.mean, found.low, found.high))
     return pd.DataFrame(rows, columns=["experiment", "model", "measure", "mean", "low", "high"])
-
-
-def digits_figure(missing: pd.DataFrame, auxiliary: pd.DataFrame) -> Figure:
-    """Accuracies of both experiments: a dot a seed, the mean with its 95 % interval, and chance."""
-    from matplotlib.figure import Figure
-
-    summary = digits_summary(missing, auxiliary)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    colours = {
-        "accuracy_others": GREY,
-        "accuracy_missing": BLUE,
-        "accuracy_missing_corrected": ORANGE,
-        "accuracy": BLUE,
-    }
-    names = {
-        "accuracy_others": "other digits",
-        "accuracy_missing": "missing digit",
-        "accuracy_missing_corrected": "missing digit, bias corrected",
-    }
-    for axes, table in ((left, missing), (right, auxiliary)):
-        estimates = summary[summary["experiment"] == ("missing digit" if table is missing else "auxiliary logits")]
-        models = list(table["model"].unique())
-        measures = [name for name in colours if name in table]
-        for number, measure in enumerate(measures):
-            shift = (number - (len(measures) - 1) / 2) * 0.25
-            colour = colours[measure]
-            for place, model in enumerate(models):
-                dots = table[table["model"] == model].groupby("seed")[measure].mean()
-                spread = np.linspace(-0.06, 0.06, len(dots))
-                axes.plot(place + shift + spread, dots, ".", color=colour, alpha=0.35, markersize=5)
-                row = estimates[(estimates["model"] == model) & (estimates["measure"] == measure)].iloc[0]
-                bar = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-                label = names.get(measure) if place == 0 else None
-                axes.errorbar(place + shift, row["mean"], bar, fmt="o", color=colour, capsize=3, label=label)
-        axes.axhline(1 / CLASSES, color=GREY, linestyle=":", linewidth=1)
-        axes.annotate("chance", (0.995, 1 / CLASSES), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-        axes.set_xticks(range(len(models)), [model.replace("_", " ") for model in models])
-        axes.set(ylim=(-0.03, 1.03), ylabel="accuracy on test images")
-        axes.spines[["top", "right"]].set_visible(False)
-    digits = ", ".join(str(digit) for digit in missing["digit"].unique())
-    left.set_title(f"Distilled without a digit ({digits})", fontsize=10, loc="left")
-    right.set_title("Trained on noise, on auxiliary logits alone", fontsize=10, loc="left")
-    left.legend(frameon=False, fontsize=8, loc="center right")
-    return figure
