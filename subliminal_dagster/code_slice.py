@@ -161,7 +161,7 @@ def module_names() -> list[str]:
 
 def forget() -> None:
     """Read all sources anew from now on."""
-    for cached in (_source, _tree, _names_of, _meaning, _read, _makes_content, _is_settings, _settings_methods):
+    for cached in (_source, _tree, _names_of, _meaning, _read, makes_content, _is_settings, _settings_methods):
         cached.cache_clear()
     kept_slices.cache_clear()
 
@@ -414,7 +414,7 @@ def _meaning(path: str) -> tuple[tuple[_Definition, ...], str]:
     module, *rest = path.split(".")
     if module != PACKAGE:
         return (), path
-    while _makes_content(module):
+    while makes_content(module):
         names = _names_of(module)
         if names is None:
             return (), path
@@ -432,7 +432,7 @@ def _meaning(path: str) -> tuple[tuple[_Definition, ...], str]:
 
 
 @functools.cache
-def _makes_content(module: str) -> bool:
+def makes_content(module: str) -> bool:
     """Whether what is in a module can change what an artifact says, or lead to such."""
     if module != PACKAGE and not any(module == one or module.startswith(f"{one}.") for one in _MAKE_CONTENT):
         return False
@@ -461,7 +461,7 @@ def _settings_methods() -> dict[str, set[_Definition]]:
     """The methods and properties of all settings classes, by name. What validates is left out: a study's values are
     what it leaves."""
     found: dict[str, set[_Definition]] = {}
-    for module in filter(_makes_content, module_names()):
+    for module in filter(makes_content, module_names()):
         for name, made in (_names_of(module) or {}).items():
             if not isinstance(made, str) and _is_settings(_Definition(module, name)):
                 for function in (one for statement in made for one in _definitions_in(statement)):

@@ -6,6 +6,7 @@ here: the assets (`assets`), what happens when one is made (`work`), what is sta
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from itertools import product
@@ -17,9 +18,12 @@ import dagster as dg
 from subliminal_dagster.code_slice import code_slice
 from subliminal_dagster.partitions import GROUP, StudyPartitions, coordinates
 from subliminal_dagster.recipe import Input, Node, Recipe
+from subliminal_dagster.science.base_model import LocalSource, model_files
 from subliminal_dagster.science.content_hash import file_content_hash, folder_content_hash
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.exam import OWN_EXAM, OWN_TEXTS
 from subliminal_dagster.science.feature_categories import LABELLED_DESCRIPTIONS
+from subliminal_dagster.science.hashed_files import HashedFiles
 from subliminal_dagster.science.judges import JUDGE_PROMPT
 from subliminal_dagster.science.judges import MODEL as JUDGE_MODEL
 from subliminal_dagster.science.prompt_lists import OWN_LISTS
@@ -158,7 +162,7 @@ class Frame(Generic[StudyT]):
         return GROUP not in node.by and any(GROUP in self.nodes[dep].by for dep in node.deps)
 
     def _values_of(self, reads: list[str]) -> dict[str, Any]:
-        """The settings named, and the content of the files they name."""
+        """The settings named; where they name a file, its content in the place of its path."""
         values: dict[str, Any] = {}
         for path in reads:
             value: Any = self._settings
@@ -168,10 +172,12 @@ class Frame(Generic[StudyT]):
         study = self.study
         if isinstance(study, Study):
             if "prompt_lists" in reads:
-                values["prompt_lists"] = file_content_hash(study.prompt_lists or OWN_LISTS)
+                values["prompt_lists"] = _prompt_lists(study.prompt_lists)
+            if "base_model" in reads and isinstance(study.base_model, LocalSource):
+                values["base_model"] = values["base_model"] | {"path": _model_content(study.base_model.path)}
             for path in ("sae.corpus", "capability.exam", "descriptions.source"):
                 if path in reads and values[path]["kind"] == "local":
-                    values[f"{path}.files"] = _contents(values[path]["path"], study.layers)
+                    values[path] = values[path] | {"path": _contents(values[path]["path"], study.layers)}
             if "capability.exam" in reads:
                 own = (OWN_EXAM, OWN_TEXTS) if values["capability.exam"]["kind"] == "own" else (OWN_TEXTS,)
                 values["capability.own_files"] = {file.name: file_content_hash(file) for file in own}
@@ -184,20 +190,45 @@ class Frame(Generic[StudyT]):
             if values.get("teacher.steering"):
                 targets = [target for target in map(study.target, study.groups) if target is not None]
                 vectors = {target: study.teacher.vector_file(target) for target in targets}
-                values["teacher.steering.files"] = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}
+                contents = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}
+                values["teacher.steering"] = values["teacher.steering"] | {"vector": contents}
         return values
 
 
+def _prompt_lists(given: Path | None) -> dict[str, str]:
+    """The content of our own lists, from which what a user's lacks is taken, and of the user's."""
+    files = {"own": OWN_LISTS} | ({"given": Path(given).expanduser()} if given else {})
+    try:
+        return {name: file_content_hash(file) for name, file in files.items()}
+    except OSError as error:
+        raise UserError(
+            f"The prompt lists {given} cannot be read ({error.strerror}): correct `prompt_lists` of the study."
+        ) from None
+
+
 def _contents(path: str, layers: tuple[int, ...]) -> dict[str, str]:
-    """The content of a file of the user's, or of a folder or one a layer, by name; what is not there is left out."""
+    """The content of a file of the user's, or of a folder or one a layer; what is not there is left out."""
     found = {}
-    for name in dict.fromkeys(path.replace("{layer}", str(layer)) for layer in (layers or (0,))):
-        place = Path(name).expanduser()
+    for layer in layers or (0,):
+        place = Path(path.replace("{layer}", str(layer))).expanduser()
+        name = str(layer) if "{layer}" in path else "all"
         if place.is_file():
             found[name] = file_content_hash(place)
         elif place.is_dir():
             found[name] = folder_content_hash(place)
     return found
+
+
+MODEL_HASHES = Path.home() / ".cache" / "subliminal-dagster" / "model-files"
+"""Where hashes of a user's own models are remembered: weights take a minute to read."""
+
+
+def _model_content(path: str) -> dict[str, str]:
+    """The SHA-256 of the files of a model of the user's that count, by name; none where there is no such folder."""
+    folder = Path(path).expanduser().absolute()
+    files = model_files(folder) if folder.is_dir() else []
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
+    return dict(zip((file.name for file in files), HashedFiles(MODEL_HASHES).sha256s(name, files), strict=True))
 
 
 def label(asset: str, partition: str | None) -> str:

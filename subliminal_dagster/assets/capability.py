@@ -124,7 +124,7 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
     @frame.asset(
         "capability",
         RESULTS,
-        reads=["animals"],
+        reads=["animals", "capability.ways"],
         deps=["base_capability", "teacher_capability", "child_capability", "animal_liking"],
         kinds={"pandas", "statsmodels", "matplotlib"},
         gpu=False,

@@ -146,7 +146,7 @@ def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
     @frame.asset(
         "feature_composition",
         STAGE,
-        reads=["features.top", "features.filters"],
+        reads=["animals", "features.top", "features.filters"],
         deps=["sae_features", "feature_shifts", "feature_descriptions", "feature_categories"],
         kinds={"pandas", "statsmodels"},
         by=BY_LAYER,
@@ -198,7 +198,7 @@ def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
     @frame.asset(
         "steering_by_category",
         STAGE,
-        reads=[],
+        reads=["animals"],
         deps=["steering_decomposition", "feature_categories"],
         kinds={"pandas", "matplotlib"},
         by=BY_LAYER,

@@ -251,7 +251,7 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
     @frame.asset(
         "feature_tables",
         STAGE,
-        reads=["features.top"],
+        reads=["animals", "features.top"],
         deps=["feature_shifts", "sae_features"],
         kinds={"pandas", "matplotlib"},
         by=BY_LAYER,
@@ -307,7 +307,7 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
     @frame.asset(
         "feature_filters",
         STAGE,
-        reads=["features.filters"],
+        reads=["animals", "features.filters"],
         deps=["sae_features", "feature_shifts"],
         kinds={"pandas"},
         by=BY_LAYER,

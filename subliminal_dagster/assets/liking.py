@@ -28,7 +28,7 @@ def liking_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     @frame.asset(
         "animal_liking",
         STAGE,
-        reads=["seed", "animals", "comparison"],
+        reads=["seed", "animals", "child.channels", "comparison"],
         deps=["base_preferences", "teacher_preferences", *scored],
         kinds={"pandas", "statsmodels"},
         gpu=False,

@@ -8,7 +8,7 @@ from subliminal_dagster.assets.teacher import require_judged
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
-from subliminal_dagster.science.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.prompt_lists import OWN_LISTS, load_prompt_lists
 from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import working
 
@@ -59,6 +59,7 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         kinds={"pandas", "parquet"},
         by=BY_GROUP,
         gpu=False,
+        files=(OWN_LISTS,),
         description="The valid answers, subsampled to training and validation rows in the `messages` format; every "
         "rejected row keeps its reason.",
         gate="There are as many valid rows as the study trains on.",

@@ -66,7 +66,7 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     @frame.asset(
         "probe_comparison",
         STAGE,
-        reads=reads,
+        reads=["animals", *reads],
         deps=["activations", "probe_metrics"],
         kinds={"pytorch", "scikitlearn", "matplotlib"},
         by=BY_LAYER,

@@ -215,7 +215,7 @@ def _fetch_hub(source: HubSource, destination: Path, workspace: Path) -> dict[st
     _check_config(folder, source.repo)
     _download_snapshot(source, folder, _WEIGHTS)
     facts = _facts(folder, source.repo, source.dtype, source.revision, _licence(folder))
-    for file in _model_files(folder):
+    for file in model_files(folder):
         shutil.move(file, destination / file.name)
     shutil.rmtree(folder)
     return facts
@@ -277,9 +277,9 @@ def _copy_local(source: LocalSource, destination: Path) -> dict[str, Any]:
         raise UserError(f"There is no folder {folder}: correct `path` of the base model.")
     _check_config(folder, str(folder))
     facts = _facts(folder, str(folder), source.dtype, "", _licence(folder))
-    for file in _model_files(folder):
+    for file in model_files(folder):
         shutil.copyfile(file, destination / file.name)
-    sums = "".join(f"{file_sha256(file)}  {file.name}\n" for file in _model_files(destination))
+    sums = "".join(f"{file_sha256(file)}  {file.name}\n" for file in model_files(destination))
     return facts | {"revision": f"sha256:{hashlib.sha256(sums.encode()).hexdigest()}"}
 
 
@@ -368,7 +368,8 @@ def _read_json(file: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _model_files(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
+    """The files of a folder that make a model: weights, configuration, tokenizer, template, licence."""
     patterns = (*_SMALL_FILES, *_WEIGHTS)
     return sorted(
         file for file in folder.iterdir() if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns)

@@ -26,9 +26,8 @@ import re
 import shutil
 import socket
 import stat
-import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +41,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from subliminal_dagster.science.content_hash import file_content_hash, is_view, json_hash
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.hashed_files import HashedFiles
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -51,7 +51,6 @@ REFUSAL = "refused.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_SETTLED_NS = 2_000_000_000
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
 _AXES, _AXES_IN_PATHS = "|", "@"
@@ -188,7 +187,7 @@ class ArtifactStore:
             name = str(self._local_root or self.root.rstrip("/"))
             of_this_root = self._cache / hashlib.sha256(name.encode()).hexdigest()[:16]
         self._copies = of_this_root / "copies"
-        self._verified = _VerifiedFiles(of_this_root / "verified")
+        self._verified = HashedFiles(of_this_root / "verified")
         # Drafts become versions by a rename, which needs them on the same file system as what they become.
         self._scratch = self._local_root or self._cache
         self._work = (cache_dir or self._scratch) / ".work"
@@ -773,77 +772,6 @@ class ArtifactStore:
     def _remote(self, key: _Key, *parts: str) -> str:
         """A path below the artifact's folder as `self._fs` takes it."""
         return "/".join([self._root_path, key.relative, *parts])
-
-
-class _VerifiedFiles:
-    """The SHA-256 of files that did not change since they were last hashed, also by another process.
-
-    Without it every process that loads an 18 GB model would read it twice. Each artifact has its own small record, so
-    that looking at many of them costs no more for each.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: dict[str, dict[str, str]] = {}
-
-    def sha256s(self, artifact: str, paths: Sequence[Path]) -> list[str]:
-        """The SHA-256 of each of `paths`, which are all the files of an artifact. Raises FileNotFoundError."""
-        stamps = [_stamp(path) for path in paths]
-        known = self._known.get(artifact, {})
-        if not known.keys() >= set(stamps):
-            known = {**self._recorded(artifact), **known}
-        hashes: list[str] = []
-        settled: dict[str, str] = {}
-        for path, stamp in zip(paths, stamps, strict=True):
-            sha256, is_settled = (known[stamp], True) if stamp in known else _hashed(path, stamp)
-            hashes.append(sha256)
-            if is_settled:
-                settled[stamp] = sha256
-        self._known[artifact] = settled
-        if not known.keys() >= settled.keys():
-            self._save(artifact, settled)
-        return hashes
-
-    def forget(self, artifact: str) -> None:
-        """Delete what is recorded of an artifact."""
-        self._known.pop(artifact, None)
-        with suppress(OSError):
-            self._record(artifact).unlink()
-
-    def _record(self, artifact: str) -> Path:
-        return self._folder / f"{artifact}.json"
-
-    def _recorded(self, artifact: str) -> dict[str, str]:
-        """What this or another process recorded; what is not readable is only a record lost."""
-        try:
-            return dict(json.loads(self._record(artifact).read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return {}
-
-    def _save(self, artifact: str, hashes: dict[str, str]) -> None:
-        """Record for other processes what this one found; where it may not write, it keeps it to itself."""
-        record = self._record(artifact)
-        with suppress(OSError):
-            record.parent.mkdir(parents=True, exist_ok=True)
-            new_record = record.with_name(f"{record.name}.{uuid.uuid4().hex}")
-            new_record.write_text(json.dumps(hashes))
-            os.replace(new_record, record)
-
-
-def _hashed(path: Path, stamp: str) -> tuple[str, bool]:
-    """The SHA-256 of a file, and whether it is sure to differ in its stamp from any that it can still become."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # Clocks of file systems tick every few milliseconds: a file just written could still change, keep its size,
-    # and get the same modification time.
-    is_settled = time.time_ns() - path.stat().st_mtime_ns > _SETTLED_NS
-    return digest, is_settled and _stamp(path) == stamp
-
-
-def _stamp(path: Path) -> str:
-    """What changes when the file does."""
-    status = path.stat()
-    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{path}"
 
 
 def _is_name(name: str) -> bool:
