@@ -3,5 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# A file a process at a time, so that what a file makes for its tests is made once.
-exec python -m pytest --numprocesses auto --dist loadfile "$@"
+# A file a process at a time, so that what a file makes for its tests is made once; in the order of tests/conftest.py.
+exec python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"

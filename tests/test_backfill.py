@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import yaml
 from conftest import tiny_study_settings
-from dagster_dev import dagster_dev
+from dagster_dev import dagster_dev, write_quick_settings
 from study_runs import StudyRun, gate_between
 
 from subliminal_dagster.science.store import ArtifactStore
+
+ONE_PROCESS = "one_process"
 
 LAUNCH = """
 mutation Launch($params: LaunchBackfillParams!) {
@@ -66,7 +68,7 @@ def environment(
 ) -> dict[str, str]:
     """The environment of a user with a study file of their own, and a DAGSTER_HOME with the project's dagster.yaml."""
     home = tmp_path_factory.mktemp("home")
-    (home / "dagster.yaml").write_text((Path(__file__).parent.parent / "dagster.yaml").read_text())
+    write_quick_settings(home)
     study = home / "tiny.yaml"
     study.write_text(yaml.safe_dump(tiny_study_settings(tiny_base)))
     return os.environ | {
@@ -75,17 +77,19 @@ def environment(
         "SUBLIMINAL_STUDIES": str(study),
         "SUBLIMINAL_ARTIFACTS": str(home / "artifacts"),
         "OMP_NUM_THREADS": "1",
+        # For `ONE_PROCESS`, a module of the tests.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
     }
 
 
 @pytest.fixture(scope="module")
 def address(environment: dict[str, str]) -> Iterator[str]:
-    with dagster_dev(environment) as started:
+    with dagster_dev(environment, ONE_PROCESS) as started:
         deadline = time.monotonic() + 180
         # It answers before the code location has loaded.
         while not ask(started, NODES)["assetNodes"]:
             assert time.monotonic() < deadline
-            time.sleep(1)
+            time.sleep(0.2)
         yield started
 
 
@@ -129,7 +133,7 @@ def test_a_backfill_crosses_partition_families_and_stops_at_the_gate(
         if backfill["status"] not in ("REQUESTED", "IN_PROGRESS", "FAILING"):
             break
         assert time.monotonic() < deadline, backfill
-        time.sleep(2)
+        time.sleep(0.2)
     assert backfill["status"] in ("COMPLETED_FAILED", "FAILED"), backfill
     store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
     assert store.read("tiny", "number_set", good).info["upstream"]
@@ -138,8 +142,10 @@ def test_a_backfill_crosses_partition_families_and_stops_at_the_gate(
     assert not store.exists("tiny", "number_set", "control")
 
 
-def materialize(environment: dict[str, str], select: str, partition: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "subliminal_dagster.definitions"]
+def materialize(
+    environment: dict[str, str], select: str, partition: str, module: str = "subliminal_dagster.definitions"
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", module]
     arguments = ["--select", select, "--partition", partition]
     return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
 
@@ -149,7 +155,7 @@ def test_the_command_line_materializes_what_follows(
 ) -> None:
     good, bad, _ = animals
     names = ["filtered_dataset", "child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
-    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), good)
+    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), good, ONE_PROCESS)
     assert done.returncode == 0, done.stderr[-3000:]
     store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
     assert all(store.exists("tiny", name, good) for name in names)

@@ -1,7 +1,4 @@
-"""Dagster's UI in a real browser, as a researcher uses it: the graph, a backfill of two animals, a figure.
-
-It takes a minute for two looks of Dagster's daemon, 30 s apart: one starts the backfill, one sees it done.
-"""
+"""Dagster's UI in a real browser, as a researcher uses it: the graph, a backfill of two animals, a figure."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import pytest
 import yaml
 from browser import Visit, visit
 from conftest import tiny_study_settings
-from dagster_dev import dagster_dev
+from dagster_dev import dagster_dev, write_quick_settings
 from playwright.sync_api import expect
 from study_runs import StudyRun
 
@@ -42,12 +39,7 @@ def study(tiny_base: Path, tmp_path: Path) -> Iterator[StudyRun]:
     }
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(settings))
-    instance_settings = yaml.safe_load((Path(__file__).parent.parent / "dagster.yaml").read_text())
-    # Both animals at once and soon, so that they are done at the daemon's next look.
-    instance_settings["concurrency"]["pools"]["default_limit"] = 2
-    soon = {"module": "dagster", "class": "QueuedRunCoordinator", "config": {"dequeue_interval_seconds": 1}}
-    instance_settings["run_coordinator"] = soon
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(instance_settings))
+    write_quick_settings(tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         made = StudyRun(load_study(file), ArtifactStore(tmp_path / "artifacts"), instance)
         assert made.run([("base_preferences", None)]).complete

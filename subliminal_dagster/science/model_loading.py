@@ -35,6 +35,10 @@ def load_base(base: Path, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if not gc.get_freeze_count():
+        # All that was imported stays, and no search for dropped models need look through it: half a second each time.
+        # Only before the first model, which would stay as well.
+        gc.freeze()
     config = AutoConfig.from_pretrained(base).get_text_config()
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     model: Any = AutoModelForCausalLM.from_pretrained(
