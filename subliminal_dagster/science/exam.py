@@ -21,6 +21,7 @@ from pydantic import Field
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.well_formed import well_formed
 
 if TYPE_CHECKING:
     import datasets
@@ -266,4 +267,4 @@ def _listed(options: object) -> list[str] | None:
         options = options.tolist()
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         return None
-    return [option.strip() for option in options]
+    return [well_formed(option).strip() for option in options]
