@@ -198,7 +198,7 @@ def test_reasoning_is_no_part_of_an_answer_and_costs_no_second_one_when_it_gets_
         (Reply("", reasoning="Let me see", finish="length"), "used up the 3 tokens .* set SUBLIMINAL_JUDGE_REASONING_"),
         (Reply(None, finish="length"), r"_TOKENS \(now 0\) to what it needs to reason, such as 4096"),
         (Reply("<think>animals, or", finish="length"), "used up the 3 tokens"),
-        (Reply("<think>animals</think>\n"), "gave an empty answer, 3 times in a row"),
+        (Reply("<think>animals</think>\n"), "gave no answer to 1 of 1 questions"),
         (Reply(" \n"), r"some-model at http.* \(finish reason: stop\): choose another model; the 0 answers"),
     ],
 )
@@ -210,6 +210,22 @@ def test_no_answer_is_not_kept_and_asked_for_again_a_few_times(reply: Reply, mes
         assert server.attempts.total() == 3
         silent = False
         assert api(server.url, tmp_path / "a").answers(["?"], max_tokens=3) == ["other"]
+
+
+def test_a_question_in_twenty_may_stay_without_an_answer(tmp_path: Path) -> None:
+    silent = {3}
+    texts = [f"words of the kind {i}" for i in range(20)]
+    with chat_endpoint(
+        lambda prompt, _: Reply(None, finish="length") if kind_of(prompt) in silent else Reply("other")
+    ) as server:
+        asking = api(server.url, tmp_path / "a", retries=1)
+        for _ in range(2):
+            assert OpenAiJudge(asking).categorise(texts) == ["other"] * 3 + [None] + ["other"] * 16
+        assert sorted(server.attempts.values()) == [1] * 19 + [4]
+        assert (asking.usage.asked, asking.usage.unanswered) == (19, 2)
+        silent.add(20)
+        with pytest.raises(UserError, match="before it came to an answer, with 2 of 21 questions"):
+            OpenAiJudge(asking).categorise([*texts, "words of the kind 20"])
 
 
 def test_a_model_that_answers_the_second_time_is_heard(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ _CHARACTERS_A_TOKEN = 4
 """Enough for any category, however a tokenizer writes it; a judge that answers in prose is cut off here."""
 
 _UNREADABLE_LIMIT = 0.05
+"""The share of questions without an answer, or with one that is no category, that a model is forgiven."""
 
 _ASKED_AGAIN = 2
 """How often a model that answered nothing is asked again."""
@@ -204,10 +205,11 @@ class Endpoint:
 
 @dataclass
 class ApiUsage:
-    """What a `ChatApi` has done so far: answers asked for and taken from the file, tokens of those asked for."""
+    """What a `ChatApi` has done so far: answers asked for and taken from the file, questions that got none, tokens."""
 
     asked: int = 0
     from_cache: int = 0
+    unanswered: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
 
@@ -238,9 +240,10 @@ class ChatApi:
         """One answer a prompt, in their order, as the model wrote it after any reasoning, cut off at `max_tokens`.
 
         Requests that fail for a while (rate limits with their Retry-After, server errors, lost connections, answers
-        that take too long, none at all) are made again. An answer that the endpoint's content filter withheld is
-        empty. Raises UserError where asking again does not help, the key or the model is refused, or the endpoint does
-        not speak the protocol; answers that came before are kept and not asked for again.
+        that take too long, none at all) are made again. A question that gets no answer all the same has an empty one,
+        which is not kept. Raises UserError where that are more than one in twenty, another failure does not pass, the
+        key or the model is refused, or the endpoint does not speak the protocol; answers that came before are kept and
+        not asked for again.
         """
         requests = [self._request(prompt, max_tokens) for prompt in prompts]
         with _AnswerFile(self._file) as kept:
@@ -250,7 +253,7 @@ class ChatApi:
             if found and missing:
                 self._progress(f"{len(found)} of {len(found) + len(missing)} answers are there from before")
             if missing:
-                found |= self._ask_all(missing, kept)
+                found |= self._ask_all(missing, kept, len(dict(requests)))
         return [found[key] for key, _ in requests]
 
     def expected(self, prompts: Sequence[str], *, max_tokens: int) -> str:
@@ -289,10 +292,12 @@ class ChatApi:
         }
         return json_hash(request), request
 
-    def _ask_all(self, requests: Mapping[str, dict[str, Any]], kept: _AnswerFile) -> dict[str, str]:
+    def _ask_all(self, requests: Mapping[str, dict[str, Any]], kept: _AnswerFile, questions: int) -> dict[str, str]:
+        """The answers to those of `questions` questions that have none yet."""
         from openai import OpenAI
 
-        answers = {}
+        answers: dict[str, str] = {}
+        unanswered = 0
         settings = self._settings
         with (
             OpenAI(
@@ -306,7 +311,12 @@ class ChatApi:
             asked = {pool.submit(self._ask, client, key, request, kept): key for key, request in requests.items()}
             try:
                 for done, future in enumerate(as_completed(asked), start=1):
-                    answers[asked[future]] = future.result()
+                    answer, reason = future.result()
+                    answers[asked[future]] = answer
+                    unanswered += not answer
+                    if not answer and unanswered > _UNREADABLE_LIMIT * questions:
+                        max_tokens = requests[asked[future]]["max_tokens"]
+                        raise UserError(self._no_answers(f"{unanswered} of {questions}", reason, max_tokens))
                     if done % max(1, len(asked) // 20) == 0:
                         self._progress(f"{done}/{len(asked)} answers, {self._spent()}")
             except BaseException:
@@ -315,10 +325,12 @@ class ChatApi:
                 raise
         return answers
 
-    def _ask(self, client: openai.OpenAI, key: str, request: dict[str, Any], kept: _AnswerFile) -> str:
-        tries = 1 + min(_ASKED_AGAIN, self._settings.retries)
+    def _ask(
+        self, client: openai.OpenAI, key: str, request: dict[str, Any], kept: _AnswerFile
+    ) -> tuple[str, str | None]:
+        """An answer, and why it ended there; empty where there is none after a few tries."""
         reason: str | None = None
-        for _ in range(tries):
+        for _ in range(1 + min(_ASKED_AGAIN, self._settings.retries)):
             completion = self._complete(client, request)
             choice = completion.choices[0]
             answer = well_formed(without_reasoning(choice.message.content or "") or choice.message.refusal or "")
@@ -329,10 +341,13 @@ class ChatApi:
                     self.usage.answer_tokens += completion.usage.completion_tokens
                 if answer:
                     kept.keep(key, self.endpoint.model, answer)
-                if answer or reason == "content_filter":
                     self.usage.asked += 1
-                    return answer
-        raise UserError(self._no_answer(reason, tries, request["max_tokens"]))
+                    return answer, reason
+            if reason == "content_filter":
+                break
+        with self._lock:
+            self.usage.unanswered += 1
+        return "", reason
 
     def _complete(self, client: openai.OpenAI, request: dict[str, Any]) -> ChatCompletion:
         from openai import OpenAIError
@@ -386,19 +401,19 @@ class ChatApi:
             del sent["temperature"]
         return sent
 
-    def _no_answer(self, reason: str | None, tries: int, max_tokens: int) -> str:
+    def _no_answers(self, how_many: str, reason: str | None, max_tokens: int) -> str:
         where, model = self.endpoint.shown_url, self.endpoint.model
         kept = f"the {self.usage.asked} answers that came before are kept"
         if reason == "length":
             budget = self._settings.reasoning_tokens
             return (
                 f"{model} at {where} used up the {max_tokens + budget} tokens it may write before it came to an "
-                f"answer, {tries} times in a row: set {REASONING_TOKENS} (now {budget}) to what it needs to reason, "
+                f"answer, with {how_many} questions: set {REASONING_TOKENS} (now {budget}) to what it needs to reason, "
                 f"such as {max(4096, 4 * budget)}, or choose a model that does not reason; {kept}."
             )
         return (
-            f"{model} at {where} gave an empty answer, {tries} times in a row (finish reason: {reason}): choose "
-            f"another model; {kept}."
+            f"{model} at {where} gave no answer to {how_many} questions (finish reason: {reason}): choose another "
+            f"model; {kept}."
         )
 
     def _wait_for_turn(self) -> None:
