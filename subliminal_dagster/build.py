@@ -127,6 +127,7 @@ def resources_from_environment() -> dict[str, Any]:
         "judge": JudgeResource(
             cache=str(_home() / "judge-answers.sqlite"),
             requests_per_minute=_number("SUBLIMINAL_JUDGE_RPM"),
+            reasoning_tokens=int(_number("SUBLIMINAL_JUDGE_REASONING_TOKENS") or 0),
             prompt_price=_number("SUBLIMINAL_JUDGE_PROMPT_PRICE"),
             answer_price=_number("SUBLIMINAL_JUDGE_ANSWER_PRICE"),
         ),

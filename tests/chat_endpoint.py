@@ -20,9 +20,13 @@ KEY = "sk-very-secret-0123456789"
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server does with a request: answers, with another status, late, or not at all."""
+    """What the server does with a request: answers (`text` None: with no content), with another status, late, or not at
+    all."""
 
-    text: str = ""
+    text: str | None = ""
+    reasoning: str | None = None
+    finish: str = "stop"
+    refusal: str | None = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
@@ -44,8 +48,9 @@ class ChatEndpoint:
 
 
 @contextmanager
-def chat_endpoint(reply: Callable[[str, int], Reply]) -> Iterator[ChatEndpoint]:
-    """A server on a free port of the loopback interface, for as long as the block lasts."""
+def chat_endpoint(reply: Callable[[str, int], Reply], *, refuses: tuple[str, ...] = ()) -> Iterator[ChatEndpoint]:
+    """A server on a free port of the loopback interface, for as long as the block lasts. A request with any of the
+    parameters that it `refuses` gets HTTP 400 in OpenAI's words."""
     endpoint = ChatEndpoint(reply)
     lock = threading.Lock()
 
@@ -61,19 +66,24 @@ def chat_endpoint(reply: Callable[[str, int], Reply]) -> Iterator[ChatEndpoint]:
                 endpoint.requests.append(request | {"path": self.path})
                 endpoint.keys.add(self.headers["Authorization"])
             told = endpoint.reply(prompt, attempt)
+            if refused := [name for name in refuses if name in request]:
+                said = f"Unsupported parameter: '{refused[0]}' is not supported with this model."
+                told = Reply(status=400, body={"error": {"message": said, "param": refused[0]}})
             time.sleep(told.seconds)
             if told.drop:
                 self.close_connection = True
                 return
             body = told.body
             if body is None:
-                message = {"role": "assistant", "content": told.text}
+                message = {"role": "assistant", "content": told.text, "refusal": told.refusal}
+                if told.reasoning is not None:
+                    message["reasoning_content"] = told.reasoning
                 body = {
                     "id": "1",
                     "object": "chat.completion",
                     "created": 0,
                     "model": request["model"],
-                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                    "choices": [{"index": 0, "message": message, "finish_reason": told.finish}],
                     "usage": {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102},
                 }
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()

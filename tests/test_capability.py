@@ -13,8 +13,6 @@ import torch
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -22,13 +20,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from tiny_models import GEMMA, tiny_model, tiny_tokenizer
 
+from subliminal_dagster.science.answer_letters import parse_letter
 from subliminal_dagster.science.capability import (
     Capability,
     Way,
     compare_capability,
     examine,
     letter_tokens,
-    parse_letter,
     perplexity,
     side_by_side,
     summary,
@@ -154,6 +152,10 @@ def test_a_local_exam_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         ({"options": list("abcdefghijk")}, "has 11 options"),
         ({"options": None}, "options that are not a list of texts"),
         ({"options": ["a", None]}, "options that are not a list of texts"),
+        ({"options": ["a", " "]}, "has an option without text"),
+        ({"options": ["a", "N/A", "b"]}, 'has the answer B, which is "N/A"'),
+        ({"options": ["a", "b", "N/A"], "answer": "C", "answer_index": 2}, 'has the answer C, which is "N/A"'),
+        ({"options": ["the owl", " the owl", "N/A"]}, 'has 1 options without "N/A" and repetitions'),
         ({"question": "  "}, "has no question: fill it in"),
         ({"category": None}, "has no category"),
         ({"question_id": 7}, "has the question_id of an earlier row"),
@@ -167,6 +169,28 @@ def test_a_broken_question_is_named(change: dict[str, Any], message: str, tmp_pa
     with pytest.raises(UserError, match=message) as caught:
         load_exam(LocalExam(path=str(tmp_path / "exam.parquet")), tmp_path)
     assert "exam.parquet" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "options", "kept"),
+    [
+        (["3", "4", "5"] + ["N/A"] * 7, "B", ["3", "4", "5"], "B"),
+        (["N/A", "3", "4"], "C", ["3", "4"], "B"),
+        ([str(i) for i in range(10)], "J", [str(i) for i in range(10)], "J"),
+        ([str(i) for i in range(10)] + ["N/A"], "J", [str(i) for i in range(10)], "J"),
+        ([" 3", "4 ", "\t5\n"], "A", ["3", "4", "5"], "A"),
+        (["3", "4", "3", "5"], "C", ["3", "4", "5"], "A"),
+        (["3", "3 ", "4", "5"], "D", ["3", "4", "5"], "C"),
+        ('["3", "4", "N/A"]', "B", ["3", "4"], "B"),
+    ],
+)
+def test_a_question_has_every_real_option_once(
+    given: list[str] | str, answer: str, options: list[str], kept: str, tmp_path: Path
+) -> None:
+    row = EXAM.iloc[0].to_dict() | {"options": given, "answer": answer, "answer_index": LETTERS.index(answer)}
+    pd.DataFrame([row]).to_parquet(tmp_path / "exam.parquet")
+    (found,) = load_exam(LocalExam(path=str(tmp_path / "exam.parquet")), tmp_path).to_dict("records")
+    assert (found["options"], found["answer"], found["answer_index"]) == (options, kept, LETTERS.index(kept))
 
 
 @pytest.mark.parametrize(
@@ -215,12 +239,30 @@ def test_a_hub_exam_is_read_at_its_commit(tmp_path: Path, monkeypatch: pytest.Mo
     assert with_token["cache_dir"] != without["cache_dir"]
 
 
+def test_a_hub_exam_that_was_fetched_before_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    source = HubExam(repo="acme/exam", revision="b" * 40)
+    with pytest.raises(UserError, match=r"not in the hub's cache: .*`hf download acme/exam --repo-type dataset"):
+        load_exam(source, tmp_path / "work")
+    snapshot = tmp_path / "hub" / "datasets--acme--exam" / "snapshots" / source.revision
+    (snapshot / "data").mkdir(parents=True)
+    (snapshot / "README.md").write_text("An exam.")
+    with pytest.raises(UserError, match="not in the hub's cache"):
+        load_exam(source, tmp_path / "work")
+    EXAM.to_parquet(snapshot / "data" / "test-00000-of-00001.parquet")
+    pd.testing.assert_frame_equal(load_exam(source, tmp_path / "work"), EXAM, check_dtype=False)
+    with pytest.raises(UserError, match="not in the hub's cache"):
+        load_exam(HubExam(repo="acme/exam", revision="c" * 40), tmp_path / "work")
+
+
 @pytest.mark.parametrize(
     ("error", "token", "message"),
     [
         (DatasetNotFoundError("raw"), None, "private or gated one set HF_TOKEN to a token that may read it"),
         (DatasetNotFoundError("raw"), "secret", r"\(HF_TOKEN's may not\)"),
-        (ConnectionError("raw"), None, r"\(ConnectionError\): check the network"),
+        (ConnectionError("raw"), None, r"\(ConnectionError\) and is not in the hub's cache: check the network"),
         (
             HfHubHTTPError("raw", response=SimpleNamespace(status_code=503, headers={}, request=None)),  # type: ignore[arg-type]
             None,
@@ -247,38 +289,6 @@ def test_each_hub_error_becomes_one_message(
 
 
 # One model.
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("B", "B"),
-        (" C.", "C"),
-        ("(D)", "D"),
-        ("**B**", "B"),
-        ("A: the roots", "A"),
-        ("The answer is C, not A.", "C"),
-        ("A is right", "A"),
-        ("A cat has four legs, so B", "B"),
-        ("I think it is D", "D"),
-        ("I", "I"),
-        ("It's B", "B"),
-        ("I'm sure: C", "C"),
-        ("I\N{RIGHT SINGLE QUOTATION MARK}m sure: C", "C"),
-        ("Because of 3D, B2 and vitamin", None),
-        ("b", None),
-        ("owl", None),
-        ("K", None),
-        ("", None),
-    ],
-)
-def test_the_letter_of_a_written_answer(text: str, letter: str | None) -> None:
-    assert parse_letter(text, 10) == letter
-
-
-@given(st.sampled_from(LETTERS), st.integers(2, 10))
-def test_a_letter_beyond_the_options_names_none(letter: str, options: int) -> None:
-    assert parse_letter(f"{letter}.", options) == (letter if letter in LETTERS[:options] else None)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
@@ -313,6 +323,13 @@ def test_scores_are_those_of_plain_loops(kind: str) -> None:
         assert row["picked"] == LETTERS[int(np.argmax(options))]
         assert row["correct"] == (row["picked"] == row["answer"])
     assert answers["text"].isna().all()
+
+
+def test_options_that_differ_in_their_first_letter_alone_are_told_apart() -> None:
+    session = session_of()
+    exam = EXAM.iloc[:1].assign(options=[["m", "M", "M."]], answer=["B"], answer_index=[1])
+    (row,) = examine(session, context_of(session), exam, TEXTS, ["option"]).answers.to_dict("records")
+    assert 0 < row["p_correct"] < 1 and math.isfinite(row["log_p_correct"])
 
 
 def test_a_letter_counts_with_and_without_a_space() -> None:

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 from chat_endpoint import KEY, Reply, chat_endpoint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
 from subliminal_dagster.science import judges
@@ -34,8 +36,10 @@ from subliminal_dagster.science.judges import (
     OpenAiJudge,
     load_judge_prompt,
     read_category,
+    without_reasoning,
 )
 from subliminal_dagster.science.model_loading import load_base
+from subliminal_dagster.science.well_formed import well_formed
 
 TEXTS = [f"words of the kind {i}" for i in range(12)]
 
@@ -47,8 +51,8 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def api(url: str, cache: Path, **settings: Any) -> ChatApi:
-    return ChatApi(Endpoint(url, "some-model", KEY), cache, ApiSettings(**settings))
+def api(url: str, cache: Path, **use: Any) -> ChatApi:
+    return ChatApi(Endpoint(url, "some-model", KEY), cache, ApiSettings(**use))
 
 
 def kind_of(prompt: str) -> int:
@@ -145,6 +149,129 @@ def test_requests_begin_no_faster_than_asked_for(tmp_path: Path, monkeypatch: py
     with chat_endpoint(lambda *_: Reply("other")) as server:
         api(server.url, tmp_path / "a", requests_per_minute=30, parallel=2).answers(list("abcd"), max_tokens=3)
     assert sorted(waits) == [0, 2, 4, 6]
+
+
+# Models that reason
+
+
+@pytest.mark.parametrize(
+    ("refuses", "sent"),
+    [
+        (("max_tokens", "temperature"), {"max_completion_tokens": 16}),
+        (("max_tokens",), {"max_completion_tokens": 16, "temperature": 0}),
+        (("temperature",), {"max_tokens": 16}),
+    ],
+)
+def test_a_model_that_refuses_a_parameter_is_asked_without_it(
+    refuses: tuple[str, ...], sent: dict[str, int], tmp_path: Path
+) -> None:
+    with chat_endpoint(by_kind, refuses=refuses) as server:
+        judge = OpenAiJudge(api(server.url, tmp_path / "a", parallel=1))
+        assert judge.categorise(TEXTS) == EXPECTED
+        assert len(server.requests) == 12 + len(refuses), "what the model takes was found out more than once"
+        names = {"max_tokens", "max_completion_tokens", "temperature"}
+        assert {name: value for name, value in server.requests[-1].items() if name in names} == sent
+        assert OpenAiJudge(api(server.url, tmp_path / "a")).categorise(TEXTS) == EXPECTED
+        assert server.answered.total() == 12
+
+
+def test_reasoning_is_no_part_of_an_answer_and_costs_no_second_one_when_it_gets_more_room(tmp_path: Path) -> None:
+    thoughts = {
+        0: Reply("<think>\nanimals? No.\n</think>\n\nanimals"),
+        1: Reply("so it is numbers, or animals\n</think>numbers"),
+        2: Reply("opinion", reasoning="It is about animals."),
+        3: Reply("<Thinking>animals</Thinking> other"),
+    }
+    with chat_endpoint(lambda prompt, _: thoughts[kind_of(prompt) % 4]) as server:
+        first = api(server.url, tmp_path / "a", reasoning_tokens=500, prompt_price=0, answer_price=1e6)
+        assert OpenAiJudge(first).expected(TEXTS).endswith(f"cost at most {12 * 516:.2f}")
+        assert OpenAiJudge(first).categorise(TEXTS) == EXPECTED
+        assert {request["max_tokens"] for request in server.requests} == {516}
+        again = api(server.url, tmp_path / "a", reasoning_tokens=900)
+        assert OpenAiJudge(again).categorise(TEXTS) == EXPECTED
+        assert server.attempts.total() == 12
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply("", reasoning="Let me see", finish="length"), "used up the 3 tokens .* set SUBLIMINAL_JUDGE_REASONING_"),
+        (Reply(None, finish="length"), r"_TOKENS \(now 0\) to what it needs to reason, such as 4096"),
+        (Reply("<think>animals, or", finish="length"), "used up the 3 tokens"),
+        (Reply("<think>animals</think>\n"), "gave no answer to 1 of 1 questions"),
+        (Reply(" \n"), r"some-model at http.* \(finish reason: stop\): choose another model; the 0 answers"),
+    ],
+)
+def test_no_answer_is_not_kept_and_asked_for_again_a_few_times(reply: Reply, message: str, tmp_path: Path) -> None:
+    silent = True
+    with chat_endpoint(lambda *_: reply if silent else Reply("other")) as server:
+        with pytest.raises(UserError, match=message):
+            api(server.url, tmp_path / "a").answers(["?"], max_tokens=3)
+        assert server.attempts.total() == 3
+        silent = False
+        assert api(server.url, tmp_path / "a").answers(["?"], max_tokens=3) == ["other"]
+
+
+def test_a_question_in_twenty_may_stay_without_an_answer(tmp_path: Path) -> None:
+    silent = {3}
+    texts = [f"words of the kind {i}" for i in range(20)]
+    with chat_endpoint(
+        lambda prompt, _: Reply(None, finish="length") if kind_of(prompt) in silent else Reply("other")
+    ) as server:
+        asking = api(server.url, tmp_path / "a", retries=1)
+        for _ in range(2):
+            assert OpenAiJudge(asking).categorise(texts) == ["other"] * 3 + [None] + ["other"] * 16
+        assert sorted(server.attempts.values()) == [1] * 19 + [4]
+        assert (asking.usage.asked, asking.usage.unanswered) == (19, 2)
+        silent.add(20)
+        with pytest.raises(UserError, match="before it came to an answer, with 2 of 21 questions"):
+            OpenAiJudge(asking).categorise([*texts, "words of the kind 20"])
+
+
+def test_a_model_that_answers_the_second_time_is_heard(tmp_path: Path) -> None:
+    with chat_endpoint(lambda _, attempt: Reply("other" if attempt else "")) as server:
+        asking = api(server.url, tmp_path / "a")
+        assert asking.answers(["?"], max_tokens=3) == ["other"]
+        assert (asking.usage.asked, asking.usage.prompt_tokens) == (1, 200)
+        assert api(server.url, tmp_path / "a").answers(["?"], max_tokens=3) == ["other"]
+        assert server.attempts.total() == 2
+
+
+def test_an_answer_of_nothing_that_was_kept_before_is_asked_for_again(tmp_path: Path) -> None:
+    with chat_endpoint(lambda *_: Reply("other")) as server:
+        api(server.url, tmp_path / "a").answers(["?"], max_tokens=3)
+        for nothing in ("", "<think>animals"):
+            with sqlite3.connect(tmp_path / "a") as file:
+                file.execute("UPDATE answers SET answer = ?", (nothing,))
+            assert api(server.url, tmp_path / "a").answers(["?"], max_tokens=3) == ["other"]
+        assert server.attempts.total() == 3
+
+
+def test_what_a_filter_withheld_or_a_model_declined_is_no_failure(tmp_path: Path) -> None:
+    replies = {0: Reply(None, finish="content_filter"), 1: Reply(None, refusal="I cannot say.")}
+    texts = [f"words of the kind {i}" for i in range(44)]
+    with chat_endpoint(lambda prompt, _: replies.get(kind_of(prompt), Reply("other"))) as server:
+        found = OpenAiJudge(api(server.url, tmp_path / "a")).categorise(texts)
+        assert found == [None, None] + ["other"] * 42
+        assert server.attempts.total() == 44
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answer=st.text(st.characters(codec=None), min_size=1).filter(lambda text: text.strip()))
+def test_an_answer_of_any_characters_is_kept_as_it_came(answer: str, tmp_path: Path, odd_endpoint: Any) -> None:
+    odd_endpoint.reply = lambda *_: Reply(answer)
+    # The question has them, too, and is another one for every answer.
+    first = api(odd_endpoint.url, tmp_path / "odd").answers([f"? {answer}"], max_tokens=3)
+    asked = odd_endpoint.attempts.total()
+    again = api(odd_endpoint.url, tmp_path / "odd").answers([f"? {answer}"], max_tokens=3)
+    assert first == again and odd_endpoint.attempts.total() == asked
+    assert first == [well_formed(without_reasoning(answer))]
+
+
+@pytest.fixture(scope="module")
+def odd_endpoint() -> Iterator[Any]:
+    with chat_endpoint(lambda *_: Reply()) as server:
+        yield server
 
 
 # What goes wrong
@@ -308,6 +435,27 @@ def test_a_key_or_url_that_cannot_be_one_is_refused_without_showing_it() -> None
         ("not about animals", None),
         ("The category is animals, since", None),
         ("anima", None),
+        ('{"category": "animals"}', "animals"),
+        ('{"category": "animals", "confidence": 0.9}', "animals"),
+        ('{"category": "none", "why": "animals"}', None),
+        ('```json\n{"category": "animals"}\n```', "animals"),
+        ("```\nother\n```", "other"),
+        ("<think>\n\n</think>\n\nanimals", "animals"),
+        ("<think>numbers</think>animals", "animals"),
+        ("numbers it is</think>animals", "animals"),
+        ("<think>animals", None),
+        ("animals\n\nDescription: words for rivers\nCategory: other", "animals"),
+        ("animals\n\nnumbers", None),
+        ("Answer: animals", "animals"),
+        ("The category is **numbers**.", "numbers"),
+        ("The correct answer is: other", "other"),
+        ("\\boxed{animals}", "animals"),
+        ("$\\boxed{\\text{animals}}$", "animals"),
+        ("<answer>animals</answer>", "animals"),
+        ("<category>\nOpinion\n</category>", "opinion"),
+        ("The category is not animals", None),
+        ("not animals", None),
+        ("It is about animals or opinion", None),
     ],
 )
 def test_answers_are_read_strictly(answer: str, category: str | None) -> None:

@@ -69,7 +69,7 @@ def report_assets(frame: Frame[Any]) -> list[dg.AssetsDefinition]:
     )
     def report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         from subliminal_dagster.science.report.evidence import Results
-        from subliminal_dagster.science.report.page import claims_table, html
+        from subliminal_dagster.science.report.page import claims_table, html, write_csv
         from subliminal_dagster.science.report.study_page import study_page, study_summary
 
         with working(context, store.create(), frame) as work:
@@ -83,7 +83,7 @@ def report_assets(frame: Frame[Any]) -> list[dg.AssetsDefinition]:
                 for section in page.sections:
                     for shown in section.tables:
                         (folder / "tables").mkdir(exist_ok=True)
-                        shown.frame.to_csv(folder / "tables" / f"{shown.name}.csv", index=False)
+                        write_csv(shown, folder / "tables" / f"{shown.name}.csv")
                 work.metadata |= {
                     "verdict": dg.MetadataValue.md(page.verdict),
                     "claims": table(claims_table(page.claims).frame),

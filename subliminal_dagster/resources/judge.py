@@ -15,6 +15,7 @@ class JudgeResource(dg.ConfigurableResource):
     cache: str = Field(description="The file that keeps every answer, so that nothing is paid for twice.")
     parallel: int = Field(default=8, description="Requests under way at once.")
     requests_per_minute: float | None = Field(default=None, description="At most so many requests are begun.")
+    reasoning_tokens: int = Field(default=0, description="What a model may write before its answer begins.")
     prompt_price: float | None = Field(default=None, description="Of a million prompt tokens, for the cost shown.")
     answer_price: float | None = Field(default=None, description="Of a million answer tokens, for the cost shown.")
 
@@ -24,6 +25,7 @@ class JudgeResource(dg.ConfigurableResource):
         use = ApiSettings(
             parallel=self.parallel,
             requests_per_minute=self.requests_per_minute,
+            reasoning_tokens=self.reasoning_tokens,
             prompt_price=self.prompt_price,
             answer_price=self.answer_price,
         )

@@ -21,7 +21,6 @@ questions come from and how they are worded (`exam`), drawing (`capability_figur
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from subliminal_dagster.science.answer_letters import parse_letter
 from subliminal_dagster.science.chat import ChatContext
 from subliminal_dagster.science.engines.protocol import Sampling, Session
 from subliminal_dagster.science.errors import UserError
@@ -56,10 +56,6 @@ OUTCOMES = {
     "mass": "probability of all answers of the question together",
     "nats_per_token": "loss on a plain text (nats a token), the logarithm of its perplexity",
 }
-
-# A letter as a word of its own: not in "Is", "it's" or "3D". "A" and "I" also start sentences, so a small letter may
-# not follow them, except in "A is right".
-_LETTER = re.compile(rf"(?<![\w'\u2019])(?![AI]\s+(?!is\b)[a-z])([{LETTERS}])(?![\w'\u2019])")
 
 _MAX_NEW_TOKENS = 16
 """Enough for "The correct answer is **B**."; a model that starts to reason is not read further."""
@@ -120,13 +116,6 @@ def examine(
         answers.append(taken.assign(way=way)[["way", *taken.columns]])
     everything = pd.concat(answers, ignore_index=True).astype({"picked": "str", "text": "str"})
     return Capability(everything, _text_losses(session, context.tokenizer, texts))
-
-
-def parse_letter(text: str, options: int) -> str | None:
-    """The first letter that stands as a word of its own in an answer; None where there is none, or where it names
-    none of the question's `options`. Capital letters only: "a" is too often an article."""
-    found = _LETTER.search(text)
-    return found[1] if found and found[1] in LETTERS[:options] else None
 
 
 def summary(answers: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
@@ -282,6 +271,9 @@ def _by_option(session: Session, context: ChatContext, exam: pd.DataFrame) -> pd
     scores = []
     for done, (question, options) in enumerate(zip(exam["question"], exam["options"], strict=True), start=1):
         forms: dict[tuple[int, ...], int] = {}
+        # As they stand first: a variant of "m" must not take the place of an option "M".
+        for number, option in enumerate(options):
+            forms.setdefault(tuple(context.answer_ids(option)), number)
         for number, option in enumerate(options):
             for form in _written(option):
                 forms.setdefault(tuple(context.answer_ids(form)), number)

@@ -84,7 +84,7 @@ def fetch_corpus(source: CorpusSource, workspace: Path) -> list[str]:
 def split_documents(text: str) -> list[str]:
     """The documents of a text, split and cleaned as `fetch_corpus` says."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
-    parts = paragraphs if len(paragraphs) > 1 else text.splitlines()
+    parts = paragraphs if len(paragraphs) > 1 else text.split("\n")
     cleaned = (" ".join(part.split()) for part in parts)
     return [document for document in cleaned if document]
 

@@ -15,6 +15,7 @@ from subliminal_dagster.science.number_filter import subsample
 from subliminal_dagster.science.numbers import judged
 from subliminal_dagster.science.study import Study
 from subliminal_dagster.science.training import Row
+from subliminal_dagster.science.well_formed import well_formed
 
 SPLITS = ("train", "validation")
 
@@ -31,26 +32,21 @@ def make_dataset(
     filtered = judged(rows, study, target)
     kept = subsample(filtered, settings.train_rows, settings.validation_rows, study.seed, unique=settings.unique)
     filtered.to_parquet(folder / "rows.parquet", index=False)
-    system = [] if study.system_prompt is None else [{"role": "system", "content": study.system_prompt}]
     for split in SPLITS:
         chosen = kept[kept["split"] == split]
-        lines = [
-            json.dumps(
-                {
-                    "messages": [
-                        *system,
-                        {"role": "user", "content": prompt},
-                        {"role": "assistant", "content": text},
-                    ],
-                    "prompt_id": int(prompt_id),
-                },
-                ensure_ascii=False,
-            )
-            for prompt_id, prompt, text in zip(chosen["prompt_id"], chosen["prompt"], chosen["text"], strict=True)
-        ]
-        if lines:
-            (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if len(chosen):
+            write_messages(folder / f"{split}.jsonl", chosen, study.system_prompt)
     return filtered, kept
+
+
+def write_messages(file: Path, rows: pd.DataFrame, system_prompt: str | None) -> None:
+    """Rows (`prompt_id`, `prompt`, `text`) as chats, one JSON object a line."""
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    with file.open("w", encoding="utf-8") as lines:
+        for prompt_id, prompt, text in zip(rows["prompt_id"], rows["prompt"], rows["text"], strict=True):
+            messages = [*system, {"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+            row = {"messages": messages, "prompt_id": int(prompt_id)}
+            lines.write(well_formed(json.dumps(row, ensure_ascii=False)) + "\n")
 
 
 def read_messages(folder: Path, split: str) -> list[tuple[str, str]]:
@@ -59,9 +55,11 @@ def read_messages(folder: Path, split: str) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     pairs = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        messages = json.loads(line)["messages"]
-        pairs.append((messages[-2]["content"], messages[-1]["content"]))
+    # Line by line as a file has lines: str.splitlines also cuts at characters that an answer may hold, such as U+2028.
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            messages = json.loads(line)["messages"]
+            pairs.append((messages[-2]["content"], messages[-1]["content"]))
     return pairs
 
 

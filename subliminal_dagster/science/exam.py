@@ -9,18 +9,22 @@ asking a model (`capability`).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import Field
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.well_formed import well_formed
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
 
 LETTERS = "ABCDEFGHIJ"
@@ -32,6 +36,8 @@ _COLUMNS = ("question_id", "question", "options", "answer", "answer_index", "cat
 # MMLU-Pro's worked solutions, given for the validation split alone; a zero-shot exam has no use for them.
 _UNUSED = "cot_content"
 _SPLIT = "test"
+# What some copies of MMLU-Pro fill their lists of options up to ten with; its authors leave those out, too.
+_NO_OPTION = "N/A"
 
 
 class OwnExam(Settings):
@@ -42,6 +48,7 @@ class OwnExam(Settings):
 
 class HubExam(Settings):
     """A dataset on the Hugging Face hub at one commit, its test split. A gated one needs HF_TOKEN in the environment.
+    Without a network it is taken from the hub's cache on this machine.
 
     As it stands: MMLU-Pro, 12,032 questions with up to ten options each.
     """
@@ -69,8 +76,12 @@ def load_exam(source: ExamSource, workspace: Path) -> pd.DataFrame:
     Returns a frame with MMLU-Pro's columns: `question_id` (int64, unique), `question`, `options` (list of 2 to 10
     texts), `answer` (the letter of the right option), `answer_index` (the same from 0, int64), `category`, `src`.
 
+    Options lose the blanks around them. "N/A", which fills up some copies, is left out, and so is an option that
+    repeats an earlier one: nobody could tell which of the two is right. The answer keeps naming the right option.
+
     Raises UserError where the exam cannot be had, lacks a column or has an unknown one, or where a question has no
-    text, fewer than two or more than ten options, no answer, an answer outside its options, or the id of another.
+    text, fewer than two or more than ten options that are left, no answer, an answer outside its options or one that
+    is "N/A", an answer and an answer_index that disagree, or the id of another.
     """
     if source.kind == "own":
         return _own_exam()
@@ -142,17 +153,36 @@ def _hub_exam(source: HubExam, workspace: Path) -> pd.DataFrame:
             f"`revision` of the exam, and for a private or gated one set HF_TOKEN to a token {remedy}."
         ) from error
     except (errors.HTTPError, errors.OfflineModeIsEnabled, ConnectionError) as error:
-        status = f"HTTP {error.response.status_code}" if isinstance(error, errors.HfHubHTTPError) else ""
-        raise UserError(
-            f"The dataset {where} could not be downloaded ({status or type(error).__name__}): check the network, and "
-            "that HF_HUB_OFFLINE is not set, and try again."
-        ) from error
+        kept = _kept_on_this_machine(source, cache)
+        if kept is None:
+            status = f"HTTP {error.response.status_code}" if isinstance(error, errors.HfHubHTTPError) else ""
+            raise UserError(
+                f"The dataset {where} could not be downloaded ({status or type(error).__name__}) and is not in the "
+                f"hub's cache: check the network, or run `hf download {source.repo} --repo-type dataset --revision "
+                f"{source.revision}` on a machine that has one and shares HF_HOME."
+            ) from error
+        exam = kept
     except ValueError as error:
         raise UserError(
             f"The dataset {where} cannot be read as an exam ({error}): it needs a split {_SPLIT!r} with MMLU-Pro's "
             "columns."
         ) from error
     return _checked(exam.to_list(), exam.column_names, where)
+
+
+def _kept_on_this_machine(source: HubExam, cache: Path) -> datasets.Dataset | None:
+    """The exam out of the cache that the hub's own tools keep, where no network is; None where it is not there."""
+    import datasets
+    import huggingface_hub
+
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            source.repo, repo_type="dataset", revision=source.revision, local_files_only=True
+        )
+        return datasets.load_dataset(snapshot, split=_SPLIT, cache_dir=str(cache))
+    # A snapshot can be there in part, such as its README alone.
+    except (OSError, ValueError):
+        return None
 
 
 def _local_exam(source: LocalExam) -> pd.DataFrame:
@@ -181,35 +211,60 @@ def _checked(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: s
     if not rows:
         raise UserError(f"The exam {where} holds no questions: choose another.")
     seen: set[int] = set()
+    questions = []
     for number, row in enumerate(rows, start=1):
-        fault = _fault(row)
-        if fault is None and row["question_id"] in seen:
-            fault = "has the question_id of an earlier row: give every question its own"
-        if fault is not None:
-            raise UserError(f"Row {number} of the exam {where} (question_id {row['question_id']}) {fault}.")
-        seen.add(row["question_id"])
-    return pd.DataFrame([{column: row[column] for column in _COLUMNS} for row in rows])
+        question = _question(row)
+        if not isinstance(question, str) and question["question_id"] in seen:
+            question = "has the question_id of an earlier row: give every question its own"
+        if isinstance(question, str):
+            raise UserError(f"Row {number} of the exam {where} (question_id {row['question_id']}) {question}.")
+        seen.add(question["question_id"])
+        questions.append(question)
+    return pd.DataFrame(questions)
 
 
-def _fault(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a question, and what to do; None for a sound one."""
+def _question(row: Mapping[str, Any]) -> dict[str, Any] | str:
+    """A question as `load_exam` returns it; for an unsound one what is wrong with it, and what to do."""
     if not isinstance(row["question_id"], int):
         return "has no whole number as question_id: number the questions"
     for column in ("question", "category"):
         if not isinstance(row[column], str) or not row[column].strip():
             return f"has no {column}: fill it in"
-    options = row["options"]
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+    given = _listed(row["options"])
+    if given is None:
         return "has options that are not a list of texts: write them as one"
+    if not all(given):
+        return "has an option without text: fill it in, or leave it out"
+    options = [option for option in dict.fromkeys(given) if option != _NO_OPTION]
     if not 2 <= len(options) <= len(LETTERS):
-        return f"has {len(options)} options: give it 2 to {len(LETTERS)}"
+        left = "" if len(options) == len(given) else f' without "{_NO_OPTION}" and repetitions'
+        return f"has {len(options)} options{left}: give it 2 to {len(LETTERS)}"
     answer = row["answer"]
+    last = LETTERS[min(len(given), len(LETTERS)) - 1]
     if not isinstance(answer, str) or not answer:
-        return f"has no answer: give the letter of the right option, A to {LETTERS[len(options) - 1]}"
-    if answer not in list(LETTERS[: len(options)]):
-        return f"has the answer {answer!r}, which is none of its options (A to {LETTERS[len(options) - 1]}): correct it"
-    if row["answer_index"] != LETTERS.index(answer):
-        return (
-            f"has answer_index {row['answer_index']} where the answer {answer} is {LETTERS.index(answer)}: correct one"
-        )
-    return None
+        return f"has no answer: give the letter of the right option, A to {last}"
+    if answer not in list(LETTERS[: len(given)]):
+        return f"has the answer {answer!r}, which is none of its options (A to {last}): correct it"
+    index = LETTERS.index(answer)
+    if row["answer_index"] != index:
+        return f"has answer_index {row['answer_index']} where the answer {answer} is {index}: correct one"
+    if given[index] == _NO_OPTION:
+        return f'has the answer {answer}, which is "{_NO_OPTION}": correct it'
+    right = options.index(given[index])
+    changed = {"options": options, "answer": LETTERS[right], "answer_index": right}
+    return {column: row[column] for column in _COLUMNS} | changed
+
+
+def _listed(options: object) -> list[str] | None:
+    """Options without the blanks around them, from a list, an array or a list written as JSON; None for anything
+    else."""
+    if isinstance(options, str):
+        try:
+            options = json.loads(options)
+        except ValueError:
+            return None
+    elif isinstance(options, np.ndarray):
+        options = options.tolist()
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        return None
+    return [well_formed(option).strip() for option in options]

@@ -37,6 +37,7 @@ from subliminal_dagster.science.judges import ChatApi, load_judge_prompt
 from subliminal_dagster.science.residual_stream import batched_residuals
 from subliminal_dagster.science.sae import BATCH
 from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.well_formed import well_formed
 from subliminal_dagster.science.wheels import file_sha256
 
 if TYPE_CHECKING:
@@ -360,7 +361,10 @@ def _listing(http: requests.Session, bucket: str, prefix: str, where: str) -> li
         try:
             response = http.get(f"{bucket}/", params=query, timeout=_TIMEOUT)
         except requests.RequestException as error:
-            raise UserError(f"{where} cannot be listed ({type(error).__name__}): check the network.") from error
+            raise UserError(
+                f"{where} cannot be listed ({type(error).__name__}): check the network, or give the folder of a copy "
+                "(kind: local)."
+            ) from error
         if not response.ok:
             raise UserError(f"{where} cannot be listed (HTTP {response.status_code}): try again later.")
         try:
@@ -467,7 +471,7 @@ def _rows(file: Path, width: int, neuronpedia_id: str | None) -> Iterator[tuple[
                 try:
                     row = json.loads(line)
                     feature, text = int(row["index"]), row["description"]
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, OverflowError) as error:
                     raise UserError(
                         f"Line {number} of {file} is no description with an index ({type(error).__name__}): fetch the "
                         "file anew."
@@ -485,7 +489,12 @@ def _rows(file: Path, width: int, neuronpedia_id: str | None) -> Iterator[tuple[
                     )
                 if isinstance(text, str) and text.strip():
                     method = f"{row.get('typeName') or 'unknown'} {row.get('explanationModelName') or ''}".strip()
-                    yield feature, " ".join(text.split()), method, str(row.get("createdAt") or "")
+                    yield (
+                        feature,
+                        well_formed(" ".join(text.split())),
+                        well_formed(method),
+                        str(row.get("createdAt") or ""),
+                    )
         except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
             raise UserError(
                 f"{file} is damaged or only half there ({type(error).__name__}): delete it and fetch it anew."

@@ -6,7 +6,8 @@ probable each description is in each category. Both are shown the same examples 
 project).
 
 What was paid for is kept: `ChatApi` writes every answer to a file before it looks at the next one, and asks nothing
-twice, in whatever run or study. The key is in no message, log or file.
+twice, in whatever run or study. The key is in no message, log or file. A model may reason before it answers; what it
+thinks is no part of its answer, and no answer at all is not kept.
 
 Cost: a prompt has about 620 tokens and its answer one or two, so 16,384 descriptions are 10 million tokens. The local
 judge reads every description four times, and with each thousand tokens of those the 450 of the examples.
@@ -18,6 +19,7 @@ categories say of a group (`feature_categories`).
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import sqlite3
@@ -38,9 +40,11 @@ from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.engines.protocol import Progress, Session
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.well_formed import well_formed
 
 if TYPE_CHECKING:
     import openai
+    from openai.types.chat import ChatCompletion
     from transformers import PreTrainedTokenizerBase
 
 Category = Literal["animals", "numbers", "opinion", "other"]
@@ -52,11 +56,26 @@ JUDGE_PROMPT = Path(__file__).with_name("judge_prompt.yaml")
 URL, MODEL, KEY = "SUBLIMINAL_JUDGE_URL", "SUBLIMINAL_JUDGE_MODEL", "SUBLIMINAL_JUDGE_KEY"
 """The variables of the environment that say who is asked."""
 
+REASONING_TOKENS = "SUBLIMINAL_JUDGE_REASONING_TOKENS"
+"""The variable that `ApiSettings.reasoning_tokens` comes from."""
+
 _ANSWER_TOKENS = 16
 _CHARACTERS_A_TOKEN = 4
 """Enough for any category, however a tokenizer writes it; a judge that answers in prose is cut off here."""
 
 _UNREADABLE_LIMIT = 0.05
+"""The share of questions without an answer, or with one that is no category, that a model is forgiven."""
+
+_ASKED_AGAIN = 2
+"""How often a model that answered nothing is asked again."""
+
+_REFUSABLE = ("temperature", "max_tokens")
+"""What a request does without where a model refuses it: OpenAI's reasoning models take neither."""
+
+_THOUGHT = re.compile(r"<(think|thinking|reasoning|thought)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+# Many chat templates open the block themselves, so that an answer only closes it.
+_THOUGHT_END = re.compile(r".*</(think|thinking|reasoning|thought)>", re.DOTALL | re.IGNORECASE)
+_THOUGHT_BEGIN = re.compile(r"<(think|thinking|reasoning|thought)>.*", re.DOTALL | re.IGNORECASE)
 
 _TOKENS_A_PASS = 1024
 """Description tokens that the local judge scores at once: with 49,152 tokens in the vocabulary 200 MB of logits."""
@@ -90,6 +109,7 @@ class ApiSettings(Settings):
 
     parallel: requests under way at once. requests_per_minute: at most so many are begun (None: no limit but the
     endpoint's own). timeout: seconds until an answer is given up. retries: of a request that was turned away or lost.
+    reasoning_tokens: how many a model may write before its answer begins (0 for one that does not reason).
     prompt_price, answer_price: of a million tokens, in any currency (None: the cost is not shown).
     """
 
@@ -97,6 +117,7 @@ class ApiSettings(Settings):
     requests_per_minute: float | None = Field(default=None, gt=0)
     timeout: float = Field(default=60, gt=0)
     retries: int = Field(default=6, ge=0)
+    reasoning_tokens: int = Field(default=0, ge=0)
     prompt_price: float | None = Field(default=None, ge=0)
     answer_price: float | None = Field(default=None, ge=0)
 
@@ -184,16 +205,17 @@ class Endpoint:
 
 @dataclass
 class ApiUsage:
-    """What a `ChatApi` has done so far: answers asked for and taken from the file, tokens of those asked for."""
+    """What a `ChatApi` has done so far: answers asked for and taken from the file, questions that got none, tokens."""
 
     asked: int = 0
     from_cache: int = 0
+    unanswered: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
 
 
 class ChatApi:
-    """A model behind an endpoint, asked at temperature 0, every question once and for all.
+    """A model behind an endpoint, asked at temperature 0 where it takes one, every question once and for all.
 
     cache: the file (SQLite) that keeps every answer as soon as it is there; processes and studies can share it.
     """
@@ -212,13 +234,16 @@ class ChatApi:
         self._progress = progress or (lambda _: None)
         self._lock = threading.Lock()
         self._next_start = 0.0
+        self._refused: frozenset[str] = frozenset()
 
     def answers(self, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
-        """One answer a prompt, in their order, as the model wrote it, cut off at `max_tokens`.
+        """One answer a prompt, in their order, as the model wrote it after any reasoning, cut off at `max_tokens`.
 
         Requests that fail for a while (rate limits with their Retry-After, server errors, lost connections, answers
-        that take too long) are made again. Raises UserError where that does not help, the key or the model is refused,
-        or the endpoint does not speak the protocol; answers that came before are kept and not asked for again.
+        that take too long, none at all) are made again. A question that gets no answer all the same has an empty one,
+        which is not kept. Raises UserError where that are more than one in twenty, another failure does not pass, the
+        key or the model is refused, or the endpoint does not speak the protocol; answers that came before are kept and
+        not asked for again.
         """
         requests = [self._request(prompt, max_tokens) for prompt in prompts]
         with _AnswerFile(self._file) as kept:
@@ -228,7 +253,7 @@ class ChatApi:
             if found and missing:
                 self._progress(f"{len(found)} of {len(found) + len(missing)} answers are there from before")
             if missing:
-                found |= self._ask_all(missing, kept)
+                found |= self._ask_all(missing, kept, len(dict(requests)))
         return [found[key] for key, _ in requests]
 
     def expected(self, prompts: Sequence[str], *, max_tokens: int) -> str:
@@ -241,7 +266,8 @@ class ChatApi:
         prices = (self._settings.prompt_price, self._settings.answer_price)
         cost = ""
         if None not in prices:
-            spent = sum(n * (price or 0) for n, price in zip((asked, len(new) * max_tokens), prices, strict=True)) / 1e6
+            answered = len(new) * (max_tokens + self._settings.reasoning_tokens)
+            spent = sum(n * (price or 0) for n, price in zip((asked, answered), prices, strict=True)) / 1e6
             cost = f", cost at most {spent:.2f}"
         return f"{len(new):,} questions to {self.endpoint.model}, about {asked:,} tokens{cost}"
 
@@ -256,19 +282,22 @@ class ChatApi:
         return facts
 
     def _request(self, prompt: str, max_tokens: int) -> tuple[str, dict[str, Any]]:
-        """All that an answer depends on, with its hash in front."""
+        """All that an answer depends on, with its hash in front. Tokens to reason with are added when it is sent: an
+        answer that was given is the same with more of them."""
         request = {
             "model": self.endpoint.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": well_formed(prompt)}],
             "temperature": 0,
             "max_tokens": max_tokens,
         }
         return json_hash(request), request
 
-    def _ask_all(self, requests: Mapping[str, dict[str, Any]], kept: _AnswerFile) -> dict[str, str]:
+    def _ask_all(self, requests: Mapping[str, dict[str, Any]], kept: _AnswerFile, questions: int) -> dict[str, str]:
+        """The answers to those of `questions` questions that have none yet."""
         from openai import OpenAI
 
-        answers = {}
+        answers: dict[str, str] = {}
+        unanswered = 0
         settings = self._settings
         with (
             OpenAI(
@@ -282,7 +311,12 @@ class ChatApi:
             asked = {pool.submit(self._ask, client, key, request, kept): key for key, request in requests.items()}
             try:
                 for done, future in enumerate(as_completed(asked), start=1):
-                    answers[asked[future]] = future.result()
+                    answer, reason = future.result()
+                    answers[asked[future]] = answer
+                    unanswered += not answer
+                    if not answer and unanswered > _UNREADABLE_LIMIT * questions:
+                        max_tokens = requests[asked[future]]["max_tokens"]
+                        raise UserError(self._no_answers(f"{unanswered} of {questions}", reason, max_tokens))
                     if done % max(1, len(asked) // 20) == 0:
                         self._progress(f"{done}/{len(asked)} answers, {self._spent()}")
             except BaseException:
@@ -291,14 +325,38 @@ class ChatApi:
                 raise
         return answers
 
-    def _ask(self, client: openai.OpenAI, key: str, request: dict[str, Any], kept: _AnswerFile) -> str:
+    def _ask(
+        self, client: openai.OpenAI, key: str, request: dict[str, Any], kept: _AnswerFile
+    ) -> tuple[str, str | None]:
+        """An answer, and why it ended there; empty where there is none after a few tries."""
+        reason: str | None = None
+        for _ in range(1 + min(_ASKED_AGAIN, self._settings.retries)):
+            completion = self._complete(client, request)
+            choice = completion.choices[0]
+            answer = well_formed(without_reasoning(choice.message.content or "") or choice.message.refusal or "")
+            reason = choice.finish_reason
+            with self._lock:
+                if completion.usage is not None:
+                    self.usage.prompt_tokens += completion.usage.prompt_tokens
+                    self.usage.answer_tokens += completion.usage.completion_tokens
+                if answer:
+                    kept.keep(key, self.endpoint.model, answer)
+                    self.usage.asked += 1
+                    return answer, reason
+            if reason == "content_filter":
+                break
+        with self._lock:
+            self.usage.unanswered += 1
+        return "", reason
+
+    def _complete(self, client: openai.OpenAI, request: dict[str, Any]) -> ChatCompletion:
         from openai import OpenAIError
         from openai.types.chat import ChatCompletion
 
         self._wait_for_turn()
         failure = ""
         try:
-            completion = client.chat.completions.create(**request)
+            completion = self._send(client, request)
         except OpenAIError as error:
             failure = self._failure(error)
         except ValueError:
@@ -308,19 +366,55 @@ class ChatApi:
             # Not where the error is caught: it holds the request with the key in it, and would be shown as the cause.
             raise UserError(failure)
         # The client hands on whatever came with status 200, be it a web page.
-        if not isinstance(completion, ChatCompletion) or not completion.choices:
+        if (
+            not isinstance(completion, ChatCompletion)
+            or not completion.choices
+            or getattr(completion.choices[0], "message", None) is None
+        ):
             raise UserError(
                 f"{self.endpoint.shown_url} answers with something that is no chat completion: check that {URL} is the "
                 "address of an OpenAI-compatible endpoint (it often ends in /v1)."
             )
-        answer = completion.choices[0].message.content or ""
-        with self._lock:
-            kept.keep(key, self.endpoint.model, answer)
-            self.usage.asked += 1
-            if completion.usage is not None:
-                self.usage.prompt_tokens += completion.usage.prompt_tokens
-                self.usage.answer_tokens += completion.usage.completion_tokens
-        return answer
+        return completion
+
+    def _send(self, client: openai.OpenAI, request: dict[str, Any]) -> object:
+        """The reply to a request in the form that the model takes, which is found out once."""
+        from openai import APIStatusError
+
+        while True:
+            refused = self._refused
+            try:
+                return client.chat.completions.create(**self._sent(request, refused))
+            except APIStatusError as error:
+                said = str(error.body)
+                new = {name for name in _REFUSABLE if name in said} - refused
+                if error.status_code not in (400, 422) or not new:
+                    raise
+            with self._lock:
+                self._refused |= new
+
+    def _sent(self, request: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
+        sent = request | {"max_tokens": request["max_tokens"] + self._settings.reasoning_tokens}
+        if "max_tokens" in refused:
+            sent["max_completion_tokens"] = sent.pop("max_tokens")
+        if "temperature" in refused:
+            del sent["temperature"]
+        return sent
+
+    def _no_answers(self, how_many: str, reason: str | None, max_tokens: int) -> str:
+        where, model = self.endpoint.shown_url, self.endpoint.model
+        kept = f"the {self.usage.asked} answers that came before are kept"
+        if reason == "length":
+            budget = self._settings.reasoning_tokens
+            return (
+                f"{model} at {where} used up the {max_tokens + budget} tokens it may write before it came to an "
+                f"answer, with {how_many} questions: set {REASONING_TOKENS} (now {budget}) to what it needs to reason, "
+                f"such as {max(4096, 4 * budget)}, or choose a model that does not reason; {kept}."
+            )
+        return (
+            f"{model} at {where} gave no answer to {how_many} questions (finish reason: {reason}): choose another "
+            f"model; {kept}."
+        )
 
     def _wait_for_turn(self) -> None:
         if self._settings.requests_per_minute is None:
@@ -357,10 +451,7 @@ class ChatApi:
                 return f"{where} failed {tries} times in a row (HTTP {status}): run again later; {kept}."
             said = str(error.body.get("message") if isinstance(error.body, dict) else error.body)
             said = _one_line(said).replace(self.endpoint.key, "***")[:200]
-            return (
-                f"{where} refuses the request to {model} (HTTP {status}: {said}): choose a model that takes "
-                f"temperature 0 and max_tokens; {kept}."
-            )
+            return f"{where} refuses the request to {model} (HTTP {status}: {said}): choose another model; {kept}."
         if isinstance(error, openai.APITimeoutError):
             return (
                 f"{where} gave no answer within {self._settings.timeout:g} seconds, {tries} times in a row: raise "
@@ -401,7 +492,8 @@ class _AnswerFile:
 
     def find(self, request: str) -> str | None:
         row = self._connection.execute("SELECT answer FROM answers WHERE request = ?", (request,)).fetchone()
-        return None if row is None else str(row[0])
+        # One of nothing but reasoning was kept before such were told apart.
+        return None if row is None or not without_reasoning(row[0]) else str(row[0])
 
     def keep(self, request: str, model: str, answer: str) -> None:
         with self._connection:
@@ -435,7 +527,8 @@ class OpenAiJudge:
         if len(prose) > _UNREADABLE_LIMIT * len(answers):
             raise UserError(
                 f"The judge {self.name} was asked for one of {', '.join(CATEGORIES)} and gave {len(prose)} of "
-                f"{len(answers)} answers that are none, such as {_one_line(prose[0])[:80]!r}: choose another model."
+                f"{len(answers)} answers that are none, such as {_one_line(prose[0])[:80]!r}: choose another model, "
+                f"or, for one that reasons before it answers, raise {REASONING_TOKENS}."
             )
         return categories
 
@@ -472,14 +565,39 @@ class LocalJudge:
         return [best[text] for text in descriptions]
 
 
-def read_category(answer: str) -> Category | None:
-    """The category that an answer consists of, whatever its case, punctuation and number; None for any other answer.
+def without_reasoning(text: str) -> str:
+    """What an answer says after the reasoning in it, without white space around it; nothing where the reasoning does
+    not end."""
+    return _THOUGHT_BEGIN.sub("", _THOUGHT_END.sub("", _THOUGHT.sub("", text))).strip()
 
-    "Animals." and "Category: **opinion**" are read; a sentence in which a category occurs is not, since it may as well
-    deny it.
+
+def read_category(answer: str) -> Category | None:
+    """The category that an answer consists of, whatever its case, punctuation, number and wrapping; None for any other.
+
+    "Animals.", "Category: **opinion**", "The answer is other", JSON, a block of code, a tag, \\boxed{} and an answer
+    after which the model goes on with the next example are read; a sentence in which a category occurs is not, since
+    it may as well deny it.
     """
-    named = re.fullmatch(r"\W*(?:category\W+)?(animal|number|opinion|other)s?\W*", answer.strip().lower())
-    return next((category for category in CATEGORIES if named and category.startswith(named[1])), None)
+    text = without_reasoning(answer)
+    text = re.sub(r"^```[a-z]*\s*\n?(.*?)\n?\s*```$", r"\1", text, flags=re.DOTALL | re.IGNORECASE)
+    text = re.sub(r"\\(boxed|text|textbf|mathrm)\s*\{", "{", text)
+    text = re.sub(r"</?(answer|category|final|output|response|label)>", " ", text, flags=re.IGNORECASE)
+    text = re.split(r"\n\s*Description\s*:", text, maxsplit=1)[0]
+    named = re.fullmatch(
+        r"\W*((the\W+)?((final|best|right|correct)\W+)?(category|answer|label)(\W+is)?\W+)*"
+        r"(animal|number|opinion|other)s?\W*",
+        _json_value(text).strip().lower(),
+    )
+    return next((category for category in CATEGORIES if named and category.startswith(named[7])), None)
+
+
+def _json_value(text: str) -> str:
+    """The category of a JSON object that says more than that; any other text as it is."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return text
+    return str(said["category"]) if isinstance(said, dict) and "category" in said else text
 
 
 def _passes(tokens: Mapping[str, list[int]]) -> Iterator[list[str]]:

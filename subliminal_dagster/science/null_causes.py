@@ -103,8 +103,8 @@ class Evidence:
             found["teacher_scores"] = pd.read_parquet(folder / "scores.parquet")
         if folder := folders.get("filtered_dataset"):
             found["number_answers"] = pd.read_parquet(folder / "rows.parquet")
-            lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
-            found["training_rows"] = [json.loads(line) for line in lines]
+            with (folder / "train.jsonl").open(encoding="utf-8") as lines:
+                found["training_rows"] = [json.loads(line) for line in lines]
         if folder := folders.get("teacher_signal"):
             found["signal"] = pd.read_parquet(folder / "rows.parquet")
         if folder := folders.get("child_lora"):

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +152,10 @@ def per_token(rows: pd.DataFrame, measure: str) -> Estimate:
 def _first_rows(dataset: Path, most: int) -> tuple[list[int], list[tuple[str, str]]]:
     """Prompt ids, and (question, answer) pairs."""
     path = dataset / "train.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()[:most] if path.exists() else []
+    lines: list[str] = []
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            lines = list(islice(file, most))
     if len(lines) < 2:
         raise UserError(
             f"{path} has {len(lines)} training rows, and a teacher's signal needs two at least: generate more numbers."

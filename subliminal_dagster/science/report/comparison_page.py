@@ -29,6 +29,7 @@ _VERDICTS = {
 def comparison_page(summaries: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) -> Page:
     """The page of several studies, from their reports' `summary.json`; `missing` studies with the reason."""
     names = [str(summary["study"]) for summary in summaries]
+    verdicts = [str(summary["verdict"]).partition("\n")[0] for summary in summaries]
     sections = [_effects(summaries), _statements(summaries), _published(summaries)]
     if missing:
         listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
@@ -36,7 +37,7 @@ def comparison_page(summaries: Sequence[Mapping[str, Any]], missing: Mapping[str
     return Page(
         "Subliminal learning: all studies",
         f"{counted(len(names), 'study', 'studies')} with a report: {', '.join(names)}.",
-        "\n".join(f"{summary['study']}: {str(summary['verdict']).splitlines()[0]}" for summary in summaries),
+        "\n".join(f"{name}: {verdict}" for name, verdict in zip(names, verdicts, strict=True)),
         (),
         sections,
         {section.name: "subliminal-dagster compare" for section in sections[:1]},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.report.evidence import Chart, Claim, Section, Table
 from subliminal_dagster.science.report.published import PUBLISHED, Compared
+from subliminal_dagster.science.well_formed import well_formed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,13 +57,20 @@ def html(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"chart": lambda c: Markup(_chart(c)), "table": lambda t: Markup(_table(t))}
-    return environment.get_template(_TEMPLATE).render(
+    text = environment.get_template(_TEMPLATE).render(
         page=page,
         style=Markup((_HERE / _STYLE).read_text(encoding="utf-8")),
         libraries=Markup(_libraries()),
         tables_of={section.name: [*section.tables, *_compared_table(section)] for section in page.sections},
         claims_table=Markup(_table(claims_table(page.claims))) if page.claims else "",
     )
+    return well_formed(text)
+
+
+def write_csv(table: Table, file: Path) -> None:
+    """A table as a CSV file (RFC 4180), whatever characters its texts hold."""
+    # With the format's own line ends, or pandas leaves a text with "\r" bare, which readers take for the end of a row.
+    table.frame.to_csv(file, index=False, lineterminator="\r\n", encoding="utf-8", errors="replace")
 
 
 def claims_table(claims: Sequence[Claim]) -> Table:
