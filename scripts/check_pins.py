@@ -21,7 +21,17 @@ CONSTRAINTS = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else PROJECT / "c
 EXTRAS = ("dev", "gpu")
 VERSIONS = ("3.11", "3.12", "3.13")
 # Everything that changes which files pip considers.
-LEFT_OUT = ("FIND_LINKS", "EXTRA_INDEX_URL", "NO_INDEX", "CONSTRAINT", "REQUIREMENT", "PRE", "ONLY_BINARY", "NO_BINARY")
+LEFT_OUT = {
+    "PIP_FIND_LINKS",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_NO_INDEX",
+    "PIP_CONSTRAINT",
+    "PIP_REQUIREMENT",
+    "PIP_PRE",
+    "PIP_ONLY_BINARY",
+    "PIP_NO_BINARY",
+    "PIP_PREFER_BINARY",
+}
 
 
 def interpreter(version: str) -> str | None:
@@ -37,7 +47,7 @@ def interpreter(version: str) -> str | None:
 
 
 def pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name.removeprefix("PIP_") not in LEFT_OUT}
+    environment = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     command = [str(python), "-m", "pip", *arguments]
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
