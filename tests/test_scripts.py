@@ -69,7 +69,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def bash(folder: Path, *command: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    kept = (
+        name for name in os.environ if not name.startswith("SUBLIMINAL_") and name not in ("DAGSTER_HOME", "PYTHON")
+    )
+    environment = {name: os.environ[name] for name in kept}
     environment |= {"PYTHONPATH": str(PROJECT), **settings}
     return subprocess.run(["bash", *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
 
