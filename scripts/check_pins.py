@@ -70,11 +70,11 @@ def pinned() -> set[str]:
 def conflict(python: Path, extra: str, report: Path) -> str | None:
     """What is wrong with the pins for this extra, None where they hold."""
     run = pip(
-        python, "install", "--dry-run", "--ignore-installed", "--no-cache-dir", "--use-feature=fast-deps", "--quiet",
+        python, "install", "--dry-run", "--ignore-installed", "--no-cache-dir", "--use-feature=fast-deps",
         "--report", str(report), "--constraint", str(CONSTRAINTS), *requirements(extra),
     )  # fmt: skip
     if run.returncode:
-        return run.stdout
+        return "\n" + "\n".join(run.stdout.splitlines()[-20:])  # pip ends with what conflicts with what
     names = {normal(item["metadata"]["name"]) for item in json.loads(report.read_text(encoding="utf-8"))["install"]}
     loose = sorted(names - pinned())
     return f"not in {CONSTRAINTS.name}: {', '.join(loose)}; run scripts/make_pins.sh\n" if loose else None
