@@ -1,8 +1,10 @@
-# Source this file: it makes the virtual environment once, and sets DAGSTER_HOME to .dagster_home in this folder.
-#   SUBLIMINAL_VENV   another folder for the environment (default .venv)
+# Source this file, from any folder, in bash or zsh: it makes the virtual environment once, and sets DAGSTER_HOME, where
+# it is not set, to .dagster_home in the project's folder. You stay where you are.
+#   SUBLIMINAL_VENV   another folder for the environment (default .venv in the project's folder)
 #   SUBLIMINAL_EXTRAS extras to install ("dev"; on a GPU node "gpu")
+#   PYTHON            the interpreter to make it with (default python3)
 
-_project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+_project="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
 _venv="${SUBLIMINAL_VENV:-$_project/.venv}"
 _extras="${SUBLIMINAL_EXTRAS:-dev}"
 _wanted="$(cat "$_project/pyproject.toml" "$_project/constraints.txt" | cksum) $_extras"
@@ -23,8 +25,13 @@ if [ "$(cat "$_venv/.installed" 2>/dev/null)" != "$_wanted" ]; then
     echo "$_wanted" > "$_venv/.installed"
 fi
 
-export PATH="$_venv/bin:$PATH"
-export DAGSTER_HOME="${DAGSTER_HOME:-$_project/.dagster_home}"
-mkdir -p "$DAGSTER_HOME"
-[ -e "$DAGSTER_HOME/dagster.yaml" ] || ln -s "$_project/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"
-cd "$_project" || return 1
+# Absolute, so that both hold in whatever folder the next command runs.
+PATH="$(CDPATH='' cd -- "$_venv" && pwd)/bin:$PATH"
+_home="${DAGSTER_HOME:-$_project/.dagster_home}"
+mkdir -p -- "$_home" && DAGSTER_HOME="$(CDPATH='' cd -- "$_home" && pwd)" || {
+    echo "DAGSTER_HOME is $_home, where no folder can be made: set it to another, or unset it." >&2
+    return 2 2>/dev/null || exit 2
+}
+export PATH DAGSTER_HOME
+# A link to nothing is replaced: the project's folder was moved.
+[ -e "$DAGSTER_HOME/dagster.yaml" ] || ln -sf "$_project/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"
