@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -43,8 +43,8 @@ class Work(Generic[StudyT]):
 
     `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
     a gate refused, for an asset that gathers groups; `not_there` says why an input is missing, for one that takes what
-    there is. `refused` says why nothing may be built on the artifact itself, and `written` where it
-    lies once it is whole.
+    there is. `refused` says why nothing may be built on the artifact itself, `measured` what its gate saw and asked
+    for, and `written` where it lies once it is whole.
     """
 
     context: dg.AssetExecutionContext
@@ -55,6 +55,7 @@ class Work(Generic[StudyT]):
     left_out: dict[str, str] = field(default_factory=dict)
     not_there: dict[Input, str] = field(default_factory=dict)
     refused: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
     written: Path | None = None
     started: float = field(default_factory=time.perf_counter)
 
@@ -167,11 +168,26 @@ class Work(Generic[StudyT]):
 
         return report
 
+    def judge(self, failures: Sequence[str], **measured: tuple[float, float]) -> None:
+        """Say what the gate measured, each value with the one asked for, and refuse the artifact where there are
+        failures."""
+        self.refused = "; ".join(failures) or None
+        for name, (value, wanted) in measured.items():
+            self.measured |= {name: value, f"{name}_asked_for": wanted}
+
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """A folder to fill; at the end of the block it becomes the artifact, whole."""
+        """A folder to fill; at the end of the block it becomes the artifact, whole.
+
+        A GateError that ends the block refuses what was written so far: it shows why, and nothing is built on it.
+        """
         with self.store.write(self.study.name, self.asset, self.partition) as draft:
-            yield draft.path
+            try:
+                yield draft.path
+            except GateError as error:
+                if not any(draft.path.iterdir()):
+                    raise
+                self.judge([str(error)], **error.measured)
             seconds = round(time.perf_counter() - self.started, 1)
             draft.info.update(
                 {
@@ -201,11 +217,20 @@ class Work(Generic[StudyT]):
         return {k: v for k, v in self.metadata.items() if isinstance(v, str | int | float | bool)}
 
     def result(self) -> dg.MaterializeResult:
-        passed = [dg.AssetCheckResult(passed=True, check_name=GATE_CHECK)]
+        """What Dagster records: the materialization, and of an asset with a gate what the gate found.
+
+        A refusal is a blocking check that failed: it ends the run, is not tried again, and stays on the asset's page.
+        """
+        check = dg.AssetCheckResult(
+            passed=self.refused is None,
+            check_name=GATE_CHECK,
+            description=self.refused,
+            metadata={"partition": self.partition or "none", **self.measured},
+        )
         return dg.MaterializeResult(
             metadata=self.metadata,
             data_version=self._data_version,
-            check_results=passed if self.frame.nodes[self.asset].gated else None,
+            check_results=[check] if self.frame.nodes[self.asset].gated else None,
         )
 
 

@@ -81,11 +81,12 @@ class StudyRun:
 
 
 def refusal(result: dg.ExecuteInProcessResult) -> str:
-    """The sentence with which a run's one failed step ended."""
+    """The sentence with which a run's one failed step ended: of a gate its check's."""
     (failure,) = result.get_step_failure_events()
     data = failure.step_failure_data.user_failure_data
-    assert data is not None
-    return str(data.description)
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert (data is None) == bool(failed)
+    return str(data.description if data else failed[0].description)
 
 
 def gate_between(run: StudyRun) -> tuple[str, str, float]:

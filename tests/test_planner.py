@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from study_runs import StudyRun, changed, gate_between, refusal
 
 from subliminal_dagster import code_slice
@@ -142,7 +144,7 @@ def test_code_counts_and_comments_do_not(done: StudyRun, monkeypatch: pytest.Mon
     edit_code(monkeypatch, "subliminal_dagster.science.children", line, f"{line}    training = training\n")
     plan = done.plan()
     assert due(plan, "owl") == CHILD and due(plan, None) == ["animal_liking", "null_causes", "report"]
-    assert part(plan, "child_lora", "owl").reasons == ("code of science.children.make_child changed",)
+    assert part(plan, "child_lora", "owl").reasons == ("code of make_child changed",)
 
 
 def test_a_rerun_that_makes_the_same_stops_there(mine: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +244,7 @@ def test_a_gate_holds_for_whoever_launches_what(gated: tuple[StudyRun, str, str]
     result = job.execute_in_process(instance=run.instance, partition_key=bad, raise_on_error=False)
     assert not result.success
     made = {event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key}
-    assert made == {"teacher_lora"}
+    assert made == {"teacher_lora", "teacher_preferences"}
     assert part(run.plan(), "number_set", bad).status == "blocked"
 
 
@@ -264,6 +266,10 @@ def test_too_few_valid_rows_is_a_gate(mine: StudyRun) -> None:
     )
     result = short.materialize("filtered_dataset", "owl")
     assert not result.success and "too_many" in refusal(result)
+    (check,) = result.get_asset_check_evaluations()
+    assert check.metadata["usable_answers_asked_for"].value == 24 > check.metadata["usable_answers"].value
+    shown = pd.read_parquet(short.store.read("tiny", "filtered_dataset", "owl").path / "rows.parquet")
+    assert not shown["valid"].all(), "what was rejected can be looked at"
     for asset in ("child_lora", "soft_child_lora", "preference_scores"):
         refused = short.materialize(asset, "owl")
         assert not refused.success and "filtered_dataset [owl] was refused" in refusal(refused)
@@ -276,9 +282,34 @@ def test_a_teacher_trained_again_must_be_judged_again(mine: StudyRun) -> None:
     assert not result.success and "its gate has not looked at it since" in refusal(result)
 
 
-def test_dagster_shows_the_gate(done: StudyRun) -> None:
+def test_dagster_shows_what_a_gate_found(mine: StudyRun) -> None:
+    """A refusal is a materialization with a failed check that says value, threshold and partition; it is not tried
+    again, stops what is downstream in its run, and takes the place of an earlier pass."""
     key = dg.AssetCheckKey(dg.AssetKey(["tiny", "teacher_preferences"]), "gate")
-    assert key in {spec.key for asset in done.definitions.assets or [] for spec in asset.check_specs}  # type: ignore[union-attr]
+
+    def latest() -> AssetCheckEvaluation:
+        (record,) = mine.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+        assert record.event is not None and record.event.dagster_event is not None
+        return record.event.dagster_event.asset_check_evaluation_data
+
+    assert mine.materialize("teacher_preferences", "owl").success
+    assert latest().passed and latest().metadata["partition"].value == "owl"
+    strict = with_settings(mine, teacher__gate__preference=1.0)
+    job = strict.definitions.resolve_implicit_global_asset_job_def()
+    keys = {dg.AssetKey(["tiny", name]) for name in ("teacher_preferences", "number_set")}
+    result = job.get_subset(asset_selection=keys).execute_in_process(
+        instance=mine.instance, partition_key="owl", raise_on_error=False
+    )
+    assert not result.success
+    assert [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key] == [
+        "teacher_preferences"
+    ]
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    check = latest()
+    assert not check.passed and check.blocking and "the gate asks for 1.0" in str(check.description)
+    assert check.metadata["partition"].value == "owl"
+    assert check.metadata["preference_asked_for"].value == 1.0 > check.metadata["preference"].value
+    assert strict.plan().of("blocked")[0].name == "teacher_preferences [owl]"
 
 
 def test_dagster_and_the_plan_agree_on_partitions(mine: StudyRun) -> None:

@@ -13,7 +13,7 @@ from subliminal_dagster.assets.shared import plain, show_figures, table, table_m
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_LAYER, partition_key
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
-from subliminal_dagster.science.errors import GateError, UserError
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.judges import Judge
 from subliminal_dagster.science.store import ArtifactStore
 from subliminal_dagster.science.study import CONTROL, DescriptionsSettings, Study
@@ -125,7 +125,7 @@ def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Asset
             with work.writing() as folder, _judge(work, settings, engine, judge) as chosen:
                 found = agreement(chosen, load_labelled())
                 failures = judge_failures(settings.judge.kappa, found)
-                work.refused = "; ".join(failures) or None
+                work.judge(failures, kappa=(found.kappa, settings.judge.kappa))
                 if work.refused is None:
                     categorise_features(descriptions, chosen).to_parquet(folder / "categories.parquet", index=False)
                 facts = {"judge": found.judge, "kappa": found.kappa, "low": found.low, "high": found.high}
@@ -133,8 +133,6 @@ def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Asset
                 (folder / "agreement.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
                 found.answers.to_parquet(folder / "labelled.parquet", index=False)
                 work.metadata |= plain(facts) | {"by_category": table(found.by_category)}
-            if work.refused:
-                raise GateError(f"The judge of layer {int(work.layer)} failed its gate: {work.refused}.")
             return work.result()
 
     return feature_categories

@@ -12,7 +12,6 @@ from subliminal_dagster.assets.shared import image, plain, show_figures, table, 
 from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
 from subliminal_dagster.resources import GpuResource, StoreResource
-from subliminal_dagster.science.errors import GateError
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.study import CONTROL, SaeSettings, Study
 from subliminal_dagster.work import Work, working
@@ -137,12 +136,17 @@ def _sae(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinition:
                 sequences = [ids for text in held_out if len(ids := encode_text(tokenizer, text, bos=bos)) > 1]
                 quality |= loss_recovered(model, autoencoder, layer, sequences)
                 failures = quality_failures(settings.gate, quality)
-                work.refused = "; ".join(failures) or None
+                gate = settings.gate
+                work.judge(
+                    failures,
+                    variance_explained=(quality["variance_explained"], gate.variance_explained),
+                    loss_recovered=(quality["recovered"], gate.loss_recovered),
+                    dead=(quality["dead"], gate.dead),
+                    l0=(quality["l0"], gate.l0),
+                )
                 verdict = {"passed": not failures, "failures": failures, **quality}
                 (folder / "quality.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
                 work.metadata |= plain(verdict) | {"width": int(autoencoder.cfg.d_sae)}
-            if work.refused:
-                raise GateError(f"The SAE of layer {layer} failed its gate: {work.refused}.")
             return work.result()
 
     return sae

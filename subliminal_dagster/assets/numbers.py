@@ -76,6 +76,8 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
             target = study.target(work.group)
             with work.writing() as folder:
                 filtered, kept = make_dataset(rows, study, target, folder)
+                wanted = study.filter.train_rows + study.filter.validation_rows
+                work.judge([], usable_answers=(int(filtered["valid"].sum()), wanted))
                 reasons = filtered["reason"].fillna("valid").value_counts()
                 work.metadata |= table_metadata(kept[["prompt", "text", "split"]])
                 work.metadata |= {

@@ -9,7 +9,7 @@ from subliminal_dagster.assets.shared import plain, show_training, table
 from subliminal_dagster.frame import Frame, label
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
-from subliminal_dagster.science.errors import GateError, UserError
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import Work, working
@@ -118,13 +118,12 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
                 rows.to_parquet(folder / "number_answers.parquet", index=False)
                 failures = gate_failures(study.teacher.gate, target, liking, rate, rows["reason"].dropna().tolist())
                 gate = {"passed": not failures, "failures": failures, "preference": liking, "valid_rate": rate}
-                work.refused = "; ".join(failures) or None
+                wanted = study.teacher.gate
+                work.judge(failures, preference=(liking, wanted.preference), valid_rate=(rate, wanted.valid_rate))
                 (folder / GATE).write_text(json.dumps(gate, indent=2) + "\n")
                 work.metadata |= plain(gate) | {
                     "number_answers": table(rows[["prompt", "response", "reason"]].head(10))
                 }
-            if work.refused:
-                raise GateError(f"The teacher of {work.group!r} failed its gate: {work.refused}.")
             return work.result()
 
     return [teacher_lora, teacher_preferences]

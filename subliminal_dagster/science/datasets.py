@@ -26,12 +26,12 @@ def make_dataset(
     """Filter a number set into `folder`: `rows.parquet` (every answer, `valid`, `reason`), `train.jsonl` and
     `validation.jsonl` ({"messages": [...], "prompt_id": ...}, as `datasets.load_dataset` reads them).
 
-    Returns all rows and the kept ones. Raises GateError where too few are valid.
+    Returns all rows and the kept ones. Raises GateError where too few are valid; `rows.parquet` then says why.
     """
     settings = study.filter
     filtered = judged(rows, study, target)
-    kept = subsample(filtered, settings.train_rows, settings.validation_rows, study.seed, unique=settings.unique)
     filtered.to_parquet(folder / "rows.parquet", index=False)
+    kept = subsample(filtered, settings.train_rows, settings.validation_rows, study.seed, unique=settings.unique)
     for split in SPLITS:
         chosen = kept[kept["split"] == split]
         if len(chosen):

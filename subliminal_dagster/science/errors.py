@@ -13,4 +13,11 @@ class UserError(Exception):
 
 class GateError(UserError):
     """A result exists but is not good enough for anything downstream to be built on it (a broken teacher, too
-    few valid rows). Never retried: the same inputs give the same answer."""
+    few valid rows). Never retried: the same inputs give the same answer.
+
+    `measured`: what was measured, by name, each value with the one asked for.
+    """
+
+    def __init__(self, sentence: str, **measured: tuple[float, float]) -> None:
+        super().__init__(sentence)
+        self.measured = measured

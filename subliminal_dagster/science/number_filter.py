@@ -158,7 +158,9 @@ def subsample(rows: pd.DataFrame, train: int, validation: int, seed: int, *, uni
             counts.append(f"{len(valid) - len(usable)} valid but repeated")
         raise GateError(
             f"Only {len(usable)} of {len(rows)} answers are valid, but {train} training and {validation} validation "
-            f"rows are wanted (not usable: {', '.join(counts) or 'none'}); generate more answers or ask for fewer rows."
+            f"rows are wanted (not usable: {', '.join(counts) or 'none'}); generate more answers or ask for fewer "
+            "rows.",
+            usable_answers=(len(usable), train + validation),
         )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(usable))
     drawn = usable.iloc[np.concatenate([order[validation : validation + train], order[:validation]])]
