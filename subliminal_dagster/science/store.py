@@ -4,6 +4,7 @@
     <root>/<study>/<asset>/<partition or "_">/<version>/manifest.json    every file's size and hashes, and the facts
     <root>/<study>/<asset>/<partition or "_">/<version>/...              the files
     <root>/<study>/<asset>/<partition or "_">/refused.json               why nothing may be built on it, if so
+    <root>/.claims                                                       who is making what (`claims`)
     <root>/.drafts, .locks, .work, .cache                                this machine's scratch (local root only)
 
 A version is complete before the pointer names it, and replacing the pointer is one atomic step, so a reader sees the
@@ -39,6 +40,7 @@ import fsspec
 import psutil
 from fsspec.implementations.local import LocalFileSystem
 
+from subliminal_dagster.science.claims import ClaimedElsewhere, Claims, Holder
 from subliminal_dagster.science.content_hash import file_content_hash, is_view, json_hash
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.hashed_files import HashedFiles
@@ -191,6 +193,36 @@ class ArtifactStore:
         # Drafts become versions by a rename, which needs them on the same file system as what they become.
         self._scratch = self._local_root or self._cache
         self._work = (cache_dir or self._scratch) / ".work"
+        self._claims = Claims(self._fs, f"{self._root_path}/.claims", local=self._local_root is not None)
+
+    # Claiming
+
+    @contextmanager
+    def claim(self, study: str, asset: str, partition: str | None = None) -> Iterator[None]:
+        """Be the only process that makes this artifact during the `with` block, on whatever machine the others run.
+
+        Raises ClaimedElsewhere where a living process holds the claim, this one included. That of a process killed on
+        this machine is taken over at once, that of one on another machine when two looks through this store, two
+        minutes apart, saw no sign of life of it.
+        """
+        key = _Key(study, asset, partition)
+        with self._claims.held(f"{key.relative}.json") as other:
+            if other is not None:
+                raise ClaimedElsewhere(
+                    f"{key.label} in {self.root} is being made by {other.shown}: wait until that has ended, or end it, "
+                    f"and {key.materialize} again.",
+                    other,
+                )
+            yield
+
+    def claims(self, study: str) -> dict[tuple[str, str | None], Holder]:
+        """What living processes are making of a study: asset and partition -> who makes it."""
+        _check_name("study", study)
+        found = {}
+        for name, holder in self._claims.all(study).items():
+            asset, _, folder = name.removeprefix(f"{study}/").removesuffix(".json").partition("/")
+            found.update({(asset, partition): holder for partition in _as_partitions([folder]) if _is_name(asset)})
+        return found
 
     # Writing
 

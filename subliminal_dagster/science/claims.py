@@ -1,0 +1,337 @@
+"""Who is making what: so that two processes sharing a store never make the same artifact side by side.
+
+A claim is a small file that only one process can create, and that nobody changes afterwards:
+
+    <root>/.claims/<study>/<asset>/<partition or "_">.json    who holds it
+    <root>/.claims/.beats/<token>                             a count that rises for as long as the holder lives
+
+A holder that was killed leaves its claim behind. On its own host it is known to be gone at once; from another host,
+when its count stands still.
+
+Belongs here: taking, breaking, releasing and listing claims, and telling whether a process lives. Does not belong here:
+which artifact a file's name stands for (`store`), or what to do while another process holds a claim.
+
+Part of no version: who made an artifact does not change it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from subliminal_dagster.science.errors import UserError
+
+BEAT_SECONDS = 10.0
+ABANDONED_AFTER_SECONDS = 120.0
+
+_clock = time.monotonic
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process at one place in time.
+
+    `started`: when it started, in clock ticks since boot (seconds since 1970 where there is no /proc), which tells it
+    from a later process of the same number. `boot`: which start of the system, and which numbering of its processes
+    (containers on one host have their own). `token` is new for every claim.
+    """
+
+    host: str
+    process: int
+    started: str
+    boot: str
+    token: str
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        """Of this process, with a new token."""
+        process = os.getpid()
+        return cls(socket.gethostname(), process, _start_of(process) or "", _this_boot(), uuid.uuid4().hex)
+
+    @classmethod
+    def parsed(cls, content: bytes) -> Holder | None:
+        """What `content` gave; None where that is not the JSON of a holder."""
+        try:
+            holder = cls(**json.loads(content))
+        except (ValueError, TypeError):
+            return None
+        texts = (holder.host, holder.started, holder.boot, holder.token)
+        return holder if isinstance(holder.process, int) and all(isinstance(text, str) for text in texts) else None
+
+    @property
+    def content(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @property
+    def shown(self) -> str:
+        """Fit for a message: "process 1234 on gpu1"."""
+        return f"process {self.process} on {self.host}"
+
+    def lives(self) -> bool | None:
+        """Whether the process is still there; None where that cannot be told from this process."""
+        if self.host != socket.gethostname():
+            return None
+        boot, _, numbering = self.boot.partition("/")
+        boot_here, _, numbering_here = _this_boot().partition("/")
+        if boot != boot_here:
+            return False
+        if numbering != numbering_here:
+            return None
+        started = _start_of(self.process)
+        if started is not None:
+            return started == self.started
+        # A process that exists and says nothing of itself is another user's on a system that hides those.
+        return None if _is_hidden(self.process) else False
+
+
+class ClaimedElsewhere(UserError):  # noqa: N818
+    """Another process is making this artifact; `holder` says which."""
+
+    def __init__(self, message: str, holder: Holder) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.holder)
+
+
+class Claims:
+    """The claims below one folder.
+
+    `fs`: the fsspec file system, `folder`: a path on it, `local`: whether it is the local one. Names of claims are
+    relative posix paths below the folder. Every method raises OSError where the folder cannot be read or written.
+
+    An instance remembers since when it has seen the claims of other hosts stand still, so keep one to look with.
+    """
+
+    def __init__(self, fs: Any, folder: str, local: bool) -> None:
+        self._fs = fs
+        self._folder = folder
+        self._local = local
+        self._seen: dict[str, tuple[tuple[bytes, bytes | None], float]] = {}
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[Holder | None]:
+        """Hold a claim during the `with` block: gives None, or whoever holds it already, this process included."""
+        mine = Holder.this_process()
+        other = self._take(name, mine)
+        if other is not None:
+            yield other
+            return
+        ended = threading.Event()
+        threading.Thread(target=self._beat, args=(name, mine, ended), daemon=True).start()
+        try:
+            yield None
+        finally:
+            # A forked copy of this process that leaves the block too holds nothing.
+            if mine.process == os.getpid():
+                ended.set()
+                self._release(name, mine)
+
+    def all(self, below: str) -> dict[str, Holder]:
+        """The claims in a folder that living processes hold: name -> holder."""
+        self._fs.invalidate_cache()
+        try:
+            paths = self._fs.find(f"{self._folder}/{below}")
+        except FileNotFoundError:
+            return {}
+        names = [str(path)[len(self._folder) + 1 :] for path in paths]
+        found = {}
+        for name in names:
+            content = self._read(name) if name.endswith(".json") else None
+            if content is not None and not self._is_abandoned(name, content):
+                found[name] = _holder(content)
+        return found
+
+    def _take(self, name: str, mine: Holder) -> Holder | None:
+        """Create a claim, breaking one whose holder is gone. Gives None, or who holds it."""
+        while True:
+            if self._create(name, mine.content):
+                return None
+            content = self._read(name)
+            if content is None:
+                continue
+            if not self._is_abandoned(name, content):
+                return _holder(content)
+            self._remove_once(name, content)
+
+    def _remove_once(self, name: str, content: bytes) -> None:
+        """Remove a claim if it is still this one.
+
+        Between looking and removing, somebody else could remove it and a third take it. So whoever wants to remove
+        one first takes the claim to do that, which a process killed on the way leaves to be broken like any other.
+        """
+        removing = f"{name}.{_holder(content).token}.removing"
+        mine = Holder.this_process()
+        if self._take(removing, mine) is not None:
+            # Somebody else is about to.
+            time.sleep(0.01)
+            return
+        if self._read(name) == content:
+            self._remove(f".beats/{_holder(content).token}")
+            self._remove(name)
+        self._remove(removing)
+
+    def _release(self, name: str, mine: Holder) -> None:
+        # Where nothing helps the claim ends with the process.
+        with suppress(Exception):
+            if self._read(name) == mine.content:
+                self._remove_once(name, mine.content)
+        with suppress(Exception):
+            # A full disk has no room for the claim to remove one.
+            if self._read(name) == mine.content:
+                self._remove(name)
+            self._remove(f".beats/{mine.token}")
+
+    def _beat(self, name: str, mine: Holder, ended: threading.Event) -> None:
+        count = 0
+        while not ended.wait(BEAT_SECONDS):
+            count += 1
+            # One beat missed is nothing, whatever the reason.
+            with suppress(Exception):
+                if self._read(name) != mine.content:
+                    return
+                self._write(f".beats/{mine.token}", str(count).encode())
+        with suppress(Exception):
+            self._remove(f".beats/{mine.token}")
+
+    def _is_abandoned(self, name: str, content: bytes) -> bool:
+        holder = _holder(content)
+        lives = holder.lives()
+        if lives is not None:
+            return not lives
+        sign = (content, self._read(f".beats/{holder.token}"))
+        now = _clock()
+        seen, since = self._seen.get(name, (None, now))
+        if seen != sign:
+            since = now
+        self._seen[name] = (sign, since)
+        return now - since >= ABANDONED_AFTER_SECONDS
+
+    # Files
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name}"
+
+    def _create(self, name: str, content: bytes) -> bool:
+        """Whether it was this call that created the file, whole."""
+        path = self._path(name)
+        if self._local:
+            return _create_locally(Path(path), Path(self._path(".new")), content)
+        with _CREATING, suppress(FileExistsError):
+            self._fs.pipe_file(path, content, mode="create")
+        # Also where the store says that there was one: the answer to a first try may have been lost.
+        return self._read(name) == content
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            content: bytes = self._fs.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def _write(self, name: str, content: bytes) -> None:
+        if self._local:
+            Path(self._path(name)).parent.mkdir(parents=True, exist_ok=True)
+        self._fs.pipe_file(self._path(name), content)
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
+
+
+# fsspec's file system in memory looks first and creates then.
+_CREATING = threading.Lock()
+
+
+def _create_locally(path: Path, aside: Path, content: bytes) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside.mkdir(parents=True, exist_ok=True)
+    new = aside / uuid.uuid4().hex
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # Unlike a rename this never replaces, and unlike an exclusive open it never shows half a file.
+            os.link(new, path)
+        except FileExistsError:
+            # Over NFS that may be the answer to a request repeated after it was fulfilled.
+            return os.stat(new).st_nlink == 2
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_without_links(path, content)
+        return True
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _create_without_links(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _holder(content: bytes) -> Holder:
+    """Whose claim this is. One that cannot be read is somebody's, whose count nobody will see rise."""
+    return Holder.parsed(content) or Holder("an unknown host", 0, "", "", "unreadable")
+
+
+def _start_of(process: int) -> str | None:
+    """When a process started; None where there is none, or it ended and nobody waited for it."""
+    if Path("/proc/self/stat").exists():
+        try:
+            # The name, in parentheses, may hold blanks and parentheses itself.
+            fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        state, started = fields[0], fields[19]
+        return None if state in (b"Z", b"X") else started.decode()
+    with suppress(psutil.Error):
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else str(found.create_time())
+    return None
+
+
+def _is_hidden(process: int) -> bool:
+    if Path(f"/proc/{process}/stat").exists() and os.access(f"/proc/{process}/stat", os.R_OK):
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False
+
+
+@cache
+def _this_boot() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = str(int(psutil.boot_time()))
+    numbering = ""
+    with suppress(OSError):
+        numbering = os.readlink("/proc/self/ns/pid")
+    return f"{boot}/{numbering}"
