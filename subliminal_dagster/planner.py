@@ -22,8 +22,8 @@ from subliminal_dagster.frame import Frame, label, shown
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
-from subliminal_dagster.work import nothing_to_compare, refusal_of
+from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact, StoreSnapshot
+from subliminal_dagster.work import nothing_to_compare, refusal_within
 
 Status = Literal["fresh", "stale", "missing", "blocked"]
 
@@ -134,7 +134,7 @@ class Plan:
 
 def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
     """Look at every (asset, partition) of a study; one pass over the artifacts, each looked at once."""
-    survey = _Survey(frame, store)
+    survey = _Survey(frame, store.snapshot(frame.study.name))
     for name in frame.nodes:
         for partition in frame.partitions(name):
             survey.examine(name, partition)
@@ -144,7 +144,7 @@ def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
 class _Survey:
     """The state of a study's artifacts, filled upstream first."""
 
-    def __init__(self, frame: Frame, store: ArtifactStore) -> None:
+    def __init__(self, frame: Frame, store: ArtifactStore | StoreSnapshot) -> None:
         self.frame = frame
         self.store = store
         self.parts: dict[Input, Part] = {}
@@ -167,7 +167,7 @@ class _Survey:
             inputs = [i for i in inputs if self.parts[i].status != "blocked" and (i in awaited or i in self.content)]
         waits_for = tuple(i for i in inputs if i in awaited and self.parts[i].due)
         recipe = self.frame.nodes[name].recipe
-        refusal = refusal_of(self.store, study, name, partition)
+        refusal = self.store.refusal(study, name, partition) or (refusal_within(manifest) if manifest else None)
         made_from = refusal.made_from if refusal else manifest.info if manifest else None
         if made_from is None:
             own, upstream = [problem], []

@@ -18,6 +18,7 @@ Part of no version: how an artifact is kept does not change it.
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -42,6 +43,7 @@ from fsspec.implementations.local import LocalFileSystem
 from subliminal_dagster.science.content_hash import file_content_hash, is_view, json_hash
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.hashed_files import HashedFiles
+from subliminal_dagster.science.store_snapshot import FetchedFiles
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -50,6 +52,7 @@ REFUSAL = "refused.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
@@ -330,6 +333,24 @@ class ArtifactStore:
         key = _Key(study, asset, partition)
         return self._look_at_current(key, lambda pointer: self._manifest(key, pointer))
 
+    def snapshot(self, study: str) -> ArtifactStore | StoreSnapshot:
+        """What `check`, `manifest` and `refusal` are to be asked of for many artifacts of a study.
+
+        A remote root is looked at now, in three rounds of requests however many artifacts there are, where each would
+        take several one after another; a local one whenever it is asked. Raises UserError where the study's name
+        cannot be a folder's.
+        """
+        _check_name("study", study)
+        if self._local_root:
+            return self
+        files = FetchedFiles(self._fs, f"{self._root_path}/{study}")
+        records = files.fetch(files.named(POINTER, REFUSAL, depth=2))
+        pointers = {path: pointer for path, content in records.items() if (pointer := _parsed_pointer(content))}
+        files.fetch(f"{path.rpartition('/')[0]}/{pointer['version']}/{MANIFEST}" for path, pointer in pointers.items())
+        as_it_was = copy.copy(self)
+        as_it_was._fs = files
+        return StoreSnapshot(study, as_it_was, self)
+
     def _look_at_current(self, key: _Key, look: Callable[[dict[str, str]], _Found]) -> _Found:
         while True:
             pointer = self._pointer(key)
@@ -355,14 +376,10 @@ class ArtifactStore:
         content = self._pointer_bytes(key)
         if content is None:
             raise MissingArtifact(f"No artifact {key.label} in {self.root}: {key.materialize} first.")
-        try:
-            pointer = json.loads(content)
-            names = {name: pointer[name] for name in ("version", "content_hash", "manifest_sha256")}
-            if _VERSION.fullmatch(names["version"]) and re.fullmatch("[0-9a-f]{64}", names["manifest_sha256"]):
-                return names
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise self._damaged(key, f"its pointer {POINTER} is not readable")
+        pointer = _parsed_pointer(content)
+        if pointer is None:
+            raise self._damaged(key, f"its pointer {POINTER} is not readable")
+        return pointer
 
     def _current_version(self, key: _Key) -> str | None:
         try:
@@ -774,6 +791,36 @@ class ArtifactStore:
         return "/".join([self._root_path, key.relative, *parts])
 
 
+class StoreSnapshot:
+    """A study in a remote store as it was when `ArtifactStore.snapshot` was called.
+
+    The methods are those of `ArtifactStore`, for this one study (ValueError for another).
+    """
+
+    def __init__(self, study: str, as_it_was: ArtifactStore, store: ArtifactStore) -> None:
+        self._study = study
+        self._as_it_was = as_it_was
+        self._store = store
+
+    def check(self, study: str, asset: str, partition: str | None = None) -> Manifest:
+        return self._answer(ArtifactStore.check, study, asset, partition)
+
+    def manifest(self, study: str, asset: str, partition: str | None = None) -> Manifest:
+        return self._answer(ArtifactStore.manifest, study, asset, partition)
+
+    def refusal(self, study: str, asset: str, partition: str | None = None) -> Refusal | None:
+        return self._answer(ArtifactStore.refusal, study, asset, partition)
+
+    def _answer(self, ask: Callable[..., _Found], study: str, *place: str | None) -> _Found:
+        if study != self._study:
+            raise ValueError(f"a snapshot of {self._study} was asked about {study}")
+        try:
+            return ask(self._as_it_was, study, *place)
+        except DamagedArtifact:
+            # What was written between the listing and the fetching looks damaged.
+            return ask(self._store, study, *place)
+
+
 def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and ".." not in name
 
@@ -837,6 +884,18 @@ def _parsed_manifest(content: bytes) -> Manifest:
         files=files,
         info=fields["info"],
     )
+
+
+def _parsed_pointer(content: bytes) -> dict[str, str] | None:
+    """None where `content` is not what a pointer says."""
+    try:
+        pointer = json.loads(content)
+        names = {name: pointer[name] for name in ("version", "content_hash", "manifest_sha256")}
+        if _VERSION.fullmatch(names["version"]) and _SHA256.fullmatch(names["manifest_sha256"]):
+            return names
+    except (ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 def _write_durably(path: Path, content: bytes) -> None:
