@@ -158,7 +158,7 @@ class _Survey:
     def _part(self, name: str, partition: str | None) -> Part:
         study, open_to_all = self.frame.study.name, self.frame.nodes[name].takes_what_there_is
         inputs = self.frame.inputs(name, partition)
-        awaited = self.frame.awaited(name, partition)
+        awaited = set(self.frame.awaited(name, partition) if open_to_all else inputs)
         manifest, problem = self._manifest(name, partition)
         shut = None if open_to_all else self._shut(name, inputs)
         if shut:
