@@ -35,7 +35,7 @@ class Part:
     `reasons` say why it is not fresh. `waits_for` are inputs to be made before it. `sure` is False where it has to be
     made only if one of those comes out different. `seconds` and `device` are those of an earlier run, None where
     there was none. `state` is a hash of everything that the verdict rests on. One that
-    `takes_what_there_is` goes on without inputs that failed.
+    `takes_what_there_is` goes on without inputs that failed. `claimed` says which process is making it, if one is.
     """
 
     study: str
@@ -49,6 +49,7 @@ class Part:
     device: str | None = None
     state: str = ""
     takes_what_there_is: bool = False
+    claimed: str | None = None
 
     @property
     def place(self) -> Input:
@@ -138,7 +139,15 @@ def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
     for name in frame.nodes:
         for partition in frame.partitions(name):
             survey.examine(name, partition)
-    return Plan(frame.study.name, tuple(survey.with_estimates()))
+    claimed = _claimed(store, frame.study.name)
+    parts = [replace(p, claimed=claimed[p.place]) if p.place in claimed else p for p in survey.with_estimates()]
+    return Plan(frame.study.name, tuple(parts))
+
+
+def _claimed(store: ArtifactStore, study: str) -> dict[Input, str]:
+    """Which process is making what."""
+    claims = getattr(store, "claims", None)
+    return {place: holder.shown for place, holder in claims(study).items()} if claims else {}
 
 
 class _Survey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -274,3 +275,16 @@ def test_local_store_is_looked_at_when_it_is_asked(tmp_path: Path) -> None:
     path = Path(fsspec.core.url_to_fs(store.root)[1]) / "study/rows/owl" / store.versions("study", "rows", "owl")[0]
     (path / "rows.jsonl").write_text("cut")
     assert answers(snapshot, "owl") == answers(store, "owl") != []
+
+
+@pytest.mark.skipif(not hasattr(ArtifactStore, "claim"), reason="this store has no claims")
+@pytest.mark.parametrize("remote", [False, True])
+def test_plan_says_who_is_making_a_part(tmp_path: Path, remote: bool) -> None:
+    frame = study_frame(study_with(["owl"]))
+    store = remote_store(tmp_path) if remote else ArtifactStore(tmp_path)
+    with store.claim(frame.study.name, "teacher_lora", "owl"):
+        plan = make_plan(frame, store)
+    claimed = {part.place: part.as_json()["claimed"] for part in plan.parts if part.claimed}
+    assert list(claimed) == [("teacher_lora", "owl")]
+    assert f"process {os.getpid()} on " in claimed["teacher_lora", "owl"]
+    assert not any(part.claimed for part in make_plan(frame, store).parts)
