@@ -22,8 +22,8 @@ from subliminal_dagster.frame import Frame, label, shown
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
-from subliminal_dagster.work import nothing_to_compare, refusal_of
+from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact, StoreSnapshot
+from subliminal_dagster.work import nothing_to_compare, refusal_within
 
 Status = Literal["fresh", "stale", "missing", "blocked"]
 
@@ -35,7 +35,7 @@ class Part:
     `reasons` say why it is not fresh. `waits_for` are inputs to be made before it. `sure` is False where it has to be
     made only if one of those comes out different. `seconds` and `device` are those of an earlier run, None where
     there was none. `state` is a hash of everything that the verdict rests on. One that
-    `takes_what_there_is` goes on without inputs that failed.
+    `takes_what_there_is` goes on without inputs that failed. `claimed` says which process is making it, if one is.
     """
 
     study: str
@@ -49,6 +49,7 @@ class Part:
     device: str | None = None
     state: str = ""
     takes_what_there_is: bool = False
+    claimed: str | None = None
 
     @property
     def place(self) -> Input:
@@ -134,17 +135,25 @@ class Plan:
 
 def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
     """Look at every (asset, partition) of a study; one pass over the artifacts, each looked at once."""
-    survey = _Survey(frame, store)
+    survey = _Survey(frame, store.snapshot(frame.study.name))
     for name in frame.nodes:
         for partition in frame.partitions(name):
             survey.examine(name, partition)
-    return Plan(frame.study.name, tuple(survey.with_estimates()))
+    claimed = _claimed(store, frame.study.name)
+    parts = [replace(p, claimed=claimed[p.place]) if p.place in claimed else p for p in survey.with_estimates()]
+    return Plan(frame.study.name, tuple(parts))
+
+
+def _claimed(store: ArtifactStore, study: str) -> dict[Input, str]:
+    """Which process is making what."""
+    claims = getattr(store, "claims", None)
+    return {place: holder.shown for place, holder in claims(study).items()} if claims else {}
 
 
 class _Survey:
     """The state of a study's artifacts, filled upstream first."""
 
-    def __init__(self, frame: Frame, store: ArtifactStore) -> None:
+    def __init__(self, frame: Frame, store: ArtifactStore | StoreSnapshot) -> None:
         self.frame = frame
         self.store = store
         self.parts: dict[Input, Part] = {}
@@ -158,7 +167,7 @@ class _Survey:
     def _part(self, name: str, partition: str | None) -> Part:
         study, open_to_all = self.frame.study.name, self.frame.nodes[name].takes_what_there_is
         inputs = self.frame.inputs(name, partition)
-        awaited = self.frame.awaited(name, partition)
+        awaited = set(self.frame.awaited(name, partition) if open_to_all else inputs)
         manifest, problem = self._manifest(name, partition)
         shut = None if open_to_all else self._shut(name, inputs)
         if shut:
@@ -167,7 +176,7 @@ class _Survey:
             inputs = [i for i in inputs if self.parts[i].status != "blocked" and (i in awaited or i in self.content)]
         waits_for = tuple(i for i in inputs if i in awaited and self.parts[i].due)
         recipe = self.frame.nodes[name].recipe
-        refusal = refusal_of(self.store, study, name, partition)
+        refusal = self.store.refusal(study, name, partition) or (refusal_within(manifest) if manifest else None)
         made_from = refusal.made_from if refusal else manifest.info if manifest else None
         if made_from is None:
             own, upstream = [problem], []

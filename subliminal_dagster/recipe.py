@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from subliminal_dagster.code_slice import own_hashes
@@ -26,7 +27,7 @@ class Recipe:
     settings: dict[str, Any]
     code: dict[str, str]
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The asset's code version."""
         return json_hash({"settings": self.settings, "code": self.code})[:12]

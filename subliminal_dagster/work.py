@@ -31,7 +31,7 @@ from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.engines.protocol import Progress
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.processes import end_with_parent
-from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, MissingArtifact, Refusal
+from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact, Refusal
 from subliminal_dagster.science.study import CONTROL, AnyStudy
 
 _REPORT_EVERY_SECONDS = 10
@@ -261,10 +261,14 @@ def refusal_of(store: ArtifactStore, study: str, asset: str, partition: str | No
     refusal = store.refusal(study, asset, partition)
     if refusal is None:
         with suppress(MissingArtifact, DamagedArtifact):
-            manifest = store.manifest(study, asset, partition)
-            if manifest.info.get("refused"):
-                return Refusal(manifest.info["refused"], manifest.info, manifest.created)
+            return refusal_within(store.manifest(study, asset, partition))
     return refusal
+
+
+def refusal_within(manifest: Manifest) -> Refusal | None:
+    """The refusal that an artifact was written with."""
+    reason = manifest.info.get("refused")
+    return Refusal(reason, manifest.info, manifest.created) if reason else None
 
 
 def refusal_above(

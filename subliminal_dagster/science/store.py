@@ -19,6 +19,7 @@ Part of no version: how an artifact is kept does not change it.
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -44,6 +45,7 @@ from subliminal_dagster.science.claims import ClaimedElsewhere, Claims, Holder
 from subliminal_dagster.science.content_hash import file_content_hash, is_view, json_hash
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.hashed_files import HashedFiles
+from subliminal_dagster.science.store_snapshot import FetchedFiles
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -52,6 +54,7 @@ REFUSAL = "refused.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
@@ -362,6 +365,24 @@ class ArtifactStore:
         key = _Key(study, asset, partition)
         return self._look_at_current(key, lambda pointer: self._manifest(key, pointer))
 
+    def snapshot(self, study: str) -> ArtifactStore | StoreSnapshot:
+        """What `check`, `manifest` and `refusal` are to be asked of for many artifacts of a study.
+
+        A remote root is looked at now, in three rounds of requests however many artifacts there are, where each would
+        take several one after another; a local one whenever it is asked. Raises UserError where the study's name
+        cannot be a folder's.
+        """
+        _check_name("study", study)
+        if self._local_root:
+            return self
+        files = FetchedFiles(self._fs, f"{self._root_path}/{study}")
+        records = files.fetch(files.named(POINTER, REFUSAL, depth=2))
+        pointers = {path: pointer for path, content in records.items() if (pointer := _parsed_pointer(content))}
+        files.fetch(f"{path.rpartition('/')[0]}/{pointer['version']}/{MANIFEST}" for path, pointer in pointers.items())
+        as_it_was = copy.copy(self)
+        as_it_was._fs = files
+        return StoreSnapshot(study, as_it_was, self)
+
     def _look_at_current(self, key: _Key, look: Callable[[dict[str, str]], _Found]) -> _Found:
         while True:
             pointer = self._pointer(key)
@@ -378,23 +399,27 @@ class ArtifactStore:
 
     def _pointer_bytes(self, key: _Key) -> bytes | None:
         try:
-            content: bytes = self._fs.cat_file(self._remote(key, POINTER))
+            return self._content(key, POINTER)
         except FileNotFoundError:
             return None
+
+    def _content(self, key: _Key, *parts: str) -> bytes:
+        path = self._remote(key, *parts)
+        if self._local_root:
+            # For files this small, what fsspec does around it takes longer than the reading.
+            with open(path, "rb") as file:
+                return file.read()
+        content: bytes = self._fs.cat_file(path)
         return content
 
     def _pointer(self, key: _Key) -> dict[str, str]:
         content = self._pointer_bytes(key)
         if content is None:
             raise MissingArtifact(f"No artifact {key.label} in {self.root}: {key.materialize} first.")
-        try:
-            pointer = json.loads(content)
-            names = {name: pointer[name] for name in ("version", "content_hash", "manifest_sha256")}
-            if _VERSION.fullmatch(names["version"]) and re.fullmatch("[0-9a-f]{64}", names["manifest_sha256"]):
-                return names
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise self._damaged(key, f"its pointer {POINTER} is not readable")
+        pointer = _parsed_pointer(content)
+        if pointer is None:
+            raise self._damaged(key, f"its pointer {POINTER} is not readable")
+        return pointer
 
     def _current_version(self, key: _Key) -> str | None:
         try:
@@ -404,7 +429,7 @@ class ArtifactStore:
 
     def _manifest(self, key: _Key, pointer: dict[str, str]) -> Manifest:
         try:
-            content = self._fs.cat_file(self._remote(key, pointer["version"], MANIFEST))
+            content = self._content(key, pointer["version"], MANIFEST)
         except FileNotFoundError:
             raise self._damaged(key, f"file {MANIFEST} is missing") from None
         if hashlib.sha256(content).hexdigest() != pointer["manifest_sha256"]:
@@ -456,12 +481,7 @@ class ArtifactStore:
                     raise
 
     def _verify(self, key: _Key, folder: Path, manifest: Manifest) -> None:
-        try:
-            found = set(_files_in(folder))
-        except FileNotFoundError:
-            # A writer pruned it while it was listed; `read` finds out.
-            found = set()
-        self._check_names(key, found, manifest)
+        self._check_names(key, set(_files_in(folder)), manifest)
         paths = [folder / file.path for file in manifest.files]
         for file, path in zip(manifest.files, paths, strict=True):
             try:
@@ -531,7 +551,7 @@ class ArtifactStore:
         """Why nothing may be built on this artifact; None where it was not refused or the record is not readable."""
         key = _Key(study, asset, partition)
         try:
-            fields = json.loads(self._fs.cat_file(self._remote(key, REFUSAL)))
+            fields = json.loads(self._content(key, REFUSAL))
             refusal = Refusal(
                 str(fields["reason"]), dict(fields["made_from"]), datetime.fromisoformat(fields["created"])
             )
@@ -806,6 +826,36 @@ class ArtifactStore:
         return "/".join([self._root_path, key.relative, *parts])
 
 
+class StoreSnapshot:
+    """A study in a remote store as it was when `ArtifactStore.snapshot` was called.
+
+    The methods are those of `ArtifactStore`, for this one study (ValueError for another).
+    """
+
+    def __init__(self, study: str, as_it_was: ArtifactStore, store: ArtifactStore) -> None:
+        self._study = study
+        self._as_it_was = as_it_was
+        self._store = store
+
+    def check(self, study: str, asset: str, partition: str | None = None) -> Manifest:
+        return self._answer(ArtifactStore.check, study, asset, partition)
+
+    def manifest(self, study: str, asset: str, partition: str | None = None) -> Manifest:
+        return self._answer(ArtifactStore.manifest, study, asset, partition)
+
+    def refusal(self, study: str, asset: str, partition: str | None = None) -> Refusal | None:
+        return self._answer(ArtifactStore.refusal, study, asset, partition)
+
+    def _answer(self, ask: Callable[..., _Found], study: str, *place: str | None) -> _Found:
+        if study != self._study:
+            raise ValueError(f"a snapshot of {self._study} was asked about {study}")
+        try:
+            return ask(self._as_it_was, study, *place)
+        except DamagedArtifact:
+            # What was written between the listing and the fetching looks damaged.
+            return ask(self._store, study, *place)
+
+
 def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and ".." not in name
 
@@ -825,7 +875,12 @@ def _shown(name: str) -> str:
 
 def _files_in(folder: Path) -> list[str]:
     """Relative posix paths of everything below `folder` that is not itself a folder, links included."""
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    found = []
+    for place, folders, files in os.walk(folder):
+        inside = place[len(str(folder)) + 1 :]
+        names = [*files, *(name for name in folders if os.path.islink(os.path.join(place, name)))]
+        found += [os.path.join(inside, name) for name in names]
+    return found
 
 
 def _describe(draft: Path) -> Iterator[StoredFile]:
@@ -869,6 +924,18 @@ def _parsed_manifest(content: bytes) -> Manifest:
         files=files,
         info=fields["info"],
     )
+
+
+def _parsed_pointer(content: bytes) -> dict[str, str] | None:
+    """None where `content` is not what a pointer says."""
+    try:
+        pointer = json.loads(content)
+        names = {name: pointer[name] for name in ("version", "content_hash", "manifest_sha256")}
+        if _VERSION.fullmatch(names["version"]) and _SHA256.fullmatch(names["manifest_sha256"]):
+            return names
+    except (ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 def _write_durably(path: Path, content: bytes) -> None:
