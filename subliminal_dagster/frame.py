@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from functools import wraps
 from itertools import product
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -33,6 +34,16 @@ StudyT = TypeVar("StudyT", bound=AnyStudy)
 
 GPU_POOL = "gpu"
 GATE_CHECK = "gate"
+PLANNED_TAG = "subliminal/planned"
+"""The tag of a run that makes what is due: it leaves alone what another run made since it was planned."""
+
+
+class MadeMeanwhile(Exception):  # noqa: N818
+    """Another run made what this one was about to make; `result` is what Dagster is told of it."""
+
+    def __init__(self, result: dg.MaterializeResult) -> None:
+        super().__init__("made meanwhile")
+        self.result = result
 
 
 class Frame(Generic[StudyT]):
@@ -96,6 +107,14 @@ class Frame(Generic[StudyT]):
                 on_request,
                 takes_what_there_is,
             )
+
+            @wraps(function)
+            def make(*arguments: Any, **named: Any) -> dg.MaterializeResult:
+                try:
+                    return function(*arguments, **named)
+                except MadeMeanwhile as found:
+                    return found.result
+
             key = self.key(name)
             checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else None
             return dg.asset(
@@ -112,7 +131,7 @@ class Frame(Generic[StudyT]):
                 # A step the system killed is tried once more; what a user can mend is not (see `working`).
                 retry_policy=dg.RetryPolicy(max_retries=1),
                 check_specs=checks,
-            )(function)
+            )(make)
 
         return declare
 

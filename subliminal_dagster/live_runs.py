@@ -8,14 +8,13 @@ Belongs here: what other runs are making at the moment. Does not belong here: wh
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 
 import dagster as dg
-import psutil
 
 from subliminal_dagster.partitions import study_job_names
 from subliminal_dagster.recipe import Input, Node
+from subliminal_dagster.science.processes import start_of, this_boot
 
 PROCESS_TAG = "subliminal/process"
 IN_PROGRESS = [
@@ -28,11 +27,8 @@ IN_PROGRESS = [
 
 
 def process_name(number: int) -> str:
-    """A process of this host by host, number and start: a number alone is given again after a while.
-
-    Raises psutil.NoSuchProcess.
-    """
-    return f"{socket.gethostname()}:{number}:{psutil.Process(number).create_time():.0f}"
+    """A process by machine, number and start."""
+    return f"{this_boot()} {number} {start_of(number)}"
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -52,24 +48,17 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, Node]) -> dict[Input, str]:
-    """The parts of a study that runs in progress are to make, each with its run's id."""
+    """The parts of a study that runs in progress are to make, each with a phrase that names the run."""
     found: dict[Input, str] = {}
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
         partition = run.tags.get("dagster/partition")
         names = {key.path[-1] for key in run.asset_selection or () if key.path[0] == study}
         if run.asset_selection is None and run.job_name in study_job_names(study):
             names = {name for name, node in assets.items() if partition in node.partitions}
-        found |= {(name, partition): run.run_id for name in names}
+        found |= {(name, partition): f"run {run.run_id[:8]} is making it" for name in names}
     return found
 
 
 def _is_gone(process: str) -> bool:
-    host, number, started = process.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        found = psutil.Process(int(number))
-        # One that nobody waited for stays a zombie, as in a container whose first process is no init.
-        return found.status() == psutil.STATUS_ZOMBIE or f"{found.create_time():.0f}" != started
-    except psutil.NoSuchProcess:
-        return True
+    *machine, number, start = process.rsplit(" ", 2)
+    return machine == [this_boot()] and start_of(int(number)) != start

@@ -14,17 +14,23 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import dagster as dg
+from dagster._utils.error import SerializableErrorInfo
 
-from subliminal_dagster.frame import Frame, shown
+from subliminal_dagster.frame import PLANNED_TAG, Frame, shown
 from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import DueRun, Plan, make_plan
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.store import ArtifactStore, Manifest
+from subliminal_dagster.work import MADE_MEANWHILE
 from subliminal_dagster.workers import Carried, Workers
 
 Say = Callable[[str], None]
 
 _SHOWN_NEEDS = 3
+LOOKS = 30
+"""How often a part is looked for that a run elsewhere should make and that nobody has claimed."""
+
+_LOOK_AGAIN_SECONDS = 1.0
 # Progress of long steps and errors; every event is in the instance's log besides.
 _CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
@@ -72,14 +78,29 @@ def run_study(
     _bury_dead_runs(instance, say)
     plan = _plan(frame, store, wanted)
     show_recorded(plan, store, instance, frame)
-    level = 0
+    level, looks, told = 0, 0, False
+    found_made: set[Input] = set()
     with Workers(frame.study, workers, execute) as apart:
         while True:
-            elsewhere = being_made(instance, frame.study.name, frame.nodes)
+            claimed = store.claims(frame.study.name)
+            elsewhere = {place: f"{holder.shown} is making it" for place, holder in claimed.items()}
+            elsewhere |= being_made(instance, frame.study.name, frame.nodes)
             # A part made once is not made again: were it still due, something else is wrong, and it would never end.
-            runs = plan.next_runs({*outcome.made, *elsewhere}, outcome.failed)
+            runs = plan.next_runs({*outcome.made, *found_made, *elsewhere}, outcome.failed)
             if not runs:
-                break
+                held = [part for part in plan.due if part.place in elsewhere]
+                # Between two parts of a run elsewhere there is a while in which it claims none.
+                looks = 0 if any(part.place in claimed for part in held) else looks + 1
+                if not held or looks > LOOKS:
+                    break
+                if not told:
+                    say(f"waiting for {held[0].name}: {elsewhere[held[0].place]}")
+                told = True
+                time.sleep(_LOOK_AGAIN_SECONDS)
+                _bury_dead_runs(instance, say)
+                plan = _plan(frame, store, wanted)
+                continue
+            looks, told = 0, False
             level += 1
             say(f"level {level}: {_summary(runs)}")
             labels = {run.partition: f"level {level}, run {n}/{len(runs)}" for n, run in enumerate(runs, start=1)}
@@ -88,19 +109,22 @@ def run_study(
                     _announce(run, labels[run.partition], say)
                 for run, carried in apart.carry_out(runs):
                     _record(run, labels[run.partition], carried, say, outcome)
+                    found_made |= {(name, run.partition) for name in carried.found}
                 # One whose worker was killed.
                 _bury_dead_runs(instance, say)
             else:
                 for run in runs:
                     _announce(run, labels[run.partition], say)
-                    _record(run, labels[run.partition], execute(run, definitions, instance), say, outcome)
+                    carried = execute(run, definitions, instance)
+                    _record(run, labels[run.partition], carried, say, outcome)
+                    found_made |= {(name, run.partition) for name in carried.found}
             plan = _plan(frame, store, wanted)
     outcome.fresh = len(plan.of("fresh"))
     outcome.blocked = {part.place: part.reasons[0] for part in plan.of("blocked")}
     outcome.failed = {place: why for place, why in outcome.failed.items() if place not in outcome.blocked}
     for part in plan.due:
         if part.place in elsewhere:
-            outcome.waiting[part.place] = f"run {elsewhere[part.place][:8]} is making it"
+            outcome.waiting[part.place] = elsewhere[part.place]
         elif part.place not in outcome.failed:
             needs = ", ".join(shown(*place) for place in part.waits_for[:_SHOWN_NEEDS])
             needs += f" and {len(part.waits_for) - _SHOWN_NEEDS} more" if len(part.waits_for) > _SHOWN_NEEDS else ""
@@ -170,6 +194,9 @@ def _version_tags(frame: Frame, name: str, manifest: Manifest, pointers: dict[st
     upstream: dict[str, str] = manifest.info["upstream"]
     for dep, pointer in pointers.items():
         found = [upstream[text] for text in sorted(upstream) if text.partition("/")[0] == dep]
+        # What takes what there is may have been made without this one.
+        if not found:
+            continue
         combined = hashlib.sha256("".join(found).encode()).hexdigest() if frame.nodes[dep].by else found[0]
         key = frame.key(dep).to_user_string()
         tags |= {f"dagster/input_data_version/{key}": combined, f"dagster/input_event_pointer/{key}": pointer}
@@ -208,21 +235,39 @@ def execute(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstan
         partition_key=run.partition,
         raise_on_error=False,
         run_config=_CONSOLE,
-        tags={PROCESS_TAG: process_name(os.getpid())},
+        tags={PROCESS_TAG: process_name(os.getpid()), PLANNED_TAG: "yes"},
     )
     errors = {step.rpartition("__")[2]: sentence for step, sentence in failures(result)}
-    made = [event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key]
-    return Carried(made, errors, time.perf_counter() - started)
+    events = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
+    # What a gate refused is there to be looked at, and counts as refused.
+    made = [event.asset_key.path[-1] for event in events if event.asset_key.path[-1] not in errors]
+    found = [event.asset_key.path[-1] for event in events if MADE_MEANWHILE in event.metadata]
+    return Carried([name for name in made if name not in found], errors, time.perf_counter() - started, found)
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
-    """The steps that failed, each with what went wrong: a sentence of this project's own where there is one."""
+    """The steps that failed, each with what went wrong: a sentence of this project's own where there is one, else the
+    root cause and the run whose log has the whole of it."""
     found = []
+    refused = {check.asset_key: check.description for check in result.get_asset_check_evaluations() if not check.passed}
     for event in result.get_step_failure_events():
-        data = event.step_failure_data
+        step, data = str(event.step_key), event.step_failure_data
         own = data.user_failure_data.description if data.user_failure_data else None
-        found.append((str(event.step_key), (own or (data.error.message if data.error else "it failed")).strip()))
+        own = own or next((text for key, text in refused.items() if key.to_python_identifier() == step), None)
+        whole = f"the whole of it is in the log of run {result.run_id}"
+        found.append((step, own.strip() if own else f"{_root_cause(data.error)} ({whole})"))
     return found
+
+
+def _root_cause(error: SerializableErrorInfo | None) -> str:
+    """The first line of what lies at the bottom of an error, with its kind: at its top Dagster may say no more than
+    that there are no retries left."""
+    if error is None:
+        return "it failed without an error"
+    while error.cause is not None:
+        error = error.cause
+    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    return lines[0].removeprefix("builtins.") if lines else str(error.cls_name)
 
 
 def _record(run: DueRun, label: str, carried: Carried, say: Say, outcome: Outcome) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.frame import PLANNED_TAG, Frame
 from subliminal_dagster.live_runs import being_made, bury_dead_runs
 from subliminal_dagster.partitions import job_name
 from subliminal_dagster.planner import make_plan
@@ -83,8 +83,9 @@ def _requests(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """A request for every run that can start now and whose outcome is not known since earlier today."""
     bury_dead_runs(instance)
-    plan = make_plan(frame, resource.create()).limited_to(frame.usual_parts(), frame)
-    busy = being_made(instance, frame.study.name, frame.nodes)
+    store = resource.create()
+    plan = make_plan(frame, store).limited_to(frame.usual_parts(), frame)
+    busy = {*being_made(instance, frame.study.name, frame.nodes), *store.claims(frame.study.name)}
     requested = 0
     for run in plan.next_runs(busy):
         key = f"{datetime.now(UTC):%Y-%m-%d}-{run.key}"
@@ -95,7 +96,7 @@ def _requests(
                 run_key=f"{key}-{attempt}",
                 partition_key=run.partition,
                 asset_selection=[frame.key(part.asset) for part in run.parts],
-                tags={DUE_TAG: key},
+                tags={DUE_TAG: key, PLANNED_TAG: "yes"},
             )
     if not requested:
         yield dg.SkipReason(

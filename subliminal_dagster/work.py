@@ -13,28 +13,39 @@ import platform
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic
 
 import dagster as dg
-import psutil
 
-from subliminal_dagster.frame import GATE_CHECK, Frame, StudyT, label, shown
+from subliminal_dagster.frame import GATE_CHECK, PLANNED_TAG, Frame, MadeMeanwhile, StudyT, label, shown
 from subliminal_dagster.live_runs import PROCESS_TAG, process_name
 from subliminal_dagster.partitions import LAYER, coordinates
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.resources import GpuResource
+from subliminal_dagster.science.claims import ClaimedElsewhere
 from subliminal_dagster.science.content_hash import json_hash
 from subliminal_dagster.science.engines.protocol import Progress
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.processes import end_with_parent
-from subliminal_dagster.science.store import ArtifactStore, DamagedArtifact, Manifest, MissingArtifact, Refusal
+from subliminal_dagster.science.store import (
+    Artifact,
+    ArtifactStore,
+    DamagedArtifact,
+    Manifest,
+    MissingArtifact,
+    Refusal,
+)
 from subliminal_dagster.science.study import CONTROL, AnyStudy
 
 _REPORT_EVERY_SECONDS = 10
+_LOOK_AGAIN_SECONDS = 1
+
+MADE_MEANWHILE = "made_meanwhile"
+"""Metadata of a materialization for which another run had done the work."""
 
 
 @dataclass
@@ -124,6 +135,38 @@ class Work(Generic[StudyT]):
         self.upstream[label(asset, partition)] = found.content_hash
         return found.path
 
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Claim this part for the block, and wait for a run that has claimed it. Gives whether it had to wait."""
+        waited = False
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(self.store.claim(self.study.name, self.asset, self.partition))
+                    break
+                except ClaimedElsewhere as claimed:
+                    if not waited:
+                        self.context.log.info(f"{claimed.holder.shown} is making it; waiting for that")
+                    waited = True
+                    time.sleep(_LOOK_AGAIN_SECONDS)
+            yield waited
+
+    def find(self) -> bool:
+        """Take what is stored for the result, if it was made by this recipe of what is upstream now."""
+        try:
+            found = self.store.read(self.study.name, self.asset, self.partition)
+        except (MissingArtifact, DamagedArtifact):
+            return False
+        recipe = self.frame.nodes[self.asset].recipe
+        if self.store.refusal(self.study.name, self.asset, self.partition) or recipe.changes_since(found.info):
+            return False
+        if found.info["upstream"] != self.upstream:
+            return False
+        self.refused, self.written = found.info["refused"], found.path
+        self._record(found, found.info["wall_seconds"])
+        self.metadata[MADE_MEANWHILE] = True
+        return True
+
     @property
     def made_from(self) -> dict[str, Any]:
         """What this materialization depends on: settings, code and the content of everything upstream."""
@@ -202,13 +245,16 @@ class Work(Generic[StudyT]):
         artifact = draft.artifact
         self.written = artifact.path
         self.store.clear_workspace(self.study.name, self.asset, self.partition)
+        self._record(artifact, seconds)
+
+    def _record(self, artifact: Artifact, seconds: float) -> None:
         made_from = self.made_from
         self.metadata |= {
             "path": dg.MetadataValue.path(artifact.path),
             "content_hash": artifact.content_hash,
             "seed": self.study.seed,
             "wall_seconds": seconds,
-            "device": device_name(self.frame.nodes[self.asset].gpu),
+            "device": artifact.info["device"],
             "made_from": {name: made_from[name] for name in ("code_version", "upstream")},
         }
         self._data_version = dg.DataVersion(artifact.content_hash)
@@ -240,16 +286,21 @@ def working(
 ) -> Iterator[Work[StudyT]]:
     """A `Work` for the block, which sees one GPU alone where `gpu` is given.
 
-    What a user can mend ends the step as one sentence and is not tried again; a gate's refusal is kept besides, so that
-    nothing is built on it, whoever launches what.
+    The part is claimed for as long as it takes, so that no other run makes it too. What a user can mend ends the step
+    as one sentence and is not tried again; a gate's refusal is kept besides, so that nothing is built on it, whoever
+    launches what.
     """
     work = Work(context, store, frame)
     _sign_run(context)
     try:
-        work.look_upstream()
-        with gpu.lease(context.log.info) if gpu else nullcontext() as name:
-            work.metadata |= {"gpu": name} if name else {}
-            yield work
+        with work.claimed() as waited:
+            work.look_upstream()
+            # A person who asks for what is fresh gets it rebuilt; a plan wants it to be there.
+            if (waited or PLANNED_TAG in context.run.tags) and work.find():
+                raise MadeMeanwhile(work.result())
+            with gpu.lease(context.log.info) if gpu else nullcontext() as name:
+                work.metadata |= {"gpu": name} if name else {}
+                yield work
     except UserError as error:
         if isinstance(error, GateError) and work.refused is None:
             store.refuse(frame.study.name, work.asset, work.partition, str(error), work.made_from)
@@ -330,5 +381,4 @@ def _sign_run(context: dg.AssetExecutionContext) -> None:
         return
     end_with_parent()
     if PROCESS_TAG not in context.run.tags:
-        with suppress(psutil.NoSuchProcess):
-            context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})
+        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})

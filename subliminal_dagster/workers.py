@@ -30,11 +30,13 @@ _WITHOUT_GPU = 2
 
 @dataclass(frozen=True)
 class Carried:
-    """What became of a run: the assets it `made`, in order, and the `errors` of those that failed, by asset."""
+    """What became of a run: the assets it `made`, in order, the `errors` of those that failed, by asset, and those it
+    `found` made by another run meanwhile."""
 
     made: list[str]
     errors: dict[str, str]
     seconds: float
+    found: list[str] = field(default_factory=list)
 
 
 Execute = Callable[[DueRun, dg.Definitions, dg.DagsterInstance], Carried]

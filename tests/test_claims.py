@@ -22,6 +22,7 @@ import pytest
 from subliminal_dagster.science import claims as claims_module
 from subliminal_dagster.science.claims import ABANDONED_AFTER_SECONDS, ClaimedElsewhere, Holder
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.processes import start_of, this_boot
 from subliminal_dagster.science.store import ArtifactStore
 
 PLACE = ("study", "rows", "owl|09")
@@ -123,7 +124,7 @@ def test_whoever_is_surely_gone_holds_nothing(store: ArtifactStore, changes: dic
 
 def test_a_process_that_nobody_waited_for_holds_nothing(store: ArtifactStore) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    started = claims_module._start_of(process.pid)
+    started = start_of(process.pid)
     assert started is not None
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     leave_claim(store, replace(Holder.this_process(), process=process.pid, started=started))
@@ -134,7 +135,7 @@ def test_a_process_that_nobody_waited_for_holds_nothing(store: ArtifactStore) ->
 
 FOREIGN = {
     "host": {"host": "elsewhere"},
-    "container": {"boot": claims_module._this_boot().partition("/")[0] + "/pid:[1]"},
+    "container": {"boot": this_boot().partition("/")[0] + "/pid:[1]"},
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from study_runs import StudyRun, changed, gate_between, refusal
 
-from subliminal_dagster import code_slice
+from subliminal_dagster import code_slice, runner
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import Part, Plan
 from subliminal_dagster.runner import show_recorded
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.processes import this_boot
 from subliminal_dagster.science.study import Study
 from subliminal_dagster.selection import wanted_parts
 
@@ -341,7 +341,7 @@ def test_dagster_and_the_plan_agree_on_partitions(mine: StudyRun) -> None:
     assert verdicts(other) == ours(other)
 
 
-def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun) -> None:
+def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     job = mine.definitions.resolve_implicit_global_asset_job_def()
     keys = {dg.AssetKey(["tiny", "child_lora"])}
 
@@ -353,15 +353,17 @@ def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun) -> No
             status=dg.DagsterRunStatus.STARTED,
         )
 
-    dead = started(f"{socket.gethostname()}:{2**22}:1", "owl")
+    dead = started(f"{this_boot()} {2**22} 1", "owl")
     alive = started(process_name(os.getpid()), "wolf")
     assert bury_dead_runs(mine.instance) == [dead.run_id]
     found = mine.instance.get_run_by_id(dead.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
-    assert being_made(mine.instance, "tiny", study_frame(mine.study).nodes) == {("child_lora", "wolf"): alive.run_id}
+    told = f"run {alive.run_id[:8]} is making it"
+    assert being_made(mine.instance, "tiny", study_frame(mine.study).nodes) == {("child_lora", "wolf"): told}
+    monkeypatch.setattr(runner, "LOOKS", 2)
     outcome = with_settings(mine, child__training__epochs=1, child__channels=["hard"]).run()
     assert ("child_lora", "owl") in outcome.made and ("child_lora", "wolf") not in outcome.made
-    assert outcome.waiting[("child_lora", "wolf")] == f"run {alive.run_id[:8]} is making it"
+    assert outcome.waiting[("child_lora", "wolf")] == told
     assert not outcome.complete
 
 

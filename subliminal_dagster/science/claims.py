@@ -8,8 +8,8 @@ A claim is a small file that only one process can create, and that nobody change
 A holder that was killed leaves its claim behind. On its own host it is known to be gone at once; from another host,
 when its count stands still.
 
-Belongs here: taking, breaking, releasing and listing claims, and telling whether a process lives. Does not belong here:
-which artifact a file's name stands for (`store`), or what to do while another process holds a claim.
+Belongs here: taking, breaking, releasing and listing claims. Does not belong here: which artifact a file's name stands
+for (`store`), or what to do while another process holds a claim.
 
 Part of no version: who made an artifact does not change it.
 """
@@ -26,13 +26,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.processes import is_hidden, start_of, this_boot
 
 BEAT_SECONDS = 10.0
 ABANDONED_AFTER_SECONDS = 120.0
@@ -60,7 +58,7 @@ class Holder:
     def this_process(cls) -> Holder:
         """Of this process, with a new token."""
         process = os.getpid()
-        return cls(socket.gethostname(), process, _start_of(process) or "", _this_boot(), uuid.uuid4().hex)
+        return cls(socket.gethostname(), process, start_of(process) or "", this_boot(), uuid.uuid4().hex)
 
     @classmethod
     def parsed(cls, content: bytes) -> Holder | None:
@@ -87,16 +85,16 @@ class Holder:
         if self.host != socket.gethostname():
             return None
         boot, _, numbering = self.boot.partition("/")
-        boot_here, _, numbering_here = _this_boot().partition("/")
+        boot_here, _, numbering_here = this_boot().partition("/")
         if boot != boot_here:
             return False
         if numbering != numbering_here:
             return None
-        started = _start_of(self.process)
+        started = start_of(self.process)
         if started is not None:
             return started == self.started
         # A process that exists and says nothing of itself is another user's on a system that hides those.
-        return None if _is_hidden(self.process) else False
+        return None if is_hidden(self.process) else False
 
 
 class ClaimedElsewhere(UserError):  # noqa: N818
@@ -295,43 +293,3 @@ def _create_without_links(path: Path, content: bytes) -> bool:
 def _holder(content: bytes) -> Holder:
     """Whose claim this is. One that cannot be read is somebody's, whose count nobody will see rise."""
     return Holder.parsed(content) or Holder("an unknown host", 0, "", "", "unreadable")
-
-
-def _start_of(process: int) -> str | None:
-    """When a process started; None where there is none, or it ended and nobody waited for it."""
-    if Path("/proc/self/stat").exists():
-        try:
-            # The name, in parentheses, may hold blanks and parentheses itself.
-            fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-        except OSError:
-            return None
-        state, started = fields[0], fields[19]
-        return None if state in (b"Z", b"X") else started.decode()
-    with suppress(psutil.Error):
-        found = psutil.Process(process)
-        return None if found.status() == psutil.STATUS_ZOMBIE else str(found.create_time())
-    return None
-
-
-def _is_hidden(process: int) -> bool:
-    if Path(f"/proc/{process}/stat").exists() and os.access(f"/proc/{process}/stat", os.R_OK):
-        return False
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return False
-
-
-@cache
-def _this_boot() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = str(int(psutil.boot_time()))
-    numbering = ""
-    with suppress(OSError):
-        numbering = os.readlink("/proc/self/ns/pid")
-    return f"{boot}/{numbering}"

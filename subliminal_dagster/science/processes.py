@@ -1,7 +1,6 @@
-"""Ending with the process that started this one.
+"""Which process this is, whether another one lives, and ending with the one that started this.
 
-Belongs here: what every process that multiprocessing starts for this project needs. Does not belong here: what such a
-process does.
+Belongs here: what is asked of the operating system about processes. Does not belong here: what a process does.
 """
 
 from __future__ import annotations
@@ -9,7 +8,58 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+import psutil
+
+
+def start_of(process: int) -> str | None:
+    """When a process started, which tells it from a later one of its number; None where there is none, or it ended and
+    nobody waited for it.
+
+    In clock ticks since boot, which no change of the clock touches (seconds since 1970 where there is no /proc).
+    """
+    if Path("/proc/self/stat").exists():
+        try:
+            # The name, in parentheses, may hold blanks and parentheses itself.
+            fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        state, started = fields[0], fields[19]
+        return None if state in (b"Z", b"X") else started.decode()
+    with suppress(psutil.Error):
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else str(found.create_time())
+    return None
+
+
+def is_hidden(process: int) -> bool:
+    """Whether a process exists that says nothing of itself: another user's, on a system that hides those."""
+    if Path(f"/proc/{process}/stat").exists() and os.access(f"/proc/{process}/stat", os.R_OK):
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False
+
+
+@cache
+def this_boot() -> str:
+    """Which start of this system it is, and which numbering of its processes (containers have their own)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = str(int(psutil.boot_time()))
+    numbering = ""
+    with suppress(OSError):
+        numbering = os.readlink("/proc/self/ns/pid")
+    return f"{boot}/{numbering}"
 
 
 def end_with_parent() -> None:

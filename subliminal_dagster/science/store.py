@@ -32,7 +32,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -260,6 +260,9 @@ class ArtifactStore:
         with self._lock(key):
             previous = self._current_version(key)
             created = datetime.now(UTC)
+            if previous is not None:
+                # Versions sort by their names, also where the clock was set back.
+                created = max(created, _made_at(previous) + timedelta(microseconds=1))
             version = f"{created.strftime('%Y%m%dT%H%M%S.%fZ')}-{content_hash[:8]}"
             manifest_bytes = _manifest_bytes(Manifest(version, content_hash, created, files, draft.info))
             manifest_sha256 = hashlib.sha256(manifest_bytes).hexdigest()
@@ -896,6 +899,10 @@ def _describe(draft: Path) -> Iterator[StoredFile]:
         with path.open("rb") as file:
             raw = hashlib.file_digest(file, "sha256").hexdigest()
         yield StoredFile(name, path.stat().st_size, raw, None if is_view(name) else file_content_hash(path))
+
+
+def _made_at(version: str) -> datetime:
+    return datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:
