@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -838,3 +839,40 @@ def test_workspace_outlives_the_process_until_its_fingerprint_changes(store: Art
 def test_workspace_follows_an_explicit_cache_folder(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "root", cache_dir=tmp_path / "cache")
     assert store.workspace("study", "rows", None, "f" * 64) == tmp_path / "cache/.work/study/rows/_" / ("f" * 16)
+
+
+_WORK_THERE = """
+import sys, time
+from subliminal_dagster.science.store import ArtifactStore
+folder = ArtifactStore(sys.argv[1]).workspace("study", "rows", "owl", "a" * 64)
+(folder / "checkpoint").write_text("half")
+print("working", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_workspace_that_another_process_works_in_stays_until_that_has_ended(local_store: ArtifactStore) -> None:
+    other = subprocess.Popen([sys.executable, "-c", _WORK_THERE, local_store.root], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"working\n"
+    mine = local_store.workspace("study", "rows", "owl", "b" * 64)
+    theirs = mine.with_name("a" * 16)
+    local_store.clear_workspace("study", "rows", "owl")
+    assert (theirs / "checkpoint").is_file() and not mine.exists()
+    other.kill()
+    other.communicate()
+    assert local_store.workspace("study", "rows", "owl", "a" * 64) == theirs and (theirs / "checkpoint").is_file()
+    local_store.workspace("study", "rows", "owl", "b" * 64)
+    assert not theirs.exists()
+
+
+def test_workspace_of_another_host_stays_until_it_is_forgotten(local_store: ArtifactStore) -> None:
+    theirs = local_store.workspace("study", "rows", "owl", "a" * 64)
+    (record,) = (local_store._work / ".owners").rglob("*@*")
+    record.write_text(record.read_text().replace(socket.gethostname(), "elsewhere"))
+    local_store.workspace("study", "rows", "owl", "b" * 64)
+    assert theirs.is_dir()
+    age(theirs, 8 * 24 * 60 * 60)
+    local_store.workspace("study", "rows", "owl", "b" * 64)
+    assert not theirs.exists()
+    local_store.clear_workspace("study", "rows", "owl")
+    assert not list((local_store._work / ".owners").rglob("*@*"))

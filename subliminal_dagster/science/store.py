@@ -31,7 +31,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -52,6 +52,9 @@ REFUSAL = "refused.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
+# After this long without a change, scratch is nobody's.
+FORGOTTEN_AFTER = timedelta(days=7)
+
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
@@ -694,17 +697,20 @@ class ArtifactStore:
         return folder if folder.is_dir() else None
 
     def remove_scratch(self, study: str, asset: str, partition: str | None, untouched_since: datetime | None) -> int:
-        """Delete an artifact's workspaces, unless something in them changed since (None: whenever it did).
+        """Delete an artifact's workspaces, unless something in them changed since (None: whenever it did), except one
+        that another process works in.
 
         Returns the bytes freed; raises OSError.
         """
-        with self._lock(_Key(study, asset, partition)):
+        key = _Key(study, asset, partition)
+        with self._lock(key):
             folder = self.scratch(study, asset, partition)
             if folder is None or (untouched_since is not None and last_touched(folder) >= untouched_since):
                 return 0
-            for workspace in list(folder.iterdir()):
-                _set_aside(workspace)
-            return _remove_folder(folder)
+            unused = [workspace for workspace in _folders(folder) if not self._is_worked_in(key, workspace)]
+            freed = sum(self._delete_workspace(key, workspace) for workspace in unused)
+            self._delete_workspaces(key)
+            return freed
 
     def abandoned_drafts(self) -> list[Path]:
         """The drafts of this host whose writers died; one on another host may live, and only that host can tell."""
@@ -743,26 +749,69 @@ class ArtifactStore:
         """A local folder for work that can be resumed (training checkpoints); it outlives the process.
 
         The same `fingerprint` (a hash of everything the work depends on) gives the same folder with what was left in
-        it; folders of other fingerprints belong to work nobody will resume and are deleted.
+        it; folders of other fingerprints belong to work nobody will resume and are deleted once nobody works in them.
         """
         key = _Key(study, asset, partition)
         _check_name("fingerprint", fingerprint)
         folder = self._work / key.relative / fingerprint[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        # Loading an old checkpoint changes nothing in there for a while, and what looks forgotten may be deleted.
-        os.utime(folder)
-        for sibling in folder.parent.iterdir():
-            if sibling != folder:
-                shutil.rmtree(_set_aside(sibling), ignore_errors=True)
+        # Without the lock, another process could find the folder not worked on and delete it at this moment.
+        with self._lock(key):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Loading an old checkpoint changes nothing in there for a while, and what looks forgotten may be deleted.
+            os.utime(folder)
+            owner = Holder.this_process()
+            owners = self._owners(key)
+            owners.mkdir(parents=True, exist_ok=True)
+            (owners / f"{folder.name}@{owner.host}.{owner.process}").write_bytes(owner.content)
+            self._delete_workspaces(key, keep=folder.name)
         return folder
 
     def clear_workspace(self, study: str, asset: str, partition: str | None = None) -> None:
-        """Delete the folders that `workspace` gave for this artifact, if there are any."""
-        folder = self._work / _Key(study, asset, partition).relative
-        if folder.is_dir():
-            for workspace in list(folder.iterdir()):
-                _set_aside(workspace)
-            shutil.rmtree(folder, ignore_errors=True)
+        """Delete the folders that `workspace` gave for this artifact, except one that another process works in."""
+        key = _Key(study, asset, partition)
+        if self.scratch(study, asset, partition) is not None:
+            with self._lock(key):
+                self._delete_workspaces(key)
+
+    def _owners(self, key: _Key) -> Path:
+        """The folder of the records which processes took which workspaces of an artifact."""
+        return self._work / ".owners" / key.relative
+
+    def _delete_workspaces(self, key: _Key, keep: str | None = None) -> None:
+        """Delete the workspaces that no other process works in. What cannot be deleted takes room and does no harm."""
+        folder = self._work / key.relative
+        for workspace in _folders(folder):
+            if workspace != keep and not self._is_worked_in(key, workspace):
+                with suppress(OSError):
+                    self._delete_workspace(key, workspace)
+        for each in (self._owners(key), folder):
+            with suppress(OSError):
+                each.rmdir()
+
+    def _delete_workspace(self, key: _Key, workspace: str) -> int:
+        """Returns the bytes freed; raises OSError."""
+        freed = _remove_folder(_set_aside(self._work / key.relative / workspace))
+        for record in self._owner_records(key, workspace):
+            record.unlink(missing_ok=True)
+        return freed
+
+    def _owner_records(self, key: _Key, workspace: str) -> list[Path]:
+        owners = self._owners(key)
+        return [path for path in owners.iterdir() if path.name.split("@")[0] == workspace] if owners.is_dir() else []
+
+    def _is_worked_in(self, key: _Key, workspace: str) -> bool:
+        """Whether a process other than this one may work in a workspace. Of one on another host, nobody can tell as
+        long as the folder is not forgotten."""
+        for record in self._owner_records(key, workspace):
+            owner = Holder.parsed(record.read_bytes())
+            if owner is None or (owner.host, owner.process) == (socket.gethostname(), os.getpid()):
+                continue
+            lives = owner.lives()
+            if lives is None:
+                lives = last_touched(self._work / key.relative / workspace) >= datetime.now(UTC) - FORGOTTEN_AFTER
+            if lives:
+                return True
+        return False
 
     @contextmanager
     def _scratch_folder(self) -> Iterator[Path]:
