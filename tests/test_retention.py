@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,31 @@ def test_version_newer_than_the_current_one_stays(store: ArtifactStore) -> None:
     put(store)
     overwrite(store, "study/rows/owl/29990101T000000.000000Z-00000000/rows.jsonl", b"{}")
     assert find_garbage(store, EXPECTED) == []
+
+
+def test_version_that_never_was_current_goes_only_when_it_is_old(store: ArtifactStore) -> None:
+    """A machine whose clock is behind, or whose upload takes long, may be about to point to it."""
+    put(store)
+    now = datetime.now(UTC)
+    for days in (6, 8):
+        version = (now - timedelta(days=days)).strftime("%Y%m%dT%H%M%S.%fZ-00000000")
+        overwrite(store, f"study/rows/owl/{version}/rows.jsonl", b"{}")
+    found = find_garbage(store, EXPECTED)
+    assert [(item.what, item.path) for item in found] == [
+        ("superseded version", f"{store.root}/study/rows/owl/{version}")
+    ]
+
+
+def test_artifact_that_a_process_claims_stays(store: ArtifactStore) -> None:
+    put(store, "one", "wolf")
+    upload = "study/rows/wolf/29990101T000000.000000Z-00000000/rows.jsonl"
+    overwrite(store, upload, b"{}")
+    found = find_garbage(store, EXPECTED)
+    with store.claim("study", "rows", "wolf"):
+        remove(store, found)
+        assert store._fs.exists(f"{store._root_path}/{upload}") and store.exists("study", "rows", "wolf")
+    remove(store, found)
+    assert store.partitions("study", "rows") == []
 
 
 def test_version_that_is_current_again_stays(store: ArtifactStore) -> None:

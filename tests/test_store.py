@@ -580,6 +580,54 @@ def test_version_nothing_points_to_is_never_read_and_goes_in_time(local_store: A
     assert not orphan.exists()
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_version_that_another_machine_is_about_to_point_to_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    root = f"memory://{uuid.uuid4().hex}/root"
+    one, two = (ArtifactStore(root, cache_dir=tmp_path / name) for name in ("one", "two"))
+    put(one, "old")
+    upload = one._upload
+
+    def interrupted(key: Any, draft: Path, files: Any, version: str, pointer: bytes) -> None:
+        if not whole:
+            one._fs.pipe_file(one._remote(key, version, "half"), b"x")
+            one._fs.rm_file(one._remote(key, version, "half"))
+            one._fs.put_file(str(draft / "rows.jsonl"), one._remote(key, version, "rows.jsonl"))
+        else:
+            for name in [*(file.path for file in files), "manifest.json"]:
+                one._fs.put_file(str(draft / name), one._remote(key, version, name))
+        for text in ("two", "three", "four"):
+            put(two, text)
+        assert len(versions(two)) == 3
+        upload(key, draft, files, version, pointer)
+
+    monkeypatch.setattr(one, "_upload", interrupted)
+    written = put(one, "slow")
+    assert ArtifactStore(root, cache_dir=tmp_path / "three").read("study", "rows", "owl").version == written.version
+    monkeypatch.undo()
+    for text in ("five", "six"):
+        put(one, text)
+    assert written.version not in versions(one)
+
+
+def test_version_is_later_than_the_one_before_though_the_clock_was_set_back(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2020, 1, 1, tzinfo=tz)
+
+    written = [put(store, "one")]
+    monkeypatch.setattr(store_module, "datetime", Clock)
+    written += [put(store, text) for text in ("two", "three")]
+    assert written[0].version < written[1].version < written[2].version
+    assert versions(store) == [artifact.version for artifact in written[1:]]
+    assert store.read("study", "rows", "owl") == written[2]
+    assert store.superseded("study", "rows", "owl") == [written[1].version]
+
+
 def test_draft_of_another_host_is_left_alone(local_store: ArtifactStore) -> None:
     put(local_store)
     process = subprocess.Popen([sys.executable, "-c", ""])

@@ -51,6 +51,7 @@ POINTER = "current.json"
 REFUSAL = "refused.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_VERSION_TIME = "%Y%m%dT%H%M%S.%fZ"
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 # After this long without a change, scratch is nobody's.
 FORGOTTEN_AFTER = timedelta(days=7)
@@ -256,16 +257,17 @@ class ArtifactStore:
     def _publish(self, key: _Key, draft: Draft) -> Artifact:
         files = tuple(_describe(draft.path))
         content_hash = json_hash({file.path: file.content for file in files if file.content is not None})
-        # Without the lock, one writer could prune the version that another one is about to point to.
         with self._lock(key):
             previous = self._current_version(key)
             created = datetime.now(UTC)
-            version = f"{created.strftime('%Y%m%dT%H%M%S.%fZ')}-{content_hash[:8]}"
+            version = f"{_later_than(previous, created).strftime(_VERSION_TIME)}-{content_hash[:8]}"
             manifest_bytes = _manifest_bytes(Manifest(version, content_hash, created, files, draft.info))
             manifest_sha256 = hashlib.sha256(manifest_bytes).hexdigest()
-            pointer_bytes = json.dumps(
-                {"version": version, "content_hash": content_hash, "manifest_sha256": manifest_sha256}
-            ).encode()
+            # Where the pointer was lost, a version that is whole is taken for one that it named.
+            before = [previous, *self._once_current(key)] if previous else self._whole_versions(key)
+            superseded = self._deletable(key, before)
+            pointer = {"version": version, "content_hash": content_hash, "manifest_sha256": manifest_sha256}
+            pointer_bytes = json.dumps({**pointer, "superseded": superseded}).encode()
             _write_durably(draft.path / MANIFEST, manifest_bytes)
             if self._local_root:
                 path = self._publish_locally(self._local_root / key.relative, draft.path, version, pointer_bytes)
@@ -277,7 +279,7 @@ class ArtifactStore:
             # One that cannot be deleted no longer counts: it names the version it was about.
             with suppress(OSError):
                 self._fs.rm_file(self._remote(key, REFUSAL))
-            self._prune(key, version, previous)
+            self._prune(key, superseded, previous)
         return Artifact(**vars(_parsed_manifest(manifest_bytes)), path=path)
 
     def _publish_locally(self, folder: Path, draft: Path, version: str, pointer_bytes: bytes) -> Path:
@@ -311,17 +313,35 @@ class ArtifactStore:
             raise
         self._fs.pipe_file(self._remote(key, POINTER), pointer_bytes)
 
-    def _prune(self, key: _Key, current: str, previous: str | None) -> None:
-        """Delete what is older than the previous version. Versions sort by the time they were made."""
+    def _prune(self, key: _Key, superseded: Collection[str], previous: str | None) -> None:
         if previous is None:
             return
         # A superseded version that cannot be deleted takes room and does no harm: the new one is already in place.
         with suppress(OSError):
-            self._fs.invalidate_cache()
-            for path in self._fs.ls(self._remote(key), detail=False):
-                version = PurePosixPath(path).name
-                if _VERSION.fullmatch(version) and version < previous and version != current:
+            for version in superseded:
+                if version != previous:
                     self._fs.rm(self._remote(key, version), recursive=True)
+
+    def _deletable(self, key: _Key, once_current: Collection[str]) -> list[str]:
+        """The stored versions that nobody is about to point to: the pointer named them once, or they are so old that
+        whoever wrote them has ended. Oldest first; the current one may be among them.
+
+        Another machine may be uploading a version that is older than the current one, and not hold this one's lock.
+        """
+        long_ago = (datetime.now(UTC) - FORGOTTEN_AFTER).strftime(_VERSION_TIME)
+        stored = self.versions(key.study, key.asset, key.partition)
+        return [version for version in stored if version in once_current or version < long_ago]
+
+    def _whole_versions(self, key: _Key) -> list[str]:
+        stored = self.versions(key.study, key.asset, key.partition)
+        return [version for version in stored if self._fs.exists(self._remote(key, version, MANIFEST))]
+
+    def _once_current(self, key: _Key) -> list[str]:
+        """The versions that the pointer says were current before; [] where there is no pointer that can be read."""
+        try:
+            return [str(version) for version in json.loads(self._pointer_bytes(key) or b"")["superseded"]]
+        except (ValueError, KeyError, TypeError):
+            return []
 
     # Reading
 
@@ -613,19 +633,21 @@ class ArtifactStore:
         return self._size(_Key(study, asset, partition), *([name] if name else []))
 
     def superseded(self, study: str, asset: str, partition: str | None = None) -> list[str]:
-        """The versions older than the current one, oldest first; [] where that is not sound (`check`).
+        """The versions that were current before, and older ones that never were and are older than FORGOTTEN_AFTER;
+        oldest first, [] where the current one is not sound (`check`).
 
-        Then the last good one may be among them. A version newer than the current one is not superseded: it may be in
-        the making on another machine.
+        Then the last good one may be among them. A version that never was current may be in the making on another
+        machine.
         """
-        stored = self.versions(study, asset, partition)
-        if len(stored) < 2:
+        key = _Key(study, asset, partition)
+        deletable = self._deletable(key, self._once_current(key))
+        if not deletable:
             return []
         try:
             current = self.check(study, asset, partition).version
         except (UserError, OSError):
             return []
-        return [version for version in stored if version < current]
+        return [version for version in deletable if version < current]
 
     def remove_superseded(self, study: str, asset: str, partition: str | None, version: str) -> int:
         """Delete a version if it is superseded still. Returns the bytes freed; raises OSError."""
@@ -637,11 +659,11 @@ class ArtifactStore:
         """Delete everything stored of an artifact, the pointer first so that it never points to nothing.
 
         A version not in `seen` was written after the caller looked. It is kept, and everything is where the pointer
-        names it. Returns the bytes freed; raises OSError.
+        names it, or where a process claims the artifact. Returns the bytes freed; raises OSError.
         """
         key = _Key(study, asset, partition)
         with self._lock(key):
-            if self._current_version(key) not in (None, *seen):
+            if self._current_version(key) not in (None, *seen) or (asset, partition) in self.claims(study):
                 return 0
             freed = self._remove(key, POINTER)
             if freed and self._local_root:
@@ -900,6 +922,16 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
         "files": [vars(file) for file in manifest.files],
     }
     return json.dumps(fields, indent=1).encode()
+
+
+def _later_than(version: str | None, now: datetime) -> datetime:
+    """Now, or the moment after a version's where the clock was set back since: versions are sorted by name."""
+    if version is None:
+        return now
+    with suppress(ValueError, OverflowError):
+        made = datetime.strptime(version.partition("-")[0], _VERSION_TIME).replace(tzinfo=UTC)
+        return max(now, made + timedelta(microseconds=1))
+    return now
 
 
 def _parsed_manifest(content: bytes) -> Manifest:
