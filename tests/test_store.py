@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -706,6 +706,71 @@ def test_disk_too_full_for_a_download(tiny_disk: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not downloaded") as error:
         ArtifactStore(root, cache_dir=tiny_disk).read("study", "rows")
     assert_one_sentence(error)
+
+
+def _write(store: ArtifactStore) -> None:
+    put(store, "two")
+
+
+def _claim(store: ArtifactStore) -> None:
+    with store.claim("study", "rows", "owl"):
+        pytest.fail("claimed")
+
+
+WRITING: dict[str, Callable[[ArtifactStore], Any]] = {
+    "write": _write,
+    "claim": _claim,
+    "refuse": lambda store: store.refuse("study", "rows", "owl", "broken", {}),
+    "withdraw": lambda store: store.withdraw_refusal("study", "rows", "cat"),
+    "workspace": lambda store: store.workspace("study", "rows", "owl", "f" * 64),
+}
+
+
+@pytest.mark.parametrize("action", WRITING.values(), ids=WRITING)
+def test_read_only_store_is_read_and_what_writes_to_it_says_why_not(tiny_disk: Path, action: Any) -> None:
+    written = put(ArtifactStore(tiny_disk / "store"))
+    ArtifactStore(tiny_disk / "store").refuse("study", "rows", "cat", "broken", {})
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    store = ArtifactStore(tiny_disk / "store")
+    assert store.read("study", "rows", "owl") == written
+    assert store.claims("study") == {} and store.refusal("study", "rows", "cat") is not None
+    with pytest.raises(UserError, match=r"may not write to .*Read-only.*SUBLIMINAL_ARTIFACTS") as error:
+        action(store)
+    assert str(tiny_disk) in str(error.value)
+    assert_one_sentence(error)
+
+
+@pytest.mark.parametrize("action", [name for name in WRITING if name != "withdraw"])
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_store_where_a_file_lies_says_so(tmp_path: Path, action: str, below: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="may not write to") as error:
+        WRITING[action](ArtifactStore(tmp_path / "file" / below))
+    assert str(tmp_path / "file") in str(error.value)
+    assert_one_sentence(error)
+
+
+def test_bucket_without_the_right_to_write_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}/root", cache_dir=tmp_path / "cache")
+
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(store._fs, "put_file", forbidden)
+    monkeypatch.setattr(store._fs, "pipe_file", forbidden)
+    for action in ("write", "claim", "refuse"):
+        with pytest.raises(UserError, match=r"Access Denied.*SUBLIMINAL_ARTIFACTS") as error:
+            WRITING[action](store)
+        assert store.root in str(error.value)
+        assert_one_sentence(error)
+
+
+def test_error_of_the_block_stays_what_it_is(local_store: ArtifactStore, tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError), local_store.write("study", "rows", "owl") as draft:
+        draft.path.mkdir()
+    with pytest.raises(NotADirectoryError), local_store.write("study", "rows", "owl"):
+        (tmp_path / "elsewhere").write_text("x")
+        (tmp_path / "elsewhere" / "x").read_text()
 
 
 # Several writers

@@ -29,7 +29,7 @@ import socket
 import stat
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -57,6 +57,7 @@ _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 FORGOTTEN_AFTER = timedelta(days=7)
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
 _AXES, _AXES_IN_PATHS = "|", "@"
@@ -207,10 +208,13 @@ class ArtifactStore:
 
         Raises ClaimedElsewhere where a living process holds the claim, this one included. That of a process killed on
         this machine is taken over at once, that of one on another machine when two looks through this store, two
-        minutes apart, saw no sign of life of it.
+        minutes apart, saw no sign of life of it. Raises UserError where the disk is full or may not be written to.
         """
         key = _Key(study, asset, partition)
-        with self._claims.held(f"{key.relative}.json") as other:
+        with ExitStack() as stack:
+            # Only the claiming: the block has its own errors.
+            with self._explaining_disk(f"{key.label} was not claimed in {self.root}", key):
+                other = stack.enter_context(self._claims.held(f"{key.relative}.json"))
             if other is not None:
                 raise ClaimedElsewhere(
                     f"{key.label} in {self.root} is being made by {other.shown}: wait until that has ended, or end it, "
@@ -239,12 +243,13 @@ class ArtifactStore:
         `info`: JSON-able facts that are not content (seed, device, wall time, upstream hashes); the block may add
         to `draft.info`. The version before this one is kept, older ones are deleted, and so is a refusal: this is a new
         result. Where the block or the writing fails, the draft is deleted and what was there before stays. Raises
-        UserError where the disk is full, ValueError where the draft is empty, holds a link or an own manifest.json, or
-        holds a file that does not parse as what its name says, and TypeError where `info` is not JSON-able.
+        UserError where the disk is full or may not be written to, ValueError where the draft is empty, holds a link or
+        an own manifest.json, or holds a file that does not parse as what its name says, and TypeError where `info` is
+        not JSON-able.
         """
         key = _Key(study, asset, partition)
         with (
-            self._explaining_full_disk(
+            self._explaining_disk(
                 f"{key.label} was not written to {self.root} and the artifact that was there before, if any, is intact",
                 key,
             ),
@@ -460,7 +465,7 @@ class ArtifactStore:
     def _download(self, key: _Key, version: str, manifest: Manifest, target: Path) -> None:
         self._check_remote(key, version, manifest)
         with (
-            self._explaining_full_disk(f"{key.label} was not downloaded to {self._cache}", key),
+            self._explaining_disk(f"{key.label} was not downloaded to {self._cache}", key),
             self._scratch_folder() as folder,
         ):
             for file in manifest.files:
@@ -529,11 +534,12 @@ class ArtifactStore:
         """Record that nothing may be built on what is stored here, or on nothing where nothing is.
 
         It holds until the next `write` or `withdraw_refusal`; another one replaces it. `made_from`: JSON-able facts
-        that the verdict rests on. Raises TypeError where they are not JSON-able, UserError where the disk is full.
+        that the verdict rests on. Raises TypeError where they are not JSON-able, UserError where the disk is full or
+        may not be written to.
         """
         key = _Key(study, asset, partition)
         with (
-            self._explaining_full_disk(f"that {key.label} is refused was not recorded in {self.root}", key),
+            self._explaining_disk(f"that {key.label} is refused was not recorded in {self.root}", key),
             self._lock(key),
         ):
             fields = {
@@ -566,9 +572,14 @@ class ArtifactStore:
         return refusal if current is None or current == refused_version else None
 
     def withdraw_refusal(self, study: str, asset: str, partition: str | None = None) -> None:
-        """Let others build on this artifact again, whether or not it was refused."""
-        with suppress(FileNotFoundError):
-            self._fs.rm_file(self._remote(_Key(study, asset, partition), REFUSAL))
+        """Let others build on this artifact again, whether or not it was refused.
+
+        Raises UserError where the record may not be deleted.
+        """
+        key = _Key(study, asset, partition)
+        outcome = f"the refusal of {key.label} was not withdrawn in {self.root}"
+        with self._explaining_disk(outcome, key), suppress(FileNotFoundError):
+            self._fs.rm_file(self._remote(key, REFUSAL))
 
     # Listing
 
@@ -772,12 +783,13 @@ class ArtifactStore:
 
         The same `fingerprint` (a hash of everything the work depends on) gives the same folder with what was left in
         it; folders of other fingerprints belong to work nobody will resume and are deleted once nobody works in them.
+        Raises UserError where the disk is full or may not be written to.
         """
         key = _Key(study, asset, partition)
         _check_name("fingerprint", fingerprint)
         folder = self._work / key.relative / fingerprint[:16]
         # Without the lock, another process could find the folder not worked on and delete it at this moment.
-        with self._lock(key):
+        with self._explaining_disk(f"there is no workspace for {key.label}", key), self._lock(key):
             folder.mkdir(parents=True, exist_ok=True)
             # Loading an old checkpoint changes nothing in there for a while, and what looks forgotten may be deleted.
             os.utime(folder)
@@ -792,7 +804,7 @@ class ArtifactStore:
         """Delete the folders that `workspace` gave for this artifact, except one that another process works in."""
         key = _Key(study, asset, partition)
         if self.scratch(study, asset, partition) is not None:
-            with self._lock(key):
+            with suppress(OSError), self._lock(key):
                 self._delete_workspaces(key)
 
     def _owners(self, key: _Key) -> Path:
@@ -850,17 +862,40 @@ class ArtifactStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _explaining_full_disk(self, outcome: str, key: _Key) -> Iterator[None]:
+    def _explaining_disk(self, outcome: str, key: _Key) -> Iterator[None]:
+        """Turn what only the user can mend, a disk that is full or may not be written to, into a UserError."""
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
-            if not _is_full_disk(error):
-                raise
-            where = getattr(error, "filename", None) or self._scratch
-            raise UserError(
-                f"The disk of {where} is full or the quota on it is used up; {outcome}: free some space there and "
-                f"{key.materialize} again."
-            ) from error
+            where = getattr(error, "filename", None)
+            again = f"and {key.materialize} again"
+            if _is_full_disk(error):
+                raise UserError(
+                    f"The disk of {where or self._scratch} is full or the quota on it is used up; {outcome}: free some "
+                    f"space there {again}."
+                ) from error
+            if self._is_unwritable(error):
+                raise UserError(
+                    f"This process may not write to {where or self.root} ({_reason(error)}); {outcome}: get the right "
+                    f"to write there or set SUBLIMINAL_ARTIFACTS to another folder, {again}."
+                ) from error
+            raise
+
+    def _is_unwritable(self, error: Exception) -> bool:
+        """Whether an error says that the store may not be written to; one about a file elsewhere says nothing."""
+        if not isinstance(error, OSError):
+            return False
+        own = [folder for folder in (self._local_root, self._scratch, self._cache, self._work) if folder is not None]
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return any(path.is_file() for folder in own for path in (folder, *folder.parents))
+        if error.errno not in _UNWRITABLE and not isinstance(error, PermissionError):
+            return False
+        if error.filename is None:
+            return self._local_root is None
+        path = Path(os.fsdecode(error.filename))
+        return any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in own)
 
     @contextmanager
     def _lock(self, key: _Key) -> Iterator[None]:
@@ -1055,6 +1090,10 @@ def _is_running(process: int) -> bool:
     with suppress(psutil.Error):
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     return psutil.pid_exists(process)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or _shown(str(error))
 
 
 def _is_full_disk(error: Exception) -> bool:
