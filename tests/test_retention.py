@@ -11,6 +11,8 @@ import tempfile
 import threading
 import time
 import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from subliminal_dagster.science import claims
+from subliminal_dagster.science.claims import Holder
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.retention import find_garbage, remove
 from subliminal_dagster.science.store import Artifact, ArtifactStore, DamagedArtifact, MissingArtifact
@@ -152,6 +156,31 @@ def test_version_newer_than_the_current_one_stays(store: ArtifactStore) -> None:
     put(store)
     overwrite(store, "study/rows/owl/29990101T000000.000000Z-00000000/rows.jsonl", b"{}")
     assert find_garbage(store, EXPECTED) == []
+
+
+def test_version_that_never_was_current_goes_only_when_it_is_old(store: ArtifactStore) -> None:
+    """A machine whose clock is behind, or whose upload takes long, may be about to point to it."""
+    put(store)
+    now = datetime.now(UTC)
+    for days in (6, 8):
+        version = (now - timedelta(days=days)).strftime("%Y%m%dT%H%M%S.%fZ-00000000")
+        overwrite(store, f"study/rows/owl/{version}/rows.jsonl", b"{}")
+    found = find_garbage(store, EXPECTED)
+    assert [(item.what, item.path) for item in found] == [
+        ("superseded version", f"{store.root}/study/rows/owl/{version}")
+    ]
+
+
+def test_artifact_that_a_process_claims_stays(store: ArtifactStore) -> None:
+    put(store, "one", "wolf")
+    upload = "study/rows/wolf/29990101T000000.000000Z-00000000/rows.jsonl"
+    overwrite(store, upload, b"{}")
+    found = find_garbage(store, EXPECTED)
+    with store.claim("study", "rows", "wolf"):
+        remove(store, found)
+        assert store._fs.exists(f"{store._root_path}/{upload}") and store.exists("study", "rows", "wolf")
+    remove(store, found)
+    assert store.partitions("study", "rows") == []
 
 
 def test_version_that_is_current_again_stays(store: ArtifactStore) -> None:
@@ -401,6 +430,21 @@ def test_old_scratch_that_somebody_works_on_stays(local_store: ArtifactStore, to
     assert find_garbage(local_store, EXPECTED) == []
     assert remove(local_store, found) == 0
     assert (folder / "checkpoint").is_file()
+
+
+@pytest.mark.parametrize("partition", ["owl", "wolf"])
+def test_scratch_that_a_living_process_works_in_stays(local_store: ArtifactStore, partition: str) -> None:
+    folder = local_store.workspace("study", "rows", partition, "f" * 64)
+    age(folder.parent, 8 * DAY)
+    (record,) = (local_store._work / ".owners").rglob("*@*")
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = replace(Holder.this_process(), process=other.pid, started=claims._start_of(other.pid) or "")
+    record.write_bytes(owner.content)
+    found = find_garbage(local_store, EXPECTED)
+    assert remove(local_store, found) == 0 and folder.is_dir()
+    other.communicate(b"\n")
+    remove(local_store, found)
+    assert not folder.exists()
 
 
 def test_links_in_scratch_are_not_followed(local_store: ArtifactStore, tmp_path: Path) -> None:

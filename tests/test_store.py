@@ -8,11 +8,12 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -579,6 +580,54 @@ def test_version_nothing_points_to_is_never_read_and_goes_in_time(local_store: A
     assert not orphan.exists()
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_version_that_another_machine_is_about_to_point_to_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    root = f"memory://{uuid.uuid4().hex}/root"
+    one, two = (ArtifactStore(root, cache_dir=tmp_path / name) for name in ("one", "two"))
+    put(one, "old")
+    upload = one._upload
+
+    def interrupted(key: Any, draft: Path, files: Any, version: str, pointer: bytes) -> None:
+        if not whole:
+            one._fs.pipe_file(one._remote(key, version, "half"), b"x")
+            one._fs.rm_file(one._remote(key, version, "half"))
+            one._fs.put_file(str(draft / "rows.jsonl"), one._remote(key, version, "rows.jsonl"))
+        else:
+            for name in [*(file.path for file in files), "manifest.json"]:
+                one._fs.put_file(str(draft / name), one._remote(key, version, name))
+        for text in ("two", "three", "four"):
+            put(two, text)
+        assert len(versions(two)) == 3
+        upload(key, draft, files, version, pointer)
+
+    monkeypatch.setattr(one, "_upload", interrupted)
+    written = put(one, "slow")
+    assert ArtifactStore(root, cache_dir=tmp_path / "three").read("study", "rows", "owl").version == written.version
+    monkeypatch.undo()
+    for text in ("five", "six"):
+        put(one, text)
+    assert written.version not in versions(one)
+
+
+def test_version_is_later_than_the_one_before_though_the_clock_was_set_back(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2020, 1, 1, tzinfo=tz)
+
+    written = [put(store, "one")]
+    monkeypatch.setattr(store_module, "datetime", Clock)
+    written += [put(store, text) for text in ("two", "three")]
+    assert written[0].version < written[1].version < written[2].version
+    assert versions(store) == [artifact.version for artifact in written[1:]]
+    assert store.read("study", "rows", "owl") == written[2]
+    assert store.superseded("study", "rows", "owl") == [written[1].version]
+
+
 def test_draft_of_another_host_is_left_alone(local_store: ArtifactStore) -> None:
     put(local_store)
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -657,6 +706,71 @@ def test_disk_too_full_for_a_download(tiny_disk: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not downloaded") as error:
         ArtifactStore(root, cache_dir=tiny_disk).read("study", "rows")
     assert_one_sentence(error)
+
+
+def _write(store: ArtifactStore) -> None:
+    put(store, "two")
+
+
+def _claim(store: ArtifactStore) -> None:
+    with store.claim("study", "rows", "owl"):
+        pytest.fail("claimed")
+
+
+WRITING: dict[str, Callable[[ArtifactStore], Any]] = {
+    "write": _write,
+    "claim": _claim,
+    "refuse": lambda store: store.refuse("study", "rows", "owl", "broken", {}),
+    "withdraw": lambda store: store.withdraw_refusal("study", "rows", "cat"),
+    "workspace": lambda store: store.workspace("study", "rows", "owl", "f" * 64),
+}
+
+
+@pytest.mark.parametrize("action", WRITING.values(), ids=WRITING)
+def test_read_only_store_is_read_and_what_writes_to_it_says_why_not(tiny_disk: Path, action: Any) -> None:
+    written = put(ArtifactStore(tiny_disk / "store"))
+    ArtifactStore(tiny_disk / "store").refuse("study", "rows", "cat", "broken", {})
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    store = ArtifactStore(tiny_disk / "store")
+    assert store.read("study", "rows", "owl") == written
+    assert store.claims("study") == {} and store.refusal("study", "rows", "cat") is not None
+    with pytest.raises(UserError, match=r"may not write to .*Read-only.*SUBLIMINAL_ARTIFACTS") as error:
+        action(store)
+    assert str(tiny_disk) in str(error.value)
+    assert_one_sentence(error)
+
+
+@pytest.mark.parametrize("action", [name for name in WRITING if name != "withdraw"])
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_store_where_a_file_lies_says_so(tmp_path: Path, action: str, below: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="may not write to") as error:
+        WRITING[action](ArtifactStore(tmp_path / "file" / below))
+    assert str(tmp_path / "file") in str(error.value)
+    assert_one_sentence(error)
+
+
+def test_bucket_without_the_right_to_write_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}/root", cache_dir=tmp_path / "cache")
+
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(store._fs, "put_file", forbidden)
+    monkeypatch.setattr(store._fs, "pipe_file", forbidden)
+    for action in ("write", "claim", "refuse"):
+        with pytest.raises(UserError, match=r"Access Denied.*SUBLIMINAL_ARTIFACTS") as error:
+            WRITING[action](store)
+        assert store.root in str(error.value)
+        assert_one_sentence(error)
+
+
+def test_error_of_the_block_stays_what_it_is(local_store: ArtifactStore, tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError), local_store.write("study", "rows", "owl") as draft:
+        draft.path.mkdir()
+    with pytest.raises(NotADirectoryError), local_store.write("study", "rows", "owl"):
+        (tmp_path / "elsewhere").write_text("x")
+        (tmp_path / "elsewhere" / "x").read_text()
 
 
 # Several writers
@@ -838,3 +952,40 @@ def test_workspace_outlives_the_process_until_its_fingerprint_changes(store: Art
 def test_workspace_follows_an_explicit_cache_folder(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "root", cache_dir=tmp_path / "cache")
     assert store.workspace("study", "rows", None, "f" * 64) == tmp_path / "cache/.work/study/rows/_" / ("f" * 16)
+
+
+_WORK_THERE = """
+import sys, time
+from subliminal_dagster.science.store import ArtifactStore
+folder = ArtifactStore(sys.argv[1]).workspace("study", "rows", "owl", "a" * 64)
+(folder / "checkpoint").write_text("half")
+print("working", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_workspace_that_another_process_works_in_stays_until_that_has_ended(local_store: ArtifactStore) -> None:
+    other = subprocess.Popen([sys.executable, "-c", _WORK_THERE, local_store.root], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"working\n"
+    mine = local_store.workspace("study", "rows", "owl", "b" * 64)
+    theirs = mine.with_name("a" * 16)
+    local_store.clear_workspace("study", "rows", "owl")
+    assert (theirs / "checkpoint").is_file() and not mine.exists()
+    other.kill()
+    other.communicate()
+    assert local_store.workspace("study", "rows", "owl", "a" * 64) == theirs and (theirs / "checkpoint").is_file()
+    local_store.workspace("study", "rows", "owl", "b" * 64)
+    assert not theirs.exists()
+
+
+def test_workspace_of_another_host_stays_until_it_is_forgotten(local_store: ArtifactStore) -> None:
+    theirs = local_store.workspace("study", "rows", "owl", "a" * 64)
+    (record,) = (local_store._work / ".owners").rglob("*@*")
+    record.write_text(record.read_text().replace(socket.gethostname(), "elsewhere"))
+    local_store.workspace("study", "rows", "owl", "b" * 64)
+    assert theirs.is_dir()
+    age(theirs, 8 * 24 * 60 * 60)
+    local_store.workspace("study", "rows", "owl", "b" * 64)
+    assert not theirs.exists()
+    local_store.clear_workspace("study", "rows", "owl")
+    assert not list((local_store._work / ".owners").rglob("*@*"))

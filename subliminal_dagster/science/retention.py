@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import REFUSAL, ArtifactStore, folder_size, last_touched
-
-FORGOTTEN_AFTER = timedelta(days=7)
+from subliminal_dagster.science.store import FORGOTTEN_AFTER, REFUSAL, ArtifactStore, folder_size, last_touched
 
 
 @dataclass(frozen=True)

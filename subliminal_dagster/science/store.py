@@ -30,7 +30,7 @@ import socket
 import stat
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -53,9 +53,14 @@ POINTER = "current.json"
 REFUSAL = "refused.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_VERSION_TIME = "%Y%m%dT%H%M%S.%fZ"
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 _SHA256 = re.compile("[0-9a-f]{64}")
+# After this long without a change, scratch is nobody's.
+FORGOTTEN_AFTER = timedelta(days=7)
+
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
 _AXES, _AXES_IN_PATHS = "|", "@"
@@ -206,10 +211,13 @@ class ArtifactStore:
 
         Raises ClaimedElsewhere where a living process holds the claim, this one included. That of a process killed on
         this machine is taken over at once, that of one on another machine when two looks through this store, two
-        minutes apart, saw no sign of life of it.
+        minutes apart, saw no sign of life of it. Raises UserError where the disk is full or may not be written to.
         """
         key = _Key(study, asset, partition)
-        with self._claims.held(f"{key.relative}.json") as other:
+        with ExitStack() as stack:
+            # Only the claiming: the block has its own errors.
+            with self._explaining_disk(f"{key.label} was not claimed in {self.root}", key):
+                other = stack.enter_context(self._claims.held(f"{key.relative}.json"))
             if other is not None:
                 raise ClaimedElsewhere(
                     f"{key.label} in {self.root} is being made by {other.shown}: wait until that has ended, or end it, "
@@ -238,12 +246,13 @@ class ArtifactStore:
         `info`: JSON-able facts that are not content (seed, device, wall time, upstream hashes); the block may add
         to `draft.info`. The version before this one is kept, older ones are deleted, and so is a refusal: this is a new
         result. Where the block or the writing fails, the draft is deleted and what was there before stays. Raises
-        UserError where the disk is full, ValueError where the draft is empty, holds a link or an own manifest.json, or
-        holds a file that does not parse as what its name says, and TypeError where `info` is not JSON-able.
+        UserError where the disk is full or may not be written to, ValueError where the draft is empty, holds a link or
+        an own manifest.json, or holds a file that does not parse as what its name says, and TypeError where `info` is
+        not JSON-able.
         """
         key = _Key(study, asset, partition)
         with (
-            self._explaining_full_disk(
+            self._explaining_disk(
                 f"{key.label} was not written to {self.root} and the artifact that was there before, if any, is intact",
                 key,
             ),
@@ -256,19 +265,17 @@ class ArtifactStore:
     def _publish(self, key: _Key, draft: Draft) -> Artifact:
         files = tuple(_describe(draft.path))
         content_hash = json_hash({file.path: file.content for file in files if file.content is not None})
-        # Without the lock, one writer could prune the version that another one is about to point to.
         with self._lock(key):
             previous = self._current_version(key)
             created = datetime.now(UTC)
-            if previous is not None:
-                # Versions sort by their names, also where the clock was set back.
-                created = max(created, _made_at(previous) + timedelta(microseconds=1))
-            version = f"{created.strftime('%Y%m%dT%H%M%S.%fZ')}-{content_hash[:8]}"
+            version = f"{_later_than(previous, created).strftime(_VERSION_TIME)}-{content_hash[:8]}"
             manifest_bytes = _manifest_bytes(Manifest(version, content_hash, created, files, draft.info))
             manifest_sha256 = hashlib.sha256(manifest_bytes).hexdigest()
-            pointer_bytes = json.dumps(
-                {"version": version, "content_hash": content_hash, "manifest_sha256": manifest_sha256}
-            ).encode()
+            # Where the pointer was lost, a version that is whole is taken for one that it named.
+            before = [previous, *self._once_current(key)] if previous else self._whole_versions(key)
+            superseded = self._deletable(key, before)
+            pointer = {"version": version, "content_hash": content_hash, "manifest_sha256": manifest_sha256}
+            pointer_bytes = json.dumps({**pointer, "superseded": superseded}).encode()
             _write_durably(draft.path / MANIFEST, manifest_bytes)
             if self._local_root:
                 path = self._publish_locally(self._local_root / key.relative, draft.path, version, pointer_bytes)
@@ -280,7 +287,7 @@ class ArtifactStore:
             # One that cannot be deleted no longer counts: it names the version it was about.
             with suppress(OSError):
                 self._fs.rm_file(self._remote(key, REFUSAL))
-            self._prune(key, version, previous)
+            self._prune(key, superseded, previous)
         return Artifact(**vars(_parsed_manifest(manifest_bytes)), path=path)
 
     def _publish_locally(self, folder: Path, draft: Path, version: str, pointer_bytes: bytes) -> Path:
@@ -314,17 +321,35 @@ class ArtifactStore:
             raise
         self._fs.pipe_file(self._remote(key, POINTER), pointer_bytes)
 
-    def _prune(self, key: _Key, current: str, previous: str | None) -> None:
-        """Delete what is older than the previous version. Versions sort by the time they were made."""
+    def _prune(self, key: _Key, superseded: Collection[str], previous: str | None) -> None:
         if previous is None:
             return
         # A superseded version that cannot be deleted takes room and does no harm: the new one is already in place.
         with suppress(OSError):
-            self._fs.invalidate_cache()
-            for path in self._fs.ls(self._remote(key), detail=False):
-                version = PurePosixPath(path).name
-                if _VERSION.fullmatch(version) and version < previous and version != current:
+            for version in superseded:
+                if version != previous:
                     self._fs.rm(self._remote(key, version), recursive=True)
+
+    def _deletable(self, key: _Key, once_current: Collection[str]) -> list[str]:
+        """The stored versions that nobody is about to point to: the pointer named them once, or they are so old that
+        whoever wrote them has ended. Oldest first; the current one may be among them.
+
+        Another machine may be uploading a version that is older than the current one, and not hold this one's lock.
+        """
+        long_ago = (datetime.now(UTC) - FORGOTTEN_AFTER).strftime(_VERSION_TIME)
+        stored = self.versions(key.study, key.asset, key.partition)
+        return [version for version in stored if version in once_current or version < long_ago]
+
+    def _whole_versions(self, key: _Key) -> list[str]:
+        stored = self.versions(key.study, key.asset, key.partition)
+        return [version for version in stored if self._fs.exists(self._remote(key, version, MANIFEST))]
+
+    def _once_current(self, key: _Key) -> list[str]:
+        """The versions that the pointer says were current before; [] where there is no pointer that can be read."""
+        try:
+            return [str(version) for version in json.loads(self._pointer_bytes(key) or b"")["superseded"]]
+        except (ValueError, KeyError, TypeError):
+            return []
 
     # Reading
 
@@ -465,7 +490,7 @@ class ArtifactStore:
     def _download(self, key: _Key, version: str, manifest: Manifest, target: Path) -> None:
         self._check_remote(key, version, manifest)
         with (
-            self._explaining_full_disk(f"{key.label} was not downloaded to {self._cache}", key),
+            self._explaining_disk(f"{key.label} was not downloaded to {self._cache}", key),
             self._scratch_folder() as folder,
         ):
             for file in manifest.files:
@@ -529,11 +554,12 @@ class ArtifactStore:
         """Record that nothing may be built on what is stored here, or on nothing where nothing is.
 
         It holds until the next `write` or `withdraw_refusal`; another one replaces it. `made_from`: JSON-able facts
-        that the verdict rests on. Raises TypeError where they are not JSON-able, UserError where the disk is full.
+        that the verdict rests on. Raises TypeError where they are not JSON-able, UserError where the disk is full or
+        may not be written to.
         """
         key = _Key(study, asset, partition)
         with (
-            self._explaining_full_disk(f"that {key.label} is refused was not recorded in {self.root}", key),
+            self._explaining_disk(f"that {key.label} is refused was not recorded in {self.root}", key),
             self._lock(key),
         ):
             fields = {
@@ -566,9 +592,14 @@ class ArtifactStore:
         return refusal if current is None or current == refused_version else None
 
     def withdraw_refusal(self, study: str, asset: str, partition: str | None = None) -> None:
-        """Let others build on this artifact again, whether or not it was refused."""
-        with suppress(FileNotFoundError):
-            self._fs.rm_file(self._remote(_Key(study, asset, partition), REFUSAL))
+        """Let others build on this artifact again, whether or not it was refused.
+
+        Raises UserError where the record may not be deleted.
+        """
+        key = _Key(study, asset, partition)
+        outcome = f"the refusal of {key.label} was not withdrawn in {self.root}"
+        with self._explaining_disk(outcome, key), suppress(FileNotFoundError):
+            self._fs.rm_file(self._remote(key, REFUSAL))
 
     # Listing
 
@@ -633,19 +664,21 @@ class ArtifactStore:
         return self._size(_Key(study, asset, partition), *([name] if name else []))
 
     def superseded(self, study: str, asset: str, partition: str | None = None) -> list[str]:
-        """The versions older than the current one, oldest first; [] where that is not sound (`check`).
+        """The versions that were current before, and older ones that never were and are older than FORGOTTEN_AFTER;
+        oldest first, [] where the current one is not sound (`check`).
 
-        Then the last good one may be among them. A version newer than the current one is not superseded: it may be in
-        the making on another machine.
+        Then the last good one may be among them. A version that never was current may be in the making on another
+        machine.
         """
-        stored = self.versions(study, asset, partition)
-        if len(stored) < 2:
+        key = _Key(study, asset, partition)
+        deletable = self._deletable(key, self._once_current(key))
+        if not deletable:
             return []
         try:
             current = self.check(study, asset, partition).version
         except (UserError, OSError):
             return []
-        return [version for version in stored if version < current]
+        return [version for version in deletable if version < current]
 
     def remove_superseded(self, study: str, asset: str, partition: str | None, version: str) -> int:
         """Delete a version if it is superseded still. Returns the bytes freed; raises OSError."""
@@ -657,11 +690,11 @@ class ArtifactStore:
         """Delete everything stored of an artifact, the pointer first so that it never points to nothing.
 
         A version not in `seen` was written after the caller looked. It is kept, and everything is where the pointer
-        names it. Returns the bytes freed; raises OSError.
+        names it, or where a process claims the artifact. Returns the bytes freed; raises OSError.
         """
         key = _Key(study, asset, partition)
         with self._lock(key):
-            if self._current_version(key) not in (None, *seen):
+            if self._current_version(key) not in (None, *seen) or (asset, partition) in self.claims(study):
                 return 0
             freed = self._remove(key, POINTER)
             if freed and self._local_root:
@@ -717,17 +750,20 @@ class ArtifactStore:
         return folder if folder.is_dir() else None
 
     def remove_scratch(self, study: str, asset: str, partition: str | None, untouched_since: datetime | None) -> int:
-        """Delete an artifact's workspaces, unless something in them changed since (None: whenever it did).
+        """Delete an artifact's workspaces, unless something in them changed since (None: whenever it did), except one
+        that another process works in.
 
         Returns the bytes freed; raises OSError.
         """
-        with self._lock(_Key(study, asset, partition)):
+        key = _Key(study, asset, partition)
+        with self._lock(key):
             folder = self.scratch(study, asset, partition)
             if folder is None or (untouched_since is not None and last_touched(folder) >= untouched_since):
                 return 0
-            for workspace in list(folder.iterdir()):
-                _set_aside(workspace)
-            return _remove_folder(folder)
+            unused = [workspace for workspace in _folders(folder) if not self._is_worked_in(key, workspace)]
+            freed = sum(self._delete_workspace(key, workspace) for workspace in unused)
+            self._delete_workspaces(key)
+            return freed
 
     def abandoned_drafts(self) -> list[Path]:
         """The drafts of this host whose writers died; one on another host may live, and only that host can tell."""
@@ -766,26 +802,70 @@ class ArtifactStore:
         """A local folder for work that can be resumed (training checkpoints); it outlives the process.
 
         The same `fingerprint` (a hash of everything the work depends on) gives the same folder with what was left in
-        it; folders of other fingerprints belong to work nobody will resume and are deleted.
+        it; folders of other fingerprints belong to work nobody will resume and are deleted once nobody works in them.
+        Raises UserError where the disk is full or may not be written to.
         """
         key = _Key(study, asset, partition)
         _check_name("fingerprint", fingerprint)
         folder = self._work / key.relative / fingerprint[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        # Loading an old checkpoint changes nothing in there for a while, and what looks forgotten may be deleted.
-        os.utime(folder)
-        for sibling in folder.parent.iterdir():
-            if sibling != folder:
-                shutil.rmtree(_set_aside(sibling), ignore_errors=True)
+        # Without the lock, another process could find the folder not worked on and delete it at this moment.
+        with self._explaining_disk(f"there is no workspace for {key.label}", key), self._lock(key):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Loading an old checkpoint changes nothing in there for a while, and what looks forgotten may be deleted.
+            os.utime(folder)
+            owner = Holder.this_process()
+            owners = self._owners(key)
+            owners.mkdir(parents=True, exist_ok=True)
+            (owners / f"{folder.name}@{owner.host}.{owner.process}").write_bytes(owner.content)
+            self._delete_workspaces(key, keep=folder.name)
         return folder
 
     def clear_workspace(self, study: str, asset: str, partition: str | None = None) -> None:
-        """Delete the folders that `workspace` gave for this artifact, if there are any."""
-        folder = self._work / _Key(study, asset, partition).relative
-        if folder.is_dir():
-            for workspace in list(folder.iterdir()):
-                _set_aside(workspace)
-            shutil.rmtree(folder, ignore_errors=True)
+        """Delete the folders that `workspace` gave for this artifact, except one that another process works in."""
+        key = _Key(study, asset, partition)
+        if self.scratch(study, asset, partition) is not None:
+            with suppress(OSError), self._lock(key):
+                self._delete_workspaces(key)
+
+    def _owners(self, key: _Key) -> Path:
+        """The folder of the records which processes took which workspaces of an artifact."""
+        return self._work / ".owners" / key.relative
+
+    def _delete_workspaces(self, key: _Key, keep: str | None = None) -> None:
+        """Delete the workspaces that no other process works in. What cannot be deleted takes room and does no harm."""
+        folder = self._work / key.relative
+        for workspace in _folders(folder):
+            if workspace != keep and not self._is_worked_in(key, workspace):
+                with suppress(OSError):
+                    self._delete_workspace(key, workspace)
+        for each in (self._owners(key), folder):
+            with suppress(OSError):
+                each.rmdir()
+
+    def _delete_workspace(self, key: _Key, workspace: str) -> int:
+        """Returns the bytes freed; raises OSError."""
+        freed = _remove_folder(_set_aside(self._work / key.relative / workspace))
+        for record in self._owner_records(key, workspace):
+            record.unlink(missing_ok=True)
+        return freed
+
+    def _owner_records(self, key: _Key, workspace: str) -> list[Path]:
+        owners = self._owners(key)
+        return [path for path in owners.iterdir() if path.name.split("@")[0] == workspace] if owners.is_dir() else []
+
+    def _is_worked_in(self, key: _Key, workspace: str) -> bool:
+        """Whether a process other than this one may work in a workspace. Of one on another host, nobody can tell as
+        long as the folder is not forgotten."""
+        for record in self._owner_records(key, workspace):
+            owner = Holder.parsed(record.read_bytes())
+            if owner is None or (owner.host, owner.process) == (socket.gethostname(), os.getpid()):
+                continue
+            lives = owner.lives()
+            if lives is None:
+                lives = last_touched(self._work / key.relative / workspace) >= datetime.now(UTC) - FORGOTTEN_AFTER
+            if lives:
+                return True
+        return False
 
     @contextmanager
     def _scratch_folder(self) -> Iterator[Path]:
@@ -802,17 +882,40 @@ class ArtifactStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _explaining_full_disk(self, outcome: str, key: _Key) -> Iterator[None]:
+    def _explaining_disk(self, outcome: str, key: _Key) -> Iterator[None]:
+        """Turn what only the user can mend, a disk that is full or may not be written to, into a UserError."""
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
-            if not _is_full_disk(error):
-                raise
-            where = getattr(error, "filename", None) or self._scratch
-            raise UserError(
-                f"The disk of {where} is full or the quota on it is used up; {outcome}: free some space there and "
-                f"{key.materialize} again."
-            ) from error
+            where = getattr(error, "filename", None)
+            again = f"and {key.materialize} again"
+            if _is_full_disk(error):
+                raise UserError(
+                    f"The disk of {where or self._scratch} is full or the quota on it is used up; {outcome}: free some "
+                    f"space there {again}."
+                ) from error
+            if self._is_unwritable(error):
+                raise UserError(
+                    f"This process may not write to {where or self.root} ({_reason(error)}); {outcome}: get the right "
+                    f"to write there or set SUBLIMINAL_ARTIFACTS to another folder, {again}."
+                ) from error
+            raise
+
+    def _is_unwritable(self, error: Exception) -> bool:
+        """Whether an error says that the store may not be written to; one about a file elsewhere says nothing."""
+        if not isinstance(error, OSError):
+            return False
+        own = [folder for folder in (self._local_root, self._scratch, self._cache, self._work) if folder is not None]
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return any(path.is_file() for folder in own for path in (folder, *folder.parents))
+        if error.errno not in _UNWRITABLE and not isinstance(error, PermissionError):
+            return False
+        if error.filename is None:
+            return self._local_root is None
+        path = Path(os.fsdecode(error.filename))
+        return any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in own)
 
     @contextmanager
     def _lock(self, key: _Key) -> Iterator[None]:
@@ -901,10 +1004,6 @@ def _describe(draft: Path) -> Iterator[StoredFile]:
         yield StoredFile(name, path.stat().st_size, raw, None if is_view(name) else file_content_hash(path))
 
 
-def _made_at(version: str) -> datetime:
-    return datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
-
-
 def _manifest_bytes(manifest: Manifest) -> bytes:
     fields = {
         **vars(manifest),
@@ -913,6 +1012,16 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
         "files": [vars(file) for file in manifest.files],
     }
     return json.dumps(fields, indent=1).encode()
+
+
+def _later_than(version: str | None, now: datetime) -> datetime:
+    """Now, or the moment after a version's where the clock was set back since: versions are sorted by name."""
+    if version is None:
+        return now
+    with suppress(ValueError, OverflowError):
+        made = datetime.strptime(version.partition("-")[0], _VERSION_TIME).replace(tzinfo=UTC)
+        return max(now, made + timedelta(microseconds=1))
+    return now
 
 
 def _parsed_manifest(content: bytes) -> Manifest:
@@ -1048,6 +1157,10 @@ def _is_running(process: int) -> bool:
     with suppress(psutil.Error):
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     return psutil.pid_exists(process)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or _shown(str(error))
 
 
 def _is_full_disk(error: Exception) -> bool:
