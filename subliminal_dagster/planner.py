@@ -268,13 +268,20 @@ class _Survey:
 
     def with_estimates(self) -> Iterable[Part]:
         """The parts, those that are due with the time they took before, else the median of their asset's others."""
+        of_asset: dict[str, list[Manifest]] = {}
+        for (name, _), manifest in self.earlier.items():
+            of_asset.setdefault(name, []).append(manifest)
+        usual = {name: _estimate(manifests) for name, manifests in of_asset.items()}
         for place, part in self.parts.items():
             if not part.due:
                 yield part
                 continue
-            known = [self.earlier[place]] if place in self.earlier else []
-            known = known or [m for (name, _), m in self.earlier.items() if name == part.asset]
-            times = [float(m.info["wall_seconds"]) for m in known if "wall_seconds" in m.info]
-            devices = {str(m.info["device"]) for m in known if "device" in m.info}
-            seconds = median(times) if times else None
-            yield replace(part, seconds=seconds, device=", ".join(sorted(devices)) or None)
+            known = _estimate([self.earlier[place]]) if place in self.earlier else usual.get(part.asset, (None, None))
+            yield replace(part, seconds=known[0], device=known[1])
+
+
+def _estimate(manifests: list[Manifest]) -> tuple[float | None, str | None]:
+    """The median of the seconds that these took, and their devices."""
+    times = [float(m.info["wall_seconds"]) for m in manifests if "wall_seconds" in m.info]
+    devices = {str(m.info["device"]) for m in manifests if "device" in m.info}
+    return median(times) if times else None, ", ".join(sorted(devices)) or None
