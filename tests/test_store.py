@@ -28,7 +28,15 @@ from safetensors.numpy import save_file
 from subliminal_dagster.science import store as store_module
 from subliminal_dagster.science.content_hash import folder_content_hash
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import Artifact, ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
+from subliminal_dagster.science.store import (
+    Artifact,
+    ArtifactStore,
+    DamagedArtifact,
+    Manifest,
+    MissingArtifact,
+    OtherFormat,
+    _Key,
+)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -296,12 +304,37 @@ def test_manifest_cannot_make_a_download_leave_its_folder(tmp_path: Path) -> Non
         )
 
 
-def test_manifest_of_another_format_is_refused(local_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(local_store)
-    monkeypatch.setattr(store_module, "FORMAT", 2)
-    with pytest.raises(DamagedArtifact, match="this version of the software") as error:
-        local_store.manifest("study", "rows", "owl")
-    assert_one_sentence(error)
+@pytest.mark.parametrize("known", [0, 2])
+def test_artifact_of_another_format_is_neither_read_nor_replaced(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, known: int
+) -> None:
+    written = put(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "FORMAT", known)
+        looking: list[Callable[[], Any]] = [
+            lambda: store.read("study", "rows", "owl"),
+            lambda: store.check("study", "rows", "owl"),
+            lambda: store.manifest("study", "rows", "owl"),
+            lambda: store.refuse("study", "rows", "owl", "broken", {}),
+            lambda: store.remove_artifact("study", "rows", "owl", {written.version}),
+            lambda: put(store, "two"),
+        ]
+        for look in looking:
+            with pytest.raises(OtherFormat, match=rf"format 1 .*format {known} .*SUBLIMINAL_ARTIFACTS") as error:
+                look()
+            assert_one_sentence(error)
+    assert versions(store) == [written.version]
+    assert store.read("study", "rows", "owl") == written
+
+
+def test_pointer_that_names_no_format_is_of_the_first(store: ArtifactStore) -> None:
+    written = put(store)
+    path = store._remote(_Key("study", "rows", "owl"), "current.json")
+    pointer = json.loads(store._fs.cat_file(path))
+    first = {name: pointer[name] for name in ("version", "content_hash", "manifest_sha256")}
+    store._fs.pipe_file(path, json.dumps(first).encode())
+    assert store.read("study", "rows", "owl") == written
+    assert put(store, "two").version == store.check("study", "rows", "owl").version
 
 
 def test_version_pruned_during_a_read_is_read_anew(local_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,13 @@ class DamagedArtifact(UserError):  # noqa: N818
     """What lies in the store is not what was written to it."""
 
 
+class OtherFormat(UserError):  # noqa: N818
+    """What lies in the store was written by a version of the software that stores it differently.
+
+    It may well be sound, so it is neither read nor replaced.
+    """
+
+
 @dataclass(frozen=True)
 class StoredFile:
     """One file of an artifact.
@@ -170,7 +177,8 @@ class ArtifactStore:
     by default `<root>/.cache`, or `~/.cache/subliminal-dagster` where the root is remote.
 
     Every method takes `study`, `asset` and `partition` (None for an asset without partitions) and raises UserError
-    where one of them cannot be a folder's name. Raises UserError where the root's kind of URL is not supported.
+    where one of them cannot be a folder's name, and OtherFormat where it looks at an artifact that another version of
+    the software stored differently. Raises UserError where the root's kind of URL is not supported.
     """
 
     def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
@@ -271,8 +279,13 @@ class ArtifactStore:
             # Where the pointer was lost, a version that is whole is taken for one that it named.
             before = [previous, *self._once_current(key)] if previous else self._whole_versions(key)
             superseded = self._deletable(key, before)
-            pointer = {"version": version, "content_hash": content_hash, "manifest_sha256": manifest_sha256}
-            pointer_bytes = json.dumps({**pointer, "superseded": superseded}).encode()
+            pointer = {
+                "format": FORMAT,
+                "version": version,
+                "content_hash": content_hash,
+                "manifest_sha256": manifest_sha256,
+            }
+            pointer_bytes = json.dumps(pointer | {"superseded": superseded}).encode()
             _write_durably(draft.path / MANIFEST, manifest_bytes)
             if self._local_root:
                 path = self._publish_locally(self._local_root / key.relative, draft.path, version, pointer_bytes)
@@ -409,6 +422,13 @@ class ArtifactStore:
             content: bytes = self._fs.cat_file(self._remote(key, POINTER))
         except FileNotFoundError:
             return None
+        found = _format_of(content)
+        if found != FORMAT:
+            raise OtherFormat(
+                f"Artifact {key.label} in {self.root} is stored in format {found} and this version of the software "
+                f"knows format {FORMAT} only: use the version that wrote it, or set SUBLIMINAL_ARTIFACTS to another "
+                "folder."
+            )
         return content
 
     def _pointer(self, key: _Key) -> dict[str, str]:
@@ -957,6 +977,15 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
         "files": [vars(file) for file in manifest.files],
     }
     return json.dumps(fields, indent=1).encode()
+
+
+def _format_of(pointer: bytes) -> int:
+    """The format that a pointer names. The first ones named none, nor does one that is damaged."""
+    try:
+        found = json.loads(pointer)["format"]
+    except (ValueError, KeyError, TypeError):
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _later_than(version: str | None, now: datetime) -> datetime:
