@@ -56,6 +56,8 @@ _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}")
 # After this long without a change, scratch is nobody's.
 FORGOTTEN_AFTER = timedelta(days=7)
 
+# Also a chain of them (`simplecache::s3://bucket`).
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_PARTITION = "_"
@@ -172,22 +174,34 @@ class _Key:
 class ArtifactStore:
     """The artifacts under one root.
 
-    `root`: a local folder or an fsspec URL (`memory://x`, `s3://bucket/x`); a local one is made when first written
-    to. `cache_dir`: a local folder for copies of remote artifacts and for the record of files already verified;
-    by default `<root>/.cache`, or `~/.cache/subliminal-dagster` where the root is remote.
+    `root`: a local folder or an fsspec URL (`memory://x`, `s3://bucket/x`; whatever begins in another way is the path
+    of a folder, `~` being the home folder). A local one is made when first written to. `cache_dir`: a local folder for
+    copies of remote artifacts and for the record of files already verified; by default `<root>/.cache`, or
+    `~/.cache/subliminal-dagster` where the root is remote.
 
     Every method takes `study`, `asset` and `partition` (None for an asset without partitions) and raises UserError
     where one of them cannot be a folder's name, and OtherFormat where it looks at an artifact that another version of
-    the software stored differently. Raises UserError where the root's kind of URL is not supported.
+    the software stored differently. Raises UserError where the root is blank or its kind of URL is not supported.
     """
 
     def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
-        # A URL may carry a password, and the root is named in messages.
-        self.root = re.sub(r"//[^/@]*@", "//", str(root))
-        try:
-            self._fs, path = fsspec.core.url_to_fs(str(root))
-        except (ValueError, ImportError) as error:
-            raise UserError(f"The artifact root {self.root} cannot be opened: {error}.") from error
+        if not str(root).strip() or "\0" in str(root):
+            raise UserError(
+                "The artifact root is blank or holds a null character: set SUBLIMINAL_ARTIFACTS to a folder or to the "
+                "URL of one."
+            )
+        url = str(root).strip()
+        if _URL.match(url):
+            # A URL may carry a password, and the root is named in messages.
+            self.root = re.sub(r"//[^/@]*@", "//", url)
+            try:
+                self._fs, path = fsspec.core.url_to_fs(url)
+            except (ValueError, ImportError) as error:
+                raise UserError(f"The artifact root {self.root} cannot be opened: {error}.") from error
+        else:
+            # Not by fsspec, which reads "a::b" and "file:x" as more than names.
+            self.root = path = os.path.abspath(os.path.expanduser(root))
+            self._fs = LocalFileSystem()
         self._root_path: str = path.rstrip("/")
         self._local_root = Path(path) if isinstance(self._fs, LocalFileSystem) else None
         if cache_dir is not None:
