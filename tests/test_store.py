@@ -28,7 +28,15 @@ from safetensors.numpy import save_file
 from subliminal_dagster.science import store as store_module
 from subliminal_dagster.science.content_hash import folder_content_hash
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import Artifact, ArtifactStore, DamagedArtifact, Manifest, MissingArtifact
+from subliminal_dagster.science.store import (
+    Artifact,
+    ArtifactStore,
+    DamagedArtifact,
+    Manifest,
+    MissingArtifact,
+    OtherFormat,
+    _Key,
+)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -126,6 +134,48 @@ def test_default_cache_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HOME", str(tmp_path))
     assert ArtifactStore(tmp_path / "root")._cache == tmp_path / "root" / ".cache"
     assert ArtifactStore("memory://x")._cache == tmp_path / ".cache" / "subliminal-dagster"
+
+
+@pytest.mark.parametrize(
+    ("root", "folder"),
+    [
+        ("here", "work/here"),
+        ("../there", "there"),
+        ("a::b", "work/a::b"),
+        ("memory::x", "work/memory::x"),
+        ("{tmp}/file::zip", "file::zip"),
+        ("file:x", "work/file:x"),
+        ("{tmp}/s3://bucket", "s3:/bucket"),
+        ("~/store", "home/store"),
+        ("~", "home"),
+        ("with blanks/ and [x]*?#", "work/with blanks/ and [x]*?#"),
+        ("trailing/", "work/trailing"),
+        ("file://{tmp}/by-url", "by-url"),
+        (" file://{tmp}/by-url\n", "by-url"),
+    ],
+)
+def test_root_that_is_no_url_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, folder: str
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store = ArtifactStore(root.format(tmp=tmp_path))
+    # Wherever the process goes afterwards.
+    monkeypatch.chdir("/")
+    with store.claim("study", "rows", "owl"):
+        written = put(store)
+        assert list(store.claims("study")) == [("rows", "owl")]
+    assert written.path.is_relative_to(tmp_path / folder / "study")
+    assert store.read("study", "rows", "owl") == written
+    assert store.studies() == ["study"] and versions(store) == [written.version]
+
+
+@pytest.mark.parametrize("root", ["", "  ", "\n", "a\0b"])
+def test_blank_root_is_refused(root: str) -> None:
+    with pytest.raises(UserError, match="SUBLIMINAL_ARTIFACTS") as error:
+        ArtifactStore(root)
+    assert_one_sentence(error)
 
 
 def test_root_of_unknown_kind_is_refused_without_its_password() -> None:
@@ -296,12 +346,37 @@ def test_manifest_cannot_make_a_download_leave_its_folder(tmp_path: Path) -> Non
         )
 
 
-def test_manifest_of_another_format_is_refused(local_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(local_store)
-    monkeypatch.setattr(store_module, "FORMAT", 2)
-    with pytest.raises(DamagedArtifact, match="this version of the software") as error:
-        local_store.manifest("study", "rows", "owl")
-    assert_one_sentence(error)
+@pytest.mark.parametrize("known", [0, 2])
+def test_artifact_of_another_format_is_neither_read_nor_replaced(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, known: int
+) -> None:
+    written = put(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "FORMAT", known)
+        looking: list[Callable[[], Any]] = [
+            lambda: store.read("study", "rows", "owl"),
+            lambda: store.check("study", "rows", "owl"),
+            lambda: store.manifest("study", "rows", "owl"),
+            lambda: store.refuse("study", "rows", "owl", "broken", {}),
+            lambda: store.remove_artifact("study", "rows", "owl", {written.version}),
+            lambda: put(store, "two"),
+        ]
+        for look in looking:
+            with pytest.raises(OtherFormat, match=rf"format 1 .*format {known} .*SUBLIMINAL_ARTIFACTS") as error:
+                look()
+            assert_one_sentence(error)
+    assert versions(store) == [written.version]
+    assert store.read("study", "rows", "owl") == written
+
+
+def test_pointer_that_names_no_format_is_of_the_first(store: ArtifactStore) -> None:
+    written = put(store)
+    path = store._remote(_Key("study", "rows", "owl"), "current.json")
+    pointer = json.loads(store._fs.cat_file(path))
+    first = {name: pointer[name] for name in ("version", "content_hash", "manifest_sha256")}
+    store._fs.pipe_file(path, json.dumps(first).encode())
+    assert store.read("study", "rows", "owl") == written
+    assert put(store, "two").version == store.check("study", "rows", "owl").version
 
 
 def test_version_pruned_during_a_read_is_read_anew(local_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,14 @@ from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import Work, working
 
 STAGE = "base"
+LOADING = "loading.json"
+"""What of the study's base model is no file of the model, and part of the artifact: in which type it computes."""
 
 
 def base_variant(work: Work[Study]) -> ModelVariant:
     """The study's base model, read from the store."""
-    return ModelVariant(work.read("base_model"), work.study.base_model.dtype)
+    folder = work.read("base_model")
+    return ModelVariant(folder, json.loads((folder / LOADING).read_text(encoding="utf-8"))["dtype"])
 
 
 def chat_context(work: Work[Study], base: ModelVariant) -> ChatContext:
@@ -48,6 +51,8 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
             with work.writing() as folder:
                 facts = fetch_base_model(study.base_model, folder, work.workspace())
                 check_layers(json.loads((folder / "config.json").read_text()), study.layers)
+                # Weights of another type may be the same files: without this, float32 and bfloat16 would look alike.
+                (folder / LOADING).write_text(json.dumps({"dtype": study.base_model.dtype}) + "\n", encoding="utf-8")
                 work.metadata |= plain(facts)
             return work.result()
 
@@ -78,7 +83,7 @@ def _replay_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     @frame.asset(
         "replay_set",
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "numbers", "teacher.replay"],
+        reads=["seed", "system_prompt", "prompt_lists", "numbers", "filter.completion", "teacher.replay"],
         deps=["base_model"],
         kinds={"pytorch", "parquet"},
         gpu=True,

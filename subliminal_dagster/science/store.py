@@ -59,6 +59,8 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 # After this long without a change, scratch is nobody's.
 FORGOTTEN_AFTER = timedelta(days=7)
 
+# Also a chain of them (`simplecache::s3://bucket`).
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_PARTITION = "_"
@@ -74,6 +76,13 @@ class MissingArtifact(UserError):  # noqa: N818
 
 class DamagedArtifact(UserError):  # noqa: N818
     """What lies in the store is not what was written to it."""
+
+
+class OtherFormat(UserError):  # noqa: N818
+    """What lies in the store was written by a version of the software that stores it differently.
+
+    It may well be sound, so it is neither read nor replaced.
+    """
 
 
 @dataclass(frozen=True)
@@ -168,21 +177,34 @@ class _Key:
 class ArtifactStore:
     """The artifacts under one root.
 
-    `root`: a local folder or an fsspec URL (`memory://x`, `s3://bucket/x`); a local one is made when first written
-    to. `cache_dir`: a local folder for copies of remote artifacts and for the record of files already verified;
-    by default `<root>/.cache`, or `~/.cache/subliminal-dagster` where the root is remote.
+    `root`: a local folder or an fsspec URL (`memory://x`, `s3://bucket/x`; whatever begins in another way is the path
+    of a folder, `~` being the home folder). A local one is made when first written to. `cache_dir`: a local folder for
+    copies of remote artifacts and for the record of files already verified; by default `<root>/.cache`, or
+    `~/.cache/subliminal-dagster` where the root is remote.
 
     Every method takes `study`, `asset` and `partition` (None for an asset without partitions) and raises UserError
-    where one of them cannot be a folder's name. Raises UserError where the root's kind of URL is not supported.
+    where one of them cannot be a folder's name, and OtherFormat where it looks at an artifact that another version of
+    the software stored differently. Raises UserError where the root is blank or its kind of URL is not supported.
     """
 
     def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
-        # A URL may carry a password, and the root is named in messages.
-        self.root = re.sub(r"//[^/@]*@", "//", str(root))
-        try:
-            self._fs, path = fsspec.core.url_to_fs(str(root))
-        except (ValueError, ImportError) as error:
-            raise UserError(f"The artifact root {self.root} cannot be opened: {error}.") from error
+        if not str(root).strip() or "\0" in str(root):
+            raise UserError(
+                "The artifact root is blank or holds a null character: set SUBLIMINAL_ARTIFACTS to a folder or to the "
+                "URL of one."
+            )
+        url = str(root).strip()
+        if _URL.match(url):
+            # A URL may carry a password, and the root is named in messages.
+            self.root = re.sub(r"//[^/@]*@", "//", url)
+            try:
+                self._fs, path = fsspec.core.url_to_fs(url)
+            except (ValueError, ImportError) as error:
+                raise UserError(f"The artifact root {self.root} cannot be opened: {error}.") from error
+        else:
+            # Not by fsspec, which reads "a::b" and "file:x" as more than names.
+            self.root = path = os.path.abspath(os.path.expanduser(root))
+            self._fs = LocalFileSystem()
         self._root_path: str = path.rstrip("/")
         self._local_root = Path(path) if isinstance(self._fs, LocalFileSystem) else None
         if cache_dir is not None:
@@ -274,8 +296,13 @@ class ArtifactStore:
             # Where the pointer was lost, a version that is whole is taken for one that it named.
             before = [previous, *self._once_current(key)] if previous else self._whole_versions(key)
             superseded = self._deletable(key, before)
-            pointer = {"version": version, "content_hash": content_hash, "manifest_sha256": manifest_sha256}
-            pointer_bytes = json.dumps({**pointer, "superseded": superseded}).encode()
+            pointer = {
+                "format": FORMAT,
+                "version": version,
+                "content_hash": content_hash,
+                "manifest_sha256": manifest_sha256,
+            }
+            pointer_bytes = json.dumps(pointer | {"superseded": superseded}).encode()
             _write_durably(draft.path / MANIFEST, manifest_bytes)
             if self._local_root:
                 path = self._publish_locally(self._local_root / key.relative, draft.path, version, pointer_bytes)
@@ -427,9 +454,17 @@ class ArtifactStore:
 
     def _pointer_bytes(self, key: _Key) -> bytes | None:
         try:
-            return self._content(key, POINTER)
+            content = self._content(key, POINTER)
         except FileNotFoundError:
             return None
+        found = _format_of(content)
+        if found != FORMAT:
+            raise OtherFormat(
+                f"Artifact {key.label} in {self.root} is stored in format {found} and this version of the software "
+                f"knows format {FORMAT} only: use the version that wrote it, or set SUBLIMINAL_ARTIFACTS to another "
+                "folder."
+            )
+        return content
 
     def _content(self, key: _Key, *parts: str) -> bytes:
         path = self._remote(key, *parts)
@@ -1012,6 +1047,15 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
         "files": [vars(file) for file in manifest.files],
     }
     return json.dumps(fields, indent=1).encode()
+
+
+def _format_of(pointer: bytes) -> int:
+    """The format that a pointer names. The first ones named none, nor does one that is damaged."""
+    try:
+        found = json.loads(pointer)["format"]
+    except (ValueError, KeyError, TypeError):
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _later_than(version: str | None, now: datetime) -> datetime:
