@@ -466,15 +466,6 @@ class ArtifactStore:
             )
         return content
 
-    def _content(self, key: _Key, *parts: str) -> bytes:
-        path = self._remote(key, *parts)
-        if self._local_root:
-            # For files this small, what fsspec does around it takes longer than the reading.
-            with open(path, "rb") as file:
-                return file.read()
-        content: bytes = self._fs.cat_file(path)
-        return content
-
     def _pointer(self, key: _Key) -> dict[str, str]:
         content = self._pointer_bytes(key)
         if content is None:
@@ -961,6 +952,15 @@ class ArtifactStore:
 
     def _cached_copy(self, key: _Key, manifest_sha256: str) -> Path:
         return self._copies / key.relative / manifest_sha256
+
+    def _content(self, key: _Key, *parts: str) -> bytes:
+        path = self._remote(key, *parts)
+        if self._local_root:
+            # For files this small, what fsspec does around it takes longer than the reading.
+            with open(path, "rb") as file:
+                return file.read()
+        content: bytes = self._fs.cat_file(path)
+        return content
 
     def _remote(self, key: _Key, *parts: str) -> str:
         """A path below the artifact's folder as `self._fs` takes it."""
