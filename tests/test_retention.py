@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from subliminal_dagster.science import claims
-from subliminal_dagster.science.claims import Holder
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.retention import find_garbage, remove
 from subliminal_dagster.science.store import Artifact, ArtifactStore, DamagedArtifact, MissingArtifact
@@ -432,14 +429,21 @@ def test_old_scratch_that_somebody_works_on_stays(local_store: ArtifactStore, to
     assert (folder / "checkpoint").is_file()
 
 
+_LIVE = """
+from subliminal_dagster.science.claims import Holder
+print(Holder.this_process().content.decode(), flush=True)
+input()
+"""
+
+
 @pytest.mark.parametrize("partition", ["owl", "wolf"])
 def test_scratch_that_a_living_process_works_in_stays(local_store: ArtifactStore, partition: str) -> None:
     folder = local_store.workspace("study", "rows", partition, "f" * 64)
     age(folder.parent, 8 * DAY)
     (record,) = (local_store._work / ".owners").rglob("*@*")
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = replace(Holder.this_process(), process=other.pid, started=claims._start_of(other.pid) or "")
-    record.write_bytes(owner.content)
+    other = subprocess.Popen([sys.executable, "-c", _LIVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    record.write_bytes(other.stdout.readline())
     found = find_garbage(local_store, EXPECTED)
     assert remove(local_store, found) == 0 and folder.is_dir()
     other.communicate(b"\n")
