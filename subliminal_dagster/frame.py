@@ -214,9 +214,9 @@ class Frame(Generic[StudyT]):
         return values
 
 
-def _prompt_lists(given: Path | None) -> dict[str, str]:
+def _prompt_lists(given: str | None) -> dict[str, str]:
     """The content of our own lists, from which what a user's lacks is taken, and of the user's."""
-    files = {"own": OWN_LISTS} | ({"given": Path(given).expanduser()} if given else {})
+    files = {"own": OWN_LISTS} | ({"given": Path(given)} if given else {})
     try:
         return {name: file_content_hash(file) for name, file in files.items()}
     except OSError as error:

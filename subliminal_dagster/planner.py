@@ -139,15 +139,9 @@ def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
     for name in frame.nodes:
         for partition in frame.partitions(name):
             survey.examine(name, partition)
-    claimed = _claimed(store, frame.study.name)
+    claimed = {place: holder.shown for place, holder in store.claims(frame.study.name).items()}
     parts = [replace(p, claimed=claimed[p.place]) if p.place in claimed else p for p in survey.with_estimates()]
     return Plan(frame.study.name, tuple(parts))
-
-
-def _claimed(store: ArtifactStore, study: str) -> dict[Input, str]:
-    """Which process is making what."""
-    claims = getattr(store, "claims", None)
-    return {place: holder.shown for place, holder in claims(study).items()} if claims else {}
 
 
 class _Survey:

@@ -277,7 +277,6 @@ def test_local_store_is_looked_at_when_it_is_asked(tmp_path: Path) -> None:
     assert answers(snapshot, "owl") == answers(store, "owl") != []
 
 
-@pytest.mark.skipif(not hasattr(ArtifactStore, "claim"), reason="this store has no claims")
 @pytest.mark.parametrize("remote", [False, True])
 def test_plan_says_who_is_making_a_part(tmp_path: Path, remote: bool) -> None:
     frame = study_frame(study_with(["owl"]))

