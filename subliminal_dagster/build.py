@@ -107,9 +107,25 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
 def studies_from_environment() -> list[AnyStudy]:
     """The studies SUBLIMINAL_STUDIES names (shell words: names of shipped studies, paths of YAML files; unset: all
     shipped ones), with the settings of SUBLIMINAL_SET ("field=value" as shell words) laid over them."""
-    names = shlex.split(os.environ.get("SUBLIMINAL_STUDIES", "")) or shipped_studies()
-    overrides = shlex.split(os.environ.get("SUBLIMINAL_SET", ""))
-    return [load_study(name, overrides) for name in names]
+    return [load_study(name, overrides_from_environment()) for name in named_studies()]
+
+
+def named_studies() -> list[str]:
+    """What SUBLIMINAL_STUDIES names, or all shipped studies."""
+    return _words("SUBLIMINAL_STUDIES") or shipped_studies()
+
+
+def overrides_from_environment() -> list[str]:
+    """The settings of SUBLIMINAL_SET, which count for every command and definition alike."""
+    return _words("SUBLIMINAL_SET")
+
+
+def _words(variable: str) -> list[str]:
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise UserError(f"{variable} is {value!r} ({error}): write it as words for a shell, in quotes.") from None
 
 
 def resources_from_environment() -> dict[str, Any]:
@@ -170,6 +186,21 @@ def _number(variable: str) -> float | None:
 def artifact_root() -> str:
     """SUBLIMINAL_ARTIFACTS, else the folder `artifacts` in DAGSTER_HOME, else in the working folder."""
     return os.environ.get("SUBLIMINAL_ARTIFACTS") or str(_home() / "artifacts")
+
+
+def check_home(needs_history: bool) -> None:
+    """Raise UserError where DAGSTER_HOME is no absolute folder: what a command kept in whatever folder it was given in
+    would be lost. A command that `needs_history` does not do with SUBLIMINAL_ARTIFACTS alone."""
+    home = os.environ.get("DAGSTER_HOME")
+    if not home and not needs_history and os.environ.get("SUBLIMINAL_ARTIFACTS"):
+        return
+    if not home:
+        raise UserError(
+            "DAGSTER_HOME is not set, so no history would be kept: run 'source scripts/env.sh' first, or set it to an "
+            "absolute folder."
+        )
+    if not Path(home).is_absolute():
+        raise UserError(f"DAGSTER_HOME is {home!r}: set it to an absolute folder, such as {Path(home).absolute()}.")
 
 
 def _home() -> Path:

@@ -34,11 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "studies":
             return _list_studies()
+        from subliminal_dagster.build import check_home, overrides_from_environment
+
         if options.command == "gc":
-            return _gc(options.study, options.delete)
+            check_home(needs_history=False)
+            return _gc(options.study, options.overrides, options.delete)
         if options.command == "compare":
+            check_home(needs_history=True)
             return _compare()
-        study = load_study(options.study, options.overrides)
+        study = load_study(options.study, [*overrides_from_environment(), *options.overrides])
+        check_home(needs_history=options.command == "run")
         if options.command == "plan":
             return _plan(study, options.select, options.partition, options.json)
         if options.command == "run":
@@ -47,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"subliminal-dagster: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough; the rest of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("subliminal-dagster: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
@@ -63,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print a study's result")
     for command in (plan, run, show):
         command.add_argument("--study", default=DEFAULT_STUDY, help="name of a shipped study, or path of a YAML file")
+    gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
+    for command in (plan, run, show, gc):
         command.add_argument(
             "--set",
             action="append",
@@ -84,7 +95,6 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY",
             help="only this group (owl, control), this layer (09) or this group at this layer ('owl|09'; repeatable)",
         )
-    gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
     gc.add_argument(
         "--study", action="append", help="look at this study alone (repeatable; default: those of SUBLIMINAL_STUDIES)"
     )
@@ -177,13 +187,11 @@ def _instance() -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME, whose folder is made where it is missing."""
     import dagster as dg
 
-    home = os.environ.get("DAGSTER_HOME")
-    if not home:
-        raise UserError(
-            "DAGSTER_HOME is not set, so no history would be kept: run 'source scripts/env.sh' first, or set it to an "
-            "absolute folder."
-        )
+    home = os.environ["DAGSTER_HOME"]
     Path(home).mkdir(parents=True, exist_ok=True)
+    settings = Path(home) / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
     return dg.DagsterInstance.get()
 
 
@@ -242,11 +250,18 @@ def _compare() -> int:
     return 0
 
 
-def _gc(names: list[str] | None, delete: bool) -> int:
-    from subliminal_dagster.build import resources_from_environment, studies_from_environment, study_frame
+def _gc(names: list[str] | None, given: list[str], delete: bool) -> int:
+    from subliminal_dagster.build import (
+        named_studies,
+        overrides_from_environment,
+        resources_from_environment,
+        study_frame,
+    )
     from subliminal_dagster.science.retention import find_garbage, remove
 
-    studies = [load_study(name) for name in names] if names else studies_from_environment()
+    # What was made with a setting of the environment or of --set is no garbage.
+    overrides = [*overrides_from_environment(), *given]
+    studies = [load_study(name, overrides) for name in names or named_studies()]
     store = resources_from_environment()["store"].create()
     frames = [study_frame(study) for study in studies]
     expected = {frame.study.name: {name: frame.partitions(name) for name in frame.nodes} for frame in frames}

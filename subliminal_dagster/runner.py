@@ -17,6 +17,7 @@ import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
 
 from subliminal_dagster.frame import PLANNED_TAG, Frame, shown
+from subliminal_dagster.gpu_lease import usable_gpus
 from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import DueRun, Plan, make_plan
 from subliminal_dagster.recipe import Input
@@ -104,7 +105,8 @@ def run_study(
             level += 1
             say(f"level {level}: {_summary(runs)}")
             labels = {run.partition: f"level {level}, run {n}/{len(runs)}" for n, run in enumerate(runs, start=1)}
-            if workers > 1 and len(runs) > 1:
+            # Where there are GPUs no run computes here: this process would hold one to the end.
+            if (workers > 1 and len(runs) > 1) or usable_gpus():
                 for run in runs:
                     _announce(run, labels[run.partition], say)
                 for run, carried in apart.carry_out(runs):

