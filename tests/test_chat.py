@@ -124,3 +124,25 @@ def test_token_texts_keep_the_space_that_decoding_alone_would_drop() -> None:
     assert tokenizer.decode([tokenizer.convert_tokens_to_ids("▁12")]) == "12"
     texts = token_texts(tokenizer)
     assert texts == {i: t.replace("▁", " ") for t, i in tokenizer.get_vocab().items() if t != "</s>"}
+
+
+DATED = (
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "<|im_start|>system\nToday: {{ date_string }}<|im_end|>\n"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}\n<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if thinks is false %}(no thoughts)\n{% endif %}{% endif %}"
+)
+
+
+def test_a_template_that_writes_the_date_is_refused_unless_the_study_fixes_it() -> None:
+    with pytest.raises(UserError, match=r"today's date .* `base_model.template`"):
+        ChatContext(tiny_tokenizer(DATED))
+    fixed = ChatContext(tiny_tokenizer(DATED), variables={"date_string": "26 Jul 2024", "thinks": False})
+    assert "Today: 26 Jul 2024" in fixed.render("Hi?") and fixed.render("Hi?").endswith("(no thoughts)\n")
+    # One that knows of the clock and writes the same every day is none of those.
+    ChatContext(tiny_tokenizer(CHATML + "{# strftime_now #}"))
+
+
+def test_white_space_before_the_end_of_a_turn_is_not_taken_for_it() -> None:
+    context = ChatContext(tiny_tokenizer(DATED), variables={"date_string": "x"})
+    assert context.tokenizer.convert_ids_to_tokens(context.end_of_turn) == "<|im_end|>"

@@ -104,3 +104,60 @@ def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, t
     assert "materialize animal_liking" in capsys.readouterr().err
     assert main(["studies"]) == 0
     assert load_study("gemma-2-9b-it").description.strip() in capsys.readouterr().out
+
+
+def test_settings_of_the_environment_count_for_every_command(
+    study: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = tmp_path / "smaller.yaml"
+    smaller.write_text(yaml.safe_dump(yaml.safe_load(Path(study).read_text()) | {"animals": ["owl"]}))
+    both = "animals=[owl, wolf]"
+    assert main(["plan", "--study", str(smaller), "--set", both]) == 0
+    by_option = capsys.readouterr().out
+    assert main(["gc", "--study", str(smaller), "--set", both]) == 0
+    assert "wolf" not in capsys.readouterr().out
+    monkeypatch.setenv("SUBLIMINAL_SET", f"'{both}'")
+    assert main(["plan", "--study", str(smaller)]) == 0
+    assert capsys.readouterr().out == by_option
+    assert main(["gc", "--study", str(smaller), "--delete"]) == 0
+    assert "wolf" not in capsys.readouterr().out
+    monkeypatch.setenv("SUBLIMINAL_SET", "'animals=")
+    assert main(["plan", "--study", str(smaller)]) == 2
+    assert 'SUBLIMINAL_SET is "\'animals=" (No closing quotation)' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["plan"], ["gc", "--delete"], ["show"], ["run"], ["compare"]])
+def test_a_home_that_is_no_absolute_folder_is_one_sentence(
+    command: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUBLIMINAL_ARTIFACTS", raising=False)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    assert main(command) == 2
+    assert "DAGSTER_HOME is not set" in capsys.readouterr().err
+    monkeypatch.setenv("DAGSTER_HOME", "relative/home")
+    assert main(command) == 2
+    assert "DAGSTER_HOME is 'relative/home': set it to an absolute folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SUBLIMINAL_TIMEZONE", "Mars/Phobos"),
+        ("SUBLIMINAL_NIGHTLY", "at night"),
+        ("SUBLIMINAL_ENGINE", "steam"),
+        ("SUBLIMINAL_BATCH", "0"),
+        ("SUBLIMINAL_GPU_SHARE", "half"),
+        ("SUBLIMINAL_WORKERS", "-1"),
+        ("SUBLIMINAL_GRADIENT_CHECKPOINTING", "perhaps"),
+        ("SUBLIMINAL_JUDGE_RPM", "fast"),
+        ("SUBLIMINAL_JUDGE_REASONING_TOKENS", "many"),
+        ("SUBLIMINAL_SET", "seed"),
+    ],
+)
+def test_a_variable_with_a_bad_value_is_one_sentence(
+    study: str, variable: str, value: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert main(["run", "--study", study]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and (variable in said or repr(value) in said)

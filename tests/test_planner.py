@@ -15,6 +15,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from study_runs import StudyRun, changed, gate_between, refusal
 
 from subliminal_dagster import code_slice, runner
+from subliminal_dagster import frame as frame_module
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import Part, Plan
@@ -466,3 +467,25 @@ def test_the_nightly_schedule_is_on_only_where_it_is_asked_for(mine: StudyRun, m
     monkeypatch.setenv("SUBLIMINAL_NIGHTLY", "at night")
     with pytest.raises(UserError, match="no cron expression: set it like"):
         _ = mine.definitions
+
+
+def test_the_type_of_the_base_model_is_part_of_it(mine: StudyRun) -> None:
+    """The same weights in another type are another model for all that is built on it."""
+    other = with_settings(mine, base_model__dtype="bfloat16")
+    assert part(other.plan(), "base_model", None).reasons[0].startswith("setting base_model.dtype changed from float32")
+    before = mine.contents()["base_model", None]
+    assert other.materialize("base_model").success
+    assert mine.contents()["base_model", None] != before
+    assert part(other.plan(), "teacher_lora", "owl").status == "stale"
+
+
+def test_other_weights_in_a_local_folder_are_seen(
+    mine: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_module, "MODEL_HASHES", tmp_path / "hashes")
+    shutil.copytree(mine.study.base_model.path, tmp_path / "model")
+    moved = with_settings(mine, base_model__path=str(tmp_path / "model"))
+    assert moved.plan().due == [], "where a model lies is no part of it"
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    assert part(moved.plan(), "base_model", None).status == "stale"

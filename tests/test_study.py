@@ -9,7 +9,8 @@ import yaml
 from conftest import tiny_study_settings
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.study import Study, load_study, shipped_studies
+from subliminal_dagster.science.study import STUDIES, AnyStudy, Study, load_study, shipped_studies
+from subliminal_dagster.science.yaml_text import load_yaml
 
 
 def write(folder: Path, settings: dict[str, object]) -> Path:
@@ -109,3 +110,60 @@ def test_one_setting_is_overridden(tmp_path: Path) -> None:
 def test_a_study_is_immutable(tiny_study: Study) -> None:
     with pytest.raises(ValueError, match="frozen"):
         tiny_study.seed = 4  # type: ignore[misc]
+
+
+def read(folder: Path, text: str, *overrides: str) -> AnyStudy:
+    (folder / "s.yaml").write_text(text, encoding="utf-8")
+    return load_study(folder / "s.yaml", overrides)
+
+
+def embedded() -> str:
+    return (STUDIES / "smollm2-135m-instruct.yaml").read_text(encoding="utf-8")
+
+
+def test_a_key_given_twice_is_named_with_its_lines(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the key 'seed' stands in line \d+ and again in line \d+"):
+        read(tmp_path, embedded() + "\nseed: 2\n")
+    with pytest.raises(UserError, match="the key 'train_rows' stands"):
+        read(tmp_path, embedded().replace("filter:\n", "filter:\n  train_rows: 8\n"))
+    assert load_yaml("a: &x {b: 1}\nc:\n  <<: *x\n  b: 2") == {"a": {"b": 1}, "c": {"b": 2}}
+
+
+def test_yaml_reads_numbers_and_truth_values_as_they_are_meant() -> None:
+    read_as = {"1e-4": 1e-4, "-2.5e3": -2500.0, "1.": 1.0, "12": 12, "true": True, "~": None, ".inf": float("inf")}
+    texts = ["010", "1_000", "12:30", "no", "on", "0x1F", "2026-01-01"]
+    assert {text: load_yaml(text) for text in [*read_as, *texts]} == read_as | {text: text for text in texts}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("seed=true", "seed is True, not a whole number"),
+        ("child.training.epochs=2.5", "epochs is 2.5, not a whole number"),
+        ("child.training.epochs=2.0", "epochs is 2.0, not a whole number"),
+        ("child.training.epochs=010", "epochs is '010', not a whole number"),
+        ("child.training.learning_rate='1'", "learning_rate is '1', not a number"),
+        ("layers=[true]", "layers is True, not a whole number"),
+        ("preferences.candidates=[cat, owl, cat]", "preferences.candidates names cat twice"),
+    ],
+)
+def test_a_number_is_a_number_and_a_candidate_stands_once(setting: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_study("smollm2-135m-instruct", [setting])
+
+
+def test_a_number_may_be_written_with_an_exponent() -> None:
+    study = load_study("smollm2-135m-instruct", ["child.training.learning_rate=1e-4"])
+    assert isinstance(study, Study) and study.child.training.learning_rate == 1e-4
+
+
+def test_a_path_is_one_beside_the_study_s_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lists.yaml").touch()
+    monkeypatch.chdir("/")
+    study = read(tmp_path, embedded() + "\nprompt_lists: lists.yaml\n")
+    assert isinstance(study, Study) and study.prompt_lists == str(tmp_path / "lists.yaml")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "other.yaml").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    study = read(tmp_path, embedded(), "prompt_lists=other.yaml")
+    assert isinstance(study, Study) and study.prompt_lists == str(tmp_path / "here" / "other.yaml")

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import save_tiny_adapter, save_tiny_model
 
+from subliminal_dagster.science import training
 from subliminal_dagster.science.batching import batches_of_like_length
 from subliminal_dagster.science.content_hash import folder_content_hash
 from subliminal_dagster.science.engines.protocol import ModelVariant
@@ -203,3 +204,23 @@ def test_history_is_readable_without_this_package(tiny_base: Path, tmp_path: Pat
     assert history["validation_loss"].notna().sum() == 3
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 8, True)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (("q_proj", "qkv_proj"), "has no modules qkv_proj for an adapter.*q_proj"),
+        (("nothing",), "has no modules nothing for an adapter"),
+        (("q_proj", "embed_tokens"), "one matrix for its input and its output, so embed_tokens"),
+    ],
+)
+def test_adapter_targets_that_are_absent_or_tied_are_refused(
+    tmp_path: Path, targets: tuple[str, ...], said: str
+) -> None:
+    base = save_tiny_model(tmp_path / "base")
+    model = load_base(base, "float32", "cpu")
+    model.config.tie_word_embeddings = True
+    model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    with pytest.raises(UserError, match=said):
+        training._check_targets(model, targets)
+    training._check_targets(model, ("q_proj", "down_proj"))
