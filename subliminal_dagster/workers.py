@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,7 @@ from subliminal_dagster.science.study import AnyStudy
 
 WORKERS = "SUBLIMINAL_WORKERS"
 _WITHOUT_GPU = 2
+_TRACKER_SAYS = "ignore:resource_tracker:UserWarning"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
+        # Of what a killed worker leaves, Python's tracker of resources takes care, and would say so behind the
+        # command's own last line. It is started with the first pool, and takes the options of this process.
+        if _TRACKER_SAYS not in sys.warnoptions:
+            sys.warnoptions.append(_TRACKER_SAYS)
         gpus = len(usable_gpus())
         cores = max(1, (os.cpu_count() or 1) // self.count)
         return ProcessPoolExecutor(

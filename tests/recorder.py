@@ -181,6 +181,8 @@ def _functions_that_tell(recorder: Recorder) -> Iterator[None]:
         if source is not None and file is not None and not compiled and not module.startswith(code_slice.RESOURCES):
             code = compile(_with_telling(ast.parse(source), module), file, "exec", dont_inherit=True)
             telling |= {(file, one.co_qualname, one.co_firstlineno): one for one in _codes_in(code)}
+    # What is frozen (`load_base`) is listed by no collector.
+    gc.unfreeze()
     replaced: list[tuple[FunctionType, CodeType]] = []
     for function in [one for one in gc.get_objects() if type(one) is FunctionType]:
         code = function.__code__
