@@ -55,7 +55,7 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
                 check_layers(json.loads((folder / "config.json").read_text()), study.layers)
                 loading = {"dtype": study.base_model.dtype, "template": study.base_model.template}
                 # A template that no chat could be written with is refused before anything is built on it.
-                ChatContext(load_tokenizer(folder), study.system_prompt, variables=study.base_model.template)
+                ChatContext(load_tokenizer(folder), variables=study.base_model.template)
                 # Weights of another type may be the same files: without this, float32 and bfloat16 would look alike.
                 (folder / LOADING).write_text(json.dumps(loading) + "\n", encoding="utf-8")
                 work.metadata |= plain(facts)
