@@ -3,6 +3,7 @@
 No network: sae-lens' list of published autoencoders is read from the package, downloads are stand-ins.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,26 @@ def test_what_is_saved_depends_on_the_sae_alone(tmp_path: Path) -> None:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("declared", ["stored", "float32"])
+@pytest.mark.parametrize("kind", ["standard", "jumprelu", "topk"])
+def test_an_sae_of_another_number_type_is_read_as_float32(
+    stored: torch.dtype, declared: str, kind: str, tmp_path: Path
+) -> None:
+    """Whether or not its configuration says which type its weights are of."""
+    sae = make_sae(kind).to(stored)
+    sae.save_model(tmp_path)
+    if declared != "stored":
+        config = json.loads((tmp_path / "cfg.json").read_text())
+        (tmp_path / "cfg.json").write_text(json.dumps(config | {"dtype": declared}))
+    again = load_sae(tmp_path)
+    assert {again.dtype, *(p.dtype for p in again.parameters())} == {torch.float32}
+    features, error = encode(again, VECTORS)
+    expected = [plain(sae, vector) for vector in VECTORS]
+    np.testing.assert_allclose(features.toarray(), [row for row, _ in expected], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(error, [loss for _, loss in expected], rtol=1e-4)
+
+
 def test_a_folder_without_an_sae_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no SAE"):
         load_sae(tmp_path)
@@ -212,6 +233,19 @@ def test_a_published_sae_is_loaded_and_knows_its_layer() -> None:
     np.testing.assert_allclose(features.toarray()[0], expected, rtol=1e-4)
     rebuilt = expected @ weights["w_dec"] + weights["b_dec"]
     np.testing.assert_allclose(error, [np.mean((rebuilt - x) ** 2)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.usefixtures("hub")
+def test_a_published_sae_of_another_number_type_is_read_as_float32(
+    stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in WEIGHTS.items():
+        monkeypatch.setitem(WEIGHTS, name, value.to(stored))
+    sae = load_published(*GEMMA_3, layer=12, hidden_size=640)
+    assert {sae.dtype, *(p.dtype for p in sae.parameters())} == {torch.float32}
+    features, _ = encode(sae, np.full((1, 640), 0.5, np.float32))
+    assert features.dtype == np.float32 and features.nnz
 
 
 @pytest.mark.usefixtures("hub")

@@ -97,14 +97,17 @@ def save_sae(sae: Any, folder: Path) -> None:
 
 
 def load_sae(folder: Path, device: str = "cpu") -> Any:
-    """Read an SAE that `save_sae` (or sae-lens) wrote. Raises UserError where the folder holds none."""
+    """Read an SAE that `save_sae` (or sae-lens) wrote, in float32 whatever type it is stored in.
+
+    Raises UserError where the folder holds none.
+    """
     from sae_lens import SAE
 
     if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
         raise UserError(
             f"The folder {folder} holds no SAE: cfg.json and sae_weights.safetensors are needed, as sae-lens saves it."
         )
-    return SAE.load_from_disk(folder, device=device).eval()
+    return SAE.load_from_disk(folder, device=device, dtype="float32").eval()
 
 
 def encode(sae: Any, vectors: NDArray[np.float32], batch: int = BATCH) -> tuple[sparse.csr_array, NDArray[np.float32]]:
