@@ -269,6 +269,10 @@ class _Reader:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 self._read_fields(node, scope, body=_Scope({**scope.names, **_local_names(node, self.module)}))
             case ast.ClassDef():
+                # A settings class is read only where code makes one, and what it inherits then runs as well.
+                for base in node.bases:
+                    if isinstance(base, ast.Name | ast.Attribute):
+                        self._read_settings_made(base, scope)
                 self._read_fields(node, scope, body=_Scope(scope.names, fields=True))
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
                 targets = {name: (_Local(),) for one in node.generators for name, _ in _bound(one.target, self.module)}

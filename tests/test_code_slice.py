@@ -555,6 +555,8 @@ def test_settings_that_code_makes_itself_count_with_their_defaults() -> None:
     before = slice_beside_settings(makes)
     assert "Training" in before and "Study" not in before
     assert differing(before, slice_beside_settings(makes, "default=2", "default=3")) == {"Training"}
+    # What it inherits runs where it is made.
+    assert differing(before, slice_beside_settings(makes, "    pass\n", "    model_config = {}\n")) == {"Settings"}
 
 
 # What goes wrong
