@@ -5,6 +5,7 @@ be given by the caller, so a test can swap any of them.
 https://docs.dagster.io/api/dagster/definitions
 """
 
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,10 @@ def build_defs(
     step); `gpu_pool` None leaves it to the caller how many steps that need a GPU there are at once.
     """
     chosen = studies_from_environment() if studies is None else studies
+    names = [study.name for study in chosen]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"Two studies are called {twice!r}: name each once in SUBLIMINAL_STUDIES, or rename one.")
     frames = [Frame(study, gpu_pool) for study in chosen]
     assets = [asset for frame in frames for asset in study_assets(frame)]
     cron = nightly_cron()
@@ -178,14 +183,23 @@ def _number(variable: str) -> float | None:
         number = float(value)
     except ValueError:
         number = 0.0
-    if not number > 0:
+    if not 0 < number < math.inf:
         raise UserError(f"{variable} is {value!r}: set it to a number above 0, or leave it unset.")
     return number
 
 
 def artifact_root() -> str:
-    """SUBLIMINAL_ARTIFACTS, else the folder `artifacts` in DAGSTER_HOME, else in the working folder."""
-    return os.environ.get("SUBLIMINAL_ARTIFACTS") or str(_home() / "artifacts")
+    """SUBLIMINAL_ARTIFACTS, else the folder `artifacts` in DAGSTER_HOME, else in the working folder.
+
+    Raises UserError where a file is in the way.
+    """
+    named = os.environ.get("SUBLIMINAL_ARTIFACTS")
+    root = named or str(_home() / "artifacts")
+    file = next((place for place in (Path(root), *Path(root).parents) if place.is_file()), None)
+    if file is not None:
+        variable = "SUBLIMINAL_ARTIFACTS" if named else "DAGSTER_HOME"
+        raise UserError(f"Artifacts cannot lie in {root}, since {file} is a file: set {variable} to a folder.")
+    return root
 
 
 def check_home(needs_history: bool) -> None:

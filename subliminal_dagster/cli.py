@@ -10,7 +10,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STUDY = "smollm2-135m-instruct"
 _SHOWN_REASONS = 3
+_LONGEST_REASON = 300
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         if options.command == "gc":
             check_home(needs_history=False)
-            return _gc(options.study, options.overrides, options.delete)
+            return _gc(options.study, options.overrides, options.delete, options.outside)
         if options.command == "compare":
             check_home(needs_history=True)
             return _compare()
@@ -63,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="subliminal-dagster", description="Subliminal learning as Dagster assets.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('subliminal-dagster')}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("studies", help="list the studies that come with the package")
     commands.add_parser("compare", help="put all studies of SUBLIMINAL_STUDIES that have a report on one page")
@@ -98,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument(
         "--study", action="append", help="look at this study alone (repeatable; default: those of SUBLIMINAL_STUDIES)"
     )
-    gc.add_argument("--delete", action="store_true", help="remove what is listed")
+    gc.add_argument("--delete", action="store_true", help="remove what is listed, but for what --outside adds")
+    gc.add_argument(
+        "--outside",
+        action="store_true",
+        help="with --delete: also assets and partitions that the study has not as it is set, and may have with --set",
+    )
     return parser
 
 
@@ -186,13 +194,23 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
 def _instance() -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME, whose folder is made where it is missing."""
     import dagster as dg
+    from yaml import YAMLError
 
     home = os.environ["DAGSTER_HOME"]
-    Path(home).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(home).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"DAGSTER_HOME is {home!r} and cannot be made ({error.strerror}): set it to a folder."
+        ) from None
     settings = Path(home) / "dagster.yaml"
     if not settings.exists():
         settings.write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
-    return dg.DagsterInstance.get()
+    try:
+        return dg.DagsterInstance.get()
+    except (YAMLError, dg.DagsterError) as error:
+        why = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise UserError(f"{settings} cannot be used; mend it or remove it: {why}") from None
 
 
 def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
@@ -250,14 +268,17 @@ def _compare() -> int:
     return 0
 
 
-def _gc(names: list[str] | None, given: list[str], delete: bool) -> int:
+def _gc(names: list[str] | None, given: list[str], delete: bool, outside: bool) -> int:
     from subliminal_dagster.build import (
         named_studies,
         overrides_from_environment,
         resources_from_environment,
         study_frame,
     )
-    from subliminal_dagster.science.retention import find_garbage, remove
+    from subliminal_dagster.science.retention import Garbage, find_garbage, remove
+
+    def megabytes(items: Iterable[Garbage]) -> float:
+        return sum(item.size for item in items) / 1e6
 
     # What was made with a setting of the environment or of --set is no garbage.
     overrides = [*overrides_from_environment(), *given]
@@ -268,11 +289,17 @@ def _gc(names: list[str] | None, given: list[str], delete: bool) -> int:
     garbage = find_garbage(store, expected)
     for item in garbage:
         print(f"{item.size / 1e6:10.1f} MB  {item.what}: {item.path}")
-    total = sum(item.size for item in garbage) / 1e6
-    if delete and garbage:
-        print(f"removed {remove(store, garbage) / 1e6:.1f} MB")
+    going = [item for item in garbage if outside or not item.outside]
+    if delete and going:
+        print(f"removed {remove(store, going) / 1e6:.1f} MB")
     else:
-        print(f"{total:.1f} MB to remove" + ("; --delete removes them" if garbage else ""))
+        print(f"{megabytes(going):.1f} MB to remove" + ("; --delete removes them" if going else ""))
+    if len(going) < len(garbage):
+        kept = megabytes(item for item in garbage if item.outside)
+        print(
+            f"{kept:.1f} MB that no study has as it is set, and that somebody may have made with --set; "
+            "--delete --outside removes them as well"
+        )
     unknown = sorted(set(store.studies()) - set(expected))
     if unknown:
         print(f"not looked at, since no such study is given: {', '.join(unknown)}")

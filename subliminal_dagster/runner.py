@@ -17,7 +17,6 @@ import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
 
 from subliminal_dagster.frame import PLANNED_TAG, Frame, shown
-from subliminal_dagster.gpu_lease import usable_gpus
 from subliminal_dagster.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.planner import DueRun, Plan, make_plan
 from subliminal_dagster.recipe import Input
@@ -64,12 +63,13 @@ def run_study(
     instance: dg.DagsterInstance,
     say: Say,
     wanted: Collection[Input] | None = None,
-    workers: int = 1,
+    workers: int | None = None,
 ) -> Outcome:
     """Make what is due of a study, or what is due for the `wanted` parts.
 
-    With several `workers` that many runs go on at once, each in a process of its own, which has its definitions and
-    instance from the environment; `definitions` and `instance` are then those of the same environment.
+    With `workers` that many runs go on at once, in processes of their own where there are several or a GPU (see
+    `Workers.needed_for`). Those have their definitions and instance from the environment; `definitions` and `instance`
+    are then those of the same environment. Without, everything is made in this process.
 
     A level is every run that can start at once. After it the plan is made anew, so a part whose inputs came out the
     same as before is left alone. What fails is not tried again, and everything that does not need it goes on.
@@ -81,7 +81,7 @@ def run_study(
     show_recorded(plan, store, instance, frame)
     level, looks, told = 0, 0, False
     found_made: set[Input] = set()
-    with Workers(frame.study, workers, execute) as apart:
+    with Workers(frame.study, workers or 1, execute) as apart:
         while True:
             claimed = store.claims(frame.study.name)
             elsewhere = {place: f"{holder.shown} is making it" for place, holder in claimed.items()}
@@ -105,8 +105,7 @@ def run_study(
             level += 1
             say(f"level {level}: {_summary(runs)}")
             labels = {run.partition: f"level {level}, run {n}/{len(runs)}" for n, run in enumerate(runs, start=1)}
-            # Where there are GPUs no run computes here: this process would hold one to the end.
-            if (workers > 1 and len(runs) > 1) or usable_gpus():
+            if workers is not None and apart.needed_for(runs):
                 for run in runs:
                     _announce(run, labels[run.partition], say)
                 for run, carried in apart.carry_out(runs):
@@ -123,7 +122,8 @@ def run_study(
             plan = _plan(frame, store, wanted)
     outcome.fresh = len(plan.of("fresh"))
     outcome.blocked = {part.place: part.reasons[0] for part in plan.of("blocked")}
-    outcome.failed = {place: why for place, why in outcome.failed.items() if place not in outcome.blocked}
+    due = {part.place for part in plan.due}
+    outcome.failed = {place: why for place, why in outcome.failed.items() if place in due}
     for part in plan.due:
         if part.place in elsewhere:
             outcome.waiting[part.place] = elsewhere[part.place]

@@ -6,7 +6,9 @@ Belongs here: turning what was typed into (asset, partition) pairs. Does not bel
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection
+from difflib import get_close_matches
 
 import dagster as dg
 
@@ -15,6 +17,9 @@ from subliminal_dagster.frame import Frame
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER, GROUP, LAYER, partition_key
 from subliminal_dagster.recipe import Input
 from subliminal_dagster.science.errors import UserError
+
+# What is no name in a selection: key:"toy/summary", group:teacher, and the words that join them.
+_NOT_A_NAME = re.compile(r'\w+:("[^"]*"|[^\s()+,]*)|\b(and|or|not|roots|sinks)\b')
 
 
 def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] | None) -> set[Input]:
@@ -55,13 +60,21 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
 def _resolved(frame: Frame, select: str) -> set[str]:
     known = "|".join(sorted(frame.nodes, key=len, reverse=True))
     prefix = re.escape(frame.study.name)
+    for name in re.findall(r"[\w-]+", _NOT_A_NAME.sub(" ", re.sub(rf"\b{prefix}/", "", select))):
+        if name not in frame.nodes and not name.isdecimal() and "*" not in select:
+            near = get_close_matches(name, frame.nodes, n=1)
+            choice = f"did you mean {near[0]}?" if near else f"it has {', '.join(frame.nodes)}."
+            raise UserError(f"The study {frame.study.name} has no asset {name!r}: {choice}")
     spelled = re.sub(
         rf'(?<![\w:/"-])(?:{prefix}/)?({known})(?![\w/"-])',
         rf'key:"{frame.study.name}/\1"',
         select.replace(",", " or "),
     )
     try:
-        keys = dg.AssetSelection.from_string(spelled).resolve(study_assets(Frame(frame.study)))
+        with warnings.catch_warnings():
+            # Dagster warns of a parameter in beta that it gives itself.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            keys = dg.AssetSelection.from_string(spelled).resolve(study_assets(Frame(frame.study)))
     except dg.DagsterError as error:
         raise UserError(f"--select {select!r} is no selection: {str(error).splitlines()[0]}") from None
     if not keys:

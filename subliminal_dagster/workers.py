@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 
 import dagster as dg
 
@@ -27,7 +30,7 @@ from subliminal_dagster.science.study import AnyStudy
 
 WORKERS = "SUBLIMINAL_WORKERS"
 _WITHOUT_GPU = 2
-_TRACKER_SAYS = "ignore:resource_tracker:UserWarning"
+_ENDS_WITHIN_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -57,76 +60,146 @@ def worker_count() -> int:
     return int(wanted)
 
 
+@dataclass(frozen=True)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+
+
 @dataclass
 class Workers:
-    """`count` processes that make runs of one study by `execute`, a function of a module; gone at the end of the block,
-    at once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run."""
+    """Up to `count` processes that make runs of one study by `execute`, a function of a module; gone at the end of the
+    block, at once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run."""
 
     study: AnyStudy
     count: int
     execute: Execute
-    _pool: ProcessPoolExecutor | None = field(default=None, init=False)
+    _living: list[_Worker] = field(default_factory=list, init=False)
+    _resting: list[_Worker] = field(default_factory=list, init=False)
+
+    def needed_for(self, runs: Sequence[DueRun]) -> bool:
+        """Whether these runs are for processes of their own: two or more that may go on at once, and any on a machine
+        with GPUs, since a process that has computed on one holds it to its end."""
+        return self._has_gpu or (self.count > 1 and len(runs) > 1)
 
     def carry_out(self, runs: Sequence[DueRun]) -> Iterator[tuple[DueRun, Carried]]:
-        """Each run with what became of it, as they end. One whose process was killed has failed altogether."""
-        pool = self._pool = self._pool or self._new_pool()
-        futures: dict[Future[Carried], DueRun] = {pool.submit(_carry_out_here, self.execute, run): run for run in runs}
-        for future in as_completed(futures):
-            run = futures[future]
-            try:
-                yield run, future.result()
-            except BrokenProcessPool:
-                self._pool = None
-                why = f"a process at work was killed from outside; with {WORKERS}=1 a run takes less memory"
-                yield run, Carried([], {part.asset: why for part in run.parts}, 0.0)
+        """Each run with what became of it, as they end.
+
+        A process that is killed takes no run but its own with it, which is begun once more after those that wait, and
+        has failed altogether where that one is killed as well.
+        """
+        queue = list(runs)
+        interrupted: list[DueRun] = []
+        at_work: dict[Connection, tuple[_Worker, DueRun]] = {}
+        while queue or at_work:
+            while queue and len(at_work) < self.count:
+                worker = self._resting.pop() if self._resting else self._start()
+                at_work[worker.pipe] = worker, queue.pop(0)
+                # One that is dead already is found so below.
+                with suppress(OSError):
+                    worker.pipe.send(at_work[worker.pipe][1])
+            for pipe in wait(list(at_work)):
+                assert isinstance(pipe, Connection)
+                worker, run = at_work.pop(pipe)
+                try:
+                    answer = pipe.recv()
+                except (EOFError, OSError):
+                    self._end(worker)
+                    if run not in interrupted:
+                        interrupted.append(run)
+                        queue.append(run)
+                        continue
+                    why = f"{_how_it_ended(worker.process)}, twice; with {WORKERS}=1 a study takes less memory"
+                    yield run, Carried([], {part.asset: why for part in run.parts}, 0.0)
+                    continue
+                if isinstance(answer, Exception):
+                    raise answer
+                if self._has_gpu:
+                    # What a process has once computed on, it computes on for ever: a GPU is chosen anew for every run.
+                    self._end(worker)
+                else:
+                    self._resting.append(worker)
+                yield run, answer
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
-            for process in multiprocessing.active_children():
-                process.kill()
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+            for worker in self._living:
+                worker.process.kill()
+        for worker in [*self._living]:
+            self._end(worker)
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        # Of what a killed worker leaves, Python's tracker of resources takes care, and would say so behind the
-        # command's own last line. It is started with the first pool, and takes the options of this process.
-        if _TRACKER_SAYS not in sys.warnoptions:
-            sys.warnoptions.append(_TRACKER_SAYS)
-        gpus = len(usable_gpus())
+    @cached_property
+    def _has_gpu(self) -> bool:
+        return bool(usable_gpus())
+
+    def _start(self) -> _Worker:
+        # A killed worker leaves semaphores of the libraries it loaded. The tracker removes them, and would say so
+        # behind the last line of the command.
+        if _NO_WORD_OF_SEMAPHORES not in sys.warnoptions:
+            sys.warnoptions.append(_NO_WORD_OF_SEMAPHORES)
+        resource_tracker.ensure_running()
+        ours, theirs = _SPAWN.Pipe()
         cores = max(1, (os.cpu_count() or 1) // self.count)
-        return ProcessPoolExecutor(
-            self.count,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
-            initargs=(self.study, cores),
-            # What a process has once computed on, it computes on for ever: a GPU is chosen anew for every run.
-            max_tasks_per_child=1 if gpus else None,
-        )
+        process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.execute, cores))
+        # A terminal sends Ctrl-C to all of its processes. Workers inherit that it is blocked: this process ends them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # Else this process would hold the worker's end open, and never be told that the worker is gone.
+        theirs.close()
+        worker = _Worker(process, ours)
+        self._living.append(worker)
+        return worker
+
+    def _end(self, worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.join(_ENDS_WITHIN_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        self._living.remove(worker)
 
 
-_study: AnyStudy | None = None
+_SPAWN = multiprocessing.get_context("spawn")
+_NO_WORD_OF_SEMAPHORES = "ignore:resource_tracker"
 
 
-def _begin(study: AnyStudy, cores: int) -> None:
-    global _study
-    _study = study
+def _how_it_ended(process: SpawnProcess) -> str:
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"its process ended by itself with exit code {code}"
+    with suppress(ValueError):
+        return f"its process was killed from outside ({signal.Signals(-code).name})"
+    return f"its process was killed from outside (signal {-code})"
+
+
+def _work(pipe: Connection, study: AnyStudy, execute: Execute, cores: int) -> None:
+    """What a worker does until the other end is closed."""
     # Before anything loads torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     end_with_parent()
+    loaded: tuple[dg.Definitions, dg.DagsterInstance] | None = None
+    while True:
+        try:
+            run: DueRun = pipe.recv()
+        except EOFError:
+            return
+        answer: Carried | Exception
+        try:
+            loaded = loaded or _load(study)
+            answer = execute(run, *loaded)
+        except Exception as error:
+            answer = error
+        pipe.send(answer)
 
 
-def _carry_out_here(execute: Execute, run: DueRun) -> Carried:
-    definitions, instance = _loaded()
-    return execute(run, definitions, instance)
-
-
-@lru_cache
-def _loaded() -> tuple[dg.Definitions, dg.DagsterInstance]:
+def _load(study: AnyStudy) -> tuple[dg.Definitions, dg.DagsterInstance]:
     from subliminal_dagster.build import build_defs
 
-    assert _study is not None
     # Without the pool: its limit is for runs that do not know of each other, and a step that waits for it takes a core.
-    return build_defs(studies=[_study], gpu_pool=None), dg.DagsterInstance.get()
+    return build_defs(studies=[study], gpu_pool=None), dg.DagsterInstance.get()

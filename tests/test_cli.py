@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +18,9 @@ import yaml
 from conftest import tiny_study_settings
 from study_runs import StudyRun
 
+from subliminal_dagster.build import build_defs
 from subliminal_dagster.cli import main
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import load_study
 
 Capture = pytest.CaptureFixture[str]
@@ -81,9 +89,12 @@ def test_gc_lists_then_removes(study: str, tmp_path: Path, capsys: Capture) -> N
     smaller.write_text(yaml.safe_dump(content))
     assert main(["gc", "--study", str(smaller)]) == 0
     listed = capsys.readouterr().out
-    assert "wolf" in listed and "--delete removes them" in listed
-    assert (tmp_path / "store" / "tiny" / "child_lora" / "wolf").exists()
+    assert "wolf" in listed and "--delete --outside removes them as well" in listed
+    # Made with other settings, perhaps of somebody else: what runs by itself every week leaves it alone.
     assert main(["gc", "--study", str(smaller), "--delete"]) == 0
+    assert capsys.readouterr().out == listed
+    assert (tmp_path / "store" / "tiny" / "child_lora" / "wolf" / "current.json").exists()
+    assert main(["gc", "--study", str(smaller), "--delete", "--outside"]) == 0
     assert "removed " in capsys.readouterr().out
     assert not (tmp_path / "store" / "tiny" / "child_lora" / "wolf" / "current.json").exists()
     assert (tmp_path / "store" / "tiny" / "child_lora" / "owl" / "current.json").exists()
@@ -102,6 +113,11 @@ def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, t
     assert "DAGSTER_HOME" in capsys.readouterr().err
     assert main(["show", "--study", str(path)]) == 2
     assert "materialize animal_liking" in capsys.readouterr().err
+    assert main(["plan", "--study", str(path), "--select", "+chld_lora"]) == 2
+    assert "The study tiny has no asset 'chld_lora': did you mean child_lora?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"subliminal-dagster {version('subliminal-dagster')}\n"
     assert main(["studies"]) == 0
     assert load_study("gemma-2-9b-it").description.strip() in capsys.readouterr().out
 
@@ -161,3 +177,94 @@ def test_a_variable_with_a_bad_value_is_one_sentence(
     assert main(["run", "--study", study]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and (variable in said or repr(value) in said)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("SUBLIMINAL_ARTIFACTS", "{file}", "Artifacts cannot lie in {file}, since {file} is a file"),
+        ("SUBLIMINAL_JUDGE_RPM", "inf", "SUBLIMINAL_JUDGE_RPM is 'inf': set it to a number above 0"),
+        ("DAGSTER_HOME", "{file}", "DAGSTER_HOME is '{file}' and cannot be made (File exists)"),
+        (
+            "DAGSTER_HOME",
+            "{broken}",
+            "{broken}/dagster.yaml cannot be used; mend it or remove it: Errors whilst loading",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(
+    study: str,
+    tmp_path: Path,
+    variable: str,
+    value: str,
+    sentence: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = {"file": study, "broken": str(tmp_path / "broken")}
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "dagster.yaml").write_text("telemetrie: {}")
+    monkeypatch.setenv(variable, value.format(**places))
+    assert main(["run", "--study", study]) == 2
+    said = capsys.readouterr().err
+    assert sentence.format(**places) in said and said.count("\n") == 1
+
+
+def test_a_run_with_nothing_to_make_loads_no_torch(study: str) -> None:
+    script = (
+        "import sys; from subliminal_dagster.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script, "run", "--study", study], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0 and "tiny: 0 made in 0 runs" in said.stdout, said.stderr
+
+
+def test_two_studies_of_one_name_are_one_sentence(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBLIMINAL_STUDIES", f"{study} {study}")
+    with pytest.raises(UserError, match="Two studies are called 'tiny'"):
+        build_defs()
+
+
+UPLOAD = """
+import subliminal_dagster.definitions
+from threading import Event
+from dagster._core.telemetry_upload import upload_logs
+
+class OneRound(Event):
+    def wait(self, timeout=None):
+        self.set()
+
+upload_logs(OneRound(), raise_errors=True)
+"""
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_nothing_is_told_to_those_who_made_dagster(allowed: bool, tmp_path: Path) -> None:
+    """Whatever DAGSTER_HOME says: Dagster's own upload of what it noted finds the package's word against it."""
+    told: list[str] = []
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "event.log").write_text("{}")
+    server = HTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_DISABLE_TELEMETRY"}
+    environment |= {
+        "DAGSTER_HOME": str(tmp_path),
+        "DAGSTER_TELEMETRY_URL": f"http://127.0.0.1:{server.server_port}/actions",
+        "SUBLIMINAL_STUDIES": "toy",
+    }
+    script = UPLOAD.replace("import subliminal_dagster.definitions", "") if allowed else UPLOAD
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    server.shutdown()
+    server.server_close()
+    assert bool(told) == allowed

@@ -368,6 +368,16 @@ def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun, monke
     assert not outcome.complete
 
 
+def test_a_new_history_is_told_of_a_report_that_was_made_without_what_is_on_request(mine: StudyRun) -> None:
+    study = changed(mine.study, capability={"exam": {"kind": "local", "path": "/an/exam.parquet"}})
+    usual = study_frame(study).usual_parts()
+    assert StudyRun(study, mine.store, mine.instance).run(usual).made == [("report", None)]
+    with dg.DagsterInstance.ephemeral() as new:
+        outcome = StudyRun(study, mine.store, new).run(usual)
+        assert outcome.complete and outcome.made == []
+        assert new.get_latest_materialization_event(dg.AssetKey(["tiny", "report"])) is not None
+
+
 def test_a_failure_is_said_and_the_rest_goes_on(mine: StudyRun, study_with_long_rows: Study) -> None:
     run = StudyRun(study_with_long_rows, mine.store, mine.instance)
     outcome = run.run()

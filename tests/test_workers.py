@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 from conftest import tiny_study_settings
 from kills import Home
 from study_runs import StudyRun
 
-from subliminal_dagster.gpu_lease import usable_gpus
+from subliminal_dagster.gpu_lease import leased_gpu, usable_gpus
+from subliminal_dagster.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.workers import worker_count
+from subliminal_dagster.science.study import load_study
+from subliminal_dagster.workers import Carried, Workers, worker_count
 
 
 def test_two_at_a_time_make_what_one_makes(tiny_base: Path, tmp_path: Path, done: StudyRun) -> None:
@@ -56,3 +63,75 @@ def test_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         worker_count()
     monkeypatch.delenv("SUBLIMINAL_WORKERS")
     assert worker_count() == (len(usable_gpus()) or min(2, psutil.cpu_count()))
+
+
+def due(*names: str) -> list[DueRun]:
+    return [DueRun("toy", name, (Part("toy", "asset", name, "missing"),)) for name in names]
+
+
+def carried_out_or_killed(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    """Kills its own process in the run "doomed", in "unlucky" the first time; says which process it was."""
+    first_time = Path(instance.root_directory) / f"{run.partition} began"
+    if run.partition == "doomed" or (run.partition == "unlucky" and not first_time.exists()):
+        first_time.touch()
+        libraries.append(multiprocessing.get_context("spawn").Lock())
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Carried([str(os.getpid())], {}, 0.0)
+
+
+libraries: list[object] = []
+
+
+def on_one_gpu(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    with leased_gpu() as gpu:
+        return Carried([str(os.getpid()), str(gpu)], {}, 0.0)
+
+
+def what_became_of(count: int, *names: str) -> dict[str | None, Carried]:
+    with Workers(load_study("toy"), count, carried_out_or_killed) as workers:
+        return {run.partition: carried for run, carried in workers.carry_out(due(*names))}
+
+
+def test_a_killed_process_takes_no_run_but_its_own_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    before = set(psutil.Process().children())
+    became = what_became_of(2, "doomed", "unlucky", "one", "two", "three")
+    assert {name: carried.errors for name, carried in became.items()} == {
+        "doomed": {
+            "asset": "its process was killed from outside (SIGKILL), twice; with SUBLIMINAL_WORKERS=1 a study takes "
+            "less memory"
+        },
+        **{name: {} for name in ("unlucky", "one", "two", "three")},
+    }
+    # A process goes on to the next run, and is gone in the end.
+    assert len({*became["one"].made, *became["two"].made, *became["three"].made}) <= 2
+    left = [child for child in set(psutil.Process().children()) - before if "spawn_main" in " ".join(child.cmdline())]
+    assert left == []
+
+
+def test_nothing_is_said_of_what_a_killed_process_left(tmp_path: Path) -> None:
+    script = "from test_workers import what_became_of\nwhat_became_of(1, 'doomed')\nprint('the last line')"
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.endswith("the last line\n")
+
+
+def test_with_a_gpu_every_run_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
+    with Workers(load_study("toy"), 1, on_one_gpu) as workers:
+        assert workers.needed_for(due("one"))
+        made = [carried.made for level in (["one"], ["two"]) for _, carried in workers.carry_out(due(*level))]
+    (first, gpu), (second, again) = made
+    assert str(os.getpid()) != first != second != str(os.getpid())
+    assert gpu == again and gpu is not None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with Workers(load_study("toy"), 2, on_one_gpu) as workers:
+        assert not workers.needed_for(due("one")) and workers.needed_for(due("one", "two"))

@@ -21,13 +21,15 @@ class Garbage:
     """Something that can be removed.
 
     `what` says why in one phrase, `path` where it lies; `size` is in bytes. `removal` deletes it from the store it was
-    found in, unless somebody needs it again, and returns the bytes freed.
+    found in, unless somebody needs it again, and returns the bytes freed. What is `outside` of the definitions is
+    garbage only to who has no others: somebody may have made it with other settings of the study.
     """
 
     what: str
     path: str
     size: int
     removal: Callable[[ArtifactStore], int] = field(repr=False, compare=False)
+    outside: bool = False
 
 
 def find_garbage(store: ArtifactStore, expected: Mapping[str, Mapping[str, Collection[str | None]]]) -> list[Garbage]:
@@ -97,6 +99,7 @@ def _unexpected(store: ArtifactStore, study: str, asset: str, partition: str | N
             store.location(study, asset, partition),
             store.size(study, asset, partition),
             partial(ArtifactStore.remove_artifact, study=study, asset=asset, partition=partition, seen=seen),
+            outside=True,
         )
     for copy in store.copies(study, asset, partition):
         yield Garbage(
@@ -104,6 +107,7 @@ def _unexpected(store: ArtifactStore, study: str, asset: str, partition: str | N
             str(copy),
             folder_size(copy),
             partial(ArtifactStore.remove_copy, study=study, asset=asset, partition=partition, copy=copy),
+            outside=True,
         )
     folder = store.scratch(study, asset, partition)
     if folder is not None:
@@ -112,6 +116,7 @@ def _unexpected(store: ArtifactStore, study: str, asset: str, partition: str | N
             str(folder),
             folder_size(folder),
             partial(ArtifactStore.remove_scratch, study=study, asset=asset, partition=partition, untouched_since=None),
+            outside=True,
         )
 
 
