@@ -32,6 +32,8 @@ mkdir -p -- "$_home" && DAGSTER_HOME="$(CDPATH='' cd -- "$_home" && pwd)" || {
     echo "DAGSTER_HOME is $_home, where no folder can be made: set it to another, or unset it." >&2
     return 2 2>/dev/null || exit 2
 }
-export PATH DAGSTER_HOME
+# The webserver and the daemon read it, which never import this project.
+DAGSTER_DISABLE_TELEMETRY="${DAGSTER_DISABLE_TELEMETRY:-yes}"
+export PATH DAGSTER_HOME DAGSTER_DISABLE_TELEMETRY
 # A link to nothing is replaced: the project's folder was moved.
 [ -e "$DAGSTER_HOME/dagster.yaml" ] || ln -sf "$_project/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"

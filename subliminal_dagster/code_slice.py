@@ -482,7 +482,13 @@ def _source(module: str) -> str | None:
 @functools.cache
 def _tree(module: str) -> ast.Module | None:
     source = _source(module)
-    return None if source is None else ast.parse(source, filename=module)
+    return None if source is None else _parsed(source)
+
+
+@functools.cache
+def _parsed(source: str) -> ast.Module:
+    """The tree of a source, which stays what it is when sources are read anew."""
+    return ast.parse(source)
 
 
 @functools.cache

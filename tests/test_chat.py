@@ -146,3 +146,28 @@ def test_a_template_that_writes_the_date_is_refused_unless_the_study_fixes_it() 
 def test_white_space_before_the_end_of_a_turn_is_not_taken_for_it() -> None:
     context = ChatContext(tiny_tokenizer(DATED), variables={"date_string": "x"})
     assert context.tokenizer.convert_ids_to_tokens(context.end_of_turn) == "<|im_end|>"
+
+
+@pytest.mark.parametrize(("beside", "refused"), [("system", True), ("user", False)])
+def test_the_date_is_looked_for_in_the_context_s_own_prompt(beside: str, refused: bool) -> None:
+    """A template may write the date only with a system message, or only without one, or only the year."""
+    condition = "==" if beside == "system" else "!="
+    dated = (
+        f"{{% if messages[0]['role'] {condition} 'system' %}}{{{{ strftime_now('%Y') }}}}{{% endif %}}"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    )
+    if refused:
+        with pytest.raises(UserError, match="today's date"):
+            ChatContext(tiny_tokenizer(dated), "Be brief.")
+        ChatContext(tiny_tokenizer(dated))
+    else:
+        ChatContext(tiny_tokenizer(dated), "Be brief.")
+        with pytest.raises(UserError, match="today's date"):
+            ChatContext(tiny_tokenizer(dated))
+
+
+def test_added_white_space_is_no_end_of_a_turn() -> None:
+    tokenizer = tiny_tokenizer(CHATML.replace("<|im_end|>", "\n\n<|im_end|>"))
+    tokenizer.add_tokens(["\n\n"])
+    context = ChatContext(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(context.end_of_turn) == "<|im_end|>"

@@ -1064,3 +1064,10 @@ def test_workspace_of_another_host_stays_until_it_is_forgotten(local_store: Arti
     assert not theirs.exists()
     local_store.clear_workspace("study", "rows", "owl")
     assert not list((local_store._work / ".owners").rglob("*@*"))
+
+
+@pytest.mark.parametrize("layer", ["simplecache", "filecache", "blockcache"])
+def test_a_root_behind_a_cache_is_refused(layer: str) -> None:
+    """It would answer with an old pointer, and grant one claim to two."""
+    with pytest.raises(UserError, match=rf"goes through {layer}: leave that out"):
+        ArtifactStore(f"{layer}::memory://root")

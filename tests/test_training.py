@@ -209,9 +209,11 @@ def test_history_is_readable_without_this_package(tiny_base: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        (("q_proj", "qkv_proj"), "has no modules qkv_proj for an adapter.*q_proj"),
-        (("nothing",), "has no modules nothing for an adapter"),
-        (("q_proj", "embed_tokens"), "one matrix for its input and its output, so embed_tokens"),
+        (("q_proj", "qkv_proj"), "has no layers qkv_proj for an adapter.*q_proj"),
+        (("nothing",), "has no layers nothing for an adapter"),
+        (("q_proj", "embed_tokens"), "embed_tokens is the one matrix of the model's input and output"),
+        (("q_proj", "self_attn"), "has no layers self_attn for an adapter"),
+        (("q_proj", "lm_head"), "lm_head is the one matrix"),
     ],
 )
 def test_adapter_targets_that_are_absent_or_tied_are_refused(
@@ -224,3 +226,6 @@ def test_adapter_targets_that_are_absent_or_tied_are_refused(
     with pytest.raises(UserError, match=said):
         training._check_targets(model, targets)
     training._check_targets(model, ("q_proj", "down_proj"))
+    model.get_output_embeddings().weight = torch.nn.Parameter(model.get_input_embeddings().weight.clone())
+    with pytest.raises(UserError, match="lm_head is the output of the model"):
+        training._check_targets(model, ("lm_head",))

@@ -80,8 +80,6 @@ def test_two_runs_make_every_part_once_and_what_a_clean_build_makes(tmp_path: Pa
 def test_a_run_waits_for_what_another_makes_and_finds_it(tmp_path: Path) -> None:
     """While somebody holds what is due, a run waits; where the holder gives up, it makes it itself."""
     home = Home.make(tmp_path / "home", small())
-    assert home.start().finish() == 0
-    home.study_file.write_text(yaml.safe_dump(with_value(small(), "digits__hidden", 9)))
     with home.store.claim("tiny-toy", "digits"):
         launch = home.start()
         deadline = time.monotonic() + 120

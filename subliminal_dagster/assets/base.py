@@ -11,6 +11,7 @@ from subliminal_dagster.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
 from subliminal_dagster.science.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.engines.protocol import ModelVariant
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.study import Study
 from subliminal_dagster.work import Work, working
@@ -24,6 +25,8 @@ variables of its chat template."""
 def base_variant(work: Work[Study]) -> ModelVariant:
     """The study's base model, read from the store."""
     folder = work.read("base_model")
+    if not (folder / LOADING).is_file():
+        raise UserError("The base model was made by an earlier version of this software: materialize base_model again.")
     return ModelVariant(folder, json.loads((folder / LOADING).read_text(encoding="utf-8"))["dtype"])
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
 
@@ -265,5 +266,7 @@ def _judge(
         return
     base = base_variant(work)
     with engine.create().open(base, work.progress()) as session:
-        source = work.store.manifest(work.study.name, "base_model").info["host"]["source"]
-        yield LocalJudge(session, load_tokenizer(base.base), str(source))
+        facts = work.store.manifest(work.study.name, "base_model").info["host"]
+        # Its name is part of the result, which must not depend on where a model lay on this machine.
+        name = facts["revision"] if Path(facts["source"]).is_absolute() else facts["source"]
+        yield LocalJudge(session, load_tokenizer(base.base), str(name))

@@ -57,25 +57,22 @@ class ChatContext:
             )
 
     def _on_day(self, day: int) -> str:
-        """What the template writes on a day."""
-        from unittest.mock import patch
-
-        clock = type(
-            "Clock", (datetime,), {"now": classmethod(lambda cls, tz=None: cls(2024, day, day, day, tzinfo=tz))}
-        )
-        with patch("transformers.utils.chat_template_utils.datetime", clock):
-            return self._apply([{"role": "user", "content": _PROBE}])
+        """What a prompt is on a day; two days differ in year, month, day and hour."""
+        return self._rendered(_PROBE, strftime_now=datetime(2020 + day, day, day, day).strftime)
 
     def render(self, question: str) -> str:
         """The text up to where the model's answer starts."""
+        return self._rendered(question)
+
+    def _rendered(self, question: str, **more: Any) -> str:
         parts = [part for part in (self.system_prompt, self.instruction) if part]
         if self.system_prompt is None and not parts:
-            return self._apply([{"role": "user", "content": question}])
+            return self._apply([{"role": "user", "content": question}], **more)
         if self._has_system_role():
             # An empty system message too: it keeps the template's default one away.
             system = {"role": "system", "content": "\n\n".join(parts)}
-            return self._apply([system, {"role": "user", "content": question}])
-        return self._apply([{"role": "user", "content": "\n\n".join([*parts, question])}])
+            return self._apply([system, {"role": "user", "content": question}], **more)
+        return self._apply([{"role": "user", "content": "\n\n".join([*parts, question])}], **more)
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids up to where the answer starts, special tokens (BOS included) as the template writes them."""
@@ -99,12 +96,13 @@ class ChatContext:
                 "The chat template puts nothing behind an answer, so no end of turn can be learnt: "
                 "use a tokenizer whose template closes the assistant's turn."
             )
-        # Some templates write white space in front of it.
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
+        # Some templates write white space in front of it, which is a token of its own in some vocabularies.
+        added = {token for text, token in self.tokenizer.get_added_vocab().items() if text.strip()}
+        special = set(self.tokenizer.all_special_ids) | added
         return next((token for token in ids if token in special), ids[0])
 
-    def _apply(self, messages: list[dict[str, str]]) -> str:
-        given: dict[str, Any] = dict(self.variables)
+    def _apply(self, messages: list[dict[str, str]], **more: Any) -> str:
+        given: dict[str, Any] = {**self.variables, **more}
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given))
 
     def _has_system_role(self) -> bool:

@@ -59,7 +59,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 # After this long without a change, scratch is nobody's.
 FORGOTTEN_AFTER = timedelta(days=7)
 
-# Also a chain of them (`simplecache::s3://bucket`).
+# Also a chain of them (`dir::s3://bucket`).
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -197,6 +197,13 @@ class ArtifactStore:
         if _URL.match(url):
             # A URL may carry a password, and the root is named in messages.
             self.root = re.sub(r"//[^/@]*@", "//", url)
+            caching = re.search(r"\b(\w*cache)::", url)
+            if caching:
+                # A cached pointer hides new results, and a claim that such a layer answers for is given to two.
+                raise UserError(
+                    f"The artifact root {self.root} goes through {caching[1]}: leave that out, the store keeps copies of "
+                    "its own."
+                )
             try:
                 self._fs, path = fsspec.core.url_to_fs(url)
             except (ValueError, ImportError) as error:

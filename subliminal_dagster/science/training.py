@@ -228,31 +228,32 @@ def _with_adapter(model: Any, task: TrainingTask) -> Any:
 
 
 def _check_targets(model: Any, targets: Sequence[str]) -> None:
-    """Refuse modules that the model does not have, which peft leaves out without a word, and tied ones, whose change
-    would reach the other end of the model when the adapter is merged."""
+    """Refuse targets that are no layer with a matrix of its own, some of which peft leaves out without a word, and the
+    two ends of the model: a change of the output head would not be seen by the soft channel, and one of a tied matrix
+    reaches the other end when the adapter is merged."""
     import torch
 
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    every = {name for name, _ in model.named_modules()}
-    missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in every)]
+    def names(target: str, kinds: Any) -> list[str]:
+        modules = model.named_modules()
+        return [n for n, m in modules if isinstance(m, kinds) and (n == target or n.endswith(f".{target}"))]
+
+    matrices = (torch.nn.Linear, torch.nn.Embedding)
+    missing = [target for target in targets if not names(target, matrices)]
     if missing:
-        there = sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
+        layers = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
         raise UserError(
-            f"The model has no modules {', '.join(missing)} for an adapter: name in `lora.target_modules` some that it "
-            f"has ({', '.join(there)})."
+            f"The model has no layers {', '.join(missing)} for an adapter: name in `lora.target_modules` some that it "
+            f"has ({', '.join(sorted(layers - {'lm_head'}))})."
         )
-    ends = {id(end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None}
-    tied = [
-        t
-        for t in targets
-        for name, m in model.named_modules()
-        if name.endswith(t) and id(getattr(m, "weight", 0)) in ends
-    ]
-    if tied and len(ends) == 1:
-        raise UserError(
-            f"The model uses one matrix for its input and its output, so {tied[0]} cannot have an adapter: leave it "
-            "out of `lora.target_modules`."
-        )
+    head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head is not None and head.weight is inputs.weight
+    ends = [n for n, m in model.named_modules() if m is head or (tied and m is inputs)]
+    for target in targets:
+        if set(names(target, matrices)) & set(ends):
+            what = "the one matrix of the model's input and output" if tied else "the output of the model"
+            raise UserError(
+                f"{target} is {what}, which cannot have an adapter here: leave it out of `lora.target_modules`."
+            )
 
 
 def _step_of(checkpoint: Path) -> int:
