@@ -12,22 +12,18 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import AnyStudy, Study, load_study, shipped_studies
 
 if TYPE_CHECKING:
-    import dagster as dg
-
     from subliminal_dagster.planner import Plan
     from subliminal_dagster.runner import Outcome
     from subliminal_dagster.science.store import ArtifactStore
 
 DEFAULT_STUDY = "smollm2-135m-instruct"
 _SHOWN_REASONS = 3
-_LONGEST_REASON = 300
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -168,6 +164,7 @@ def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
 
 def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
     from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
+    from subliminal_dagster.instance import open_instance
     from subliminal_dagster.runner import run_study
     from subliminal_dagster.selection import wanted_parts
     from subliminal_dagster.workers import worker_count
@@ -175,7 +172,7 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with _instance() as instance:
+    with open_instance() as instance:
         outcome = run_study(
             frame,
             build_defs(studies=[study]),
@@ -189,28 +186,6 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
     if not outcome.complete:
         return 1
     return _show(study) if select is None and partitions is None else 0
-
-
-def _instance() -> dg.DagsterInstance:
-    """The instance of DAGSTER_HOME, whose folder is made where it is missing."""
-    import dagster as dg
-    from yaml import YAMLError
-
-    home = os.environ["DAGSTER_HOME"]
-    try:
-        Path(home).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"DAGSTER_HOME is {home!r} and cannot be made ({error.strerror}): set it to a folder."
-        ) from None
-    settings = Path(home) / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
-    try:
-        return dg.DagsterInstance.get()
-    except (YAMLError, dg.DagsterError) as error:
-        why = " ".join(str(error).split())[:_LONGEST_REASON]
-        raise UserError(f"{settings} cannot be used; mend it or remove it: {why}") from None
 
 
 def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
@@ -256,11 +231,12 @@ def _show_report(store: ArtifactStore, study: AnyStudy) -> None:
 def _compare() -> int:
     from subliminal_dagster.assets import COMPARISON
     from subliminal_dagster.build import build_defs
+    from subliminal_dagster.instance import open_instance
     from subliminal_dagster.runner import failures
 
     definitions = build_defs()
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
-    with _instance() as instance:
+    with open_instance() as instance:
         result = job.execute_in_process(instance=instance, raise_on_error=False)
     if not result.success:
         raise UserError(failures(result)[0][1])

@@ -200,6 +200,7 @@ def _work(pipe: Connection, study: AnyStudy, execute: Execute, cores: int) -> No
 
 def _load(study: AnyStudy) -> tuple[dg.Definitions, dg.DagsterInstance]:
     from subliminal_dagster.build import build_defs
+    from subliminal_dagster.instance import open_instance
 
     # Without the pool: its limit is for runs that do not know of each other, and a step that waits for it takes a core.
-    return build_defs(studies=[study], gpu_pool=None), dg.DagsterInstance.get()
+    return build_defs(studies=[study], gpu_pool=None), open_instance()

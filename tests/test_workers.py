@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +20,7 @@ from kills import Home
 from study_runs import StudyRun
 
 from subliminal_dagster.gpu_lease import leased_gpu, usable_gpus
+from subliminal_dagster.instance import open_instance
 from subliminal_dagster.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import load_study
@@ -135,3 +138,27 @@ def test_with_a_gpu_every_run_has_a_process_of_its_own(tmp_path: Path, monkeypat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with Workers(load_study("toy"), 2, on_one_gpu) as workers:
         assert not workers.needed_for(due("one")) and workers.needed_for(due("one", "two"))
+
+
+def open_with_others(barrier: threading.Barrier, failed: SimpleQueue[str]) -> None:
+    barrier.wait()
+    try:
+        open_instance().dispose()
+    except Exception as error:
+        failed.put(repr(error))
+
+
+def test_processes_that_open_a_new_home_at_once_leave_one_that_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn, count = multiprocessing.get_context("spawn"), 4
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    barrier, failed = spawn.Barrier(count), spawn.SimpleQueue()
+    together = [spawn.Process(target=open_with_others, args=(barrier, failed)) for _ in range(count)]
+    for process in together:
+        process.start()
+    for process in together:
+        process.join()
+    assert failed.empty(), failed.get()
+    with open_instance() as instance:
+        assert instance.get_runs() == []

@@ -201,8 +201,8 @@ class ArtifactStore:
             if caching:
                 # A cached pointer hides new results, and a claim that such a layer answers for is given to two.
                 raise UserError(
-                    f"The artifact root {self.root} goes through {caching[1]}: leave that out, the store keeps copies of "
-                    "its own."
+                    f"The artifact root {self.root} goes through {caching[1]}: leave that out, the store keeps copies "
+                    "of its own."
                 )
             try:
                 self._fs, path = fsspec.core.url_to_fs(url)
