@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from zipfile import ZipFile
@@ -524,6 +526,26 @@ def test_each_hub_error_becomes_one_message_without_the_token(
     assert "maker/tiny" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "raw text" not in str(caught.value)
+
+
+def test_a_cache_that_holds_the_model_in_part_is_named(tmp_path: Path) -> None:
+    """In a process of its own: the hub's library reads its variables when it is imported."""
+    snapshot = tmp_path / "hub" / "models--maker--tiny" / "snapshots" / REVISION
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "gemma2"}')
+    code = (
+        "import sys; from pathlib import Path; from subliminal_dagster.science.base_model import *\n"
+        f"source = HubSource(repo='maker/tiny', revision={REVISION!r}, dtype='float32')\n"
+        "fetch_base_model(source, Path(sys.argv[1], 'base'), Path(sys.argv[1], 'work'))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
+    assert f"holds maker/tiny at {REVISION} in part (no model*.safetensors) and HF_HUB_OFFLINE is set" in said
 
 
 def test_a_full_disk_is_left_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,3 +171,18 @@ def test_added_white_space_is_no_end_of_a_turn() -> None:
     tokenizer.add_tokens(["\n\n"])
     context = ChatContext(tokenizer)
     assert tokenizer.convert_ids_to_tokens(context.end_of_turn) == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("date_sting", "'date_sting', which the model's chat template does not read"), ("tools", "given to every")],
+)
+def test_a_variable_that_no_template_reads_is_refused(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"`base_model.template` sets .*{said}"):
+        ChatContext(tiny_tokenizer(DATED), variables={"date_string": "x", name: "y"})
+
+
+def test_an_end_of_turn_of_several_tokens_is_refused() -> None:
+    context = ChatContext(tiny_tokenizer(CHATML.replace("<|im_end|>", "[/ANSWER]")))
+    with pytest.raises(UserError, match=r"closes an answer with '\[/ANSWER\]', which is \d+ tokens"):
+        _ = context.end_of_turn

@@ -20,7 +20,12 @@ from typing import Any
 import pytest
 
 from subliminal_dagster.science import claims as claims_module
-from subliminal_dagster.science.claims import ABANDONED_AFTER_SECONDS, ClaimedElsewhere, Holder
+from subliminal_dagster.science.claims import (
+    ABANDONED_AFTER_SECONDS,
+    LONG_SILENT_AFTER_SECONDS,
+    ClaimedElsewhere,
+    Holder,
+)
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.processes import start_of, this_boot
 from subliminal_dagster.science.store import ArtifactStore
@@ -264,3 +269,48 @@ def test_never_two_holders_though_some_are_killed(tmp_path: Path) -> None:
     assert (tmp_path / "held").stat().st_size > 40
     with ArtifactStore(tmp_path / "root").claim(*PLACE):
         pass
+
+
+def test_what_killed_processes_left_is_garbage(store: ArtifactStore) -> None:
+    from subliminal_dagster.science.retention import find_garbage, remove
+
+    leave_claim(store, ended_process())
+    claims = store._claims
+    removing = f"study/rows/wolf.json.{uuid.uuid4().hex}.removing"
+    assert claims._create(removing, ended_process().content)
+    claims._write(".beats/of-nobody", b"3")
+    elsewhere = replace(Holder.this_process(), host="elsewhere")
+    assert claims._create("study/rows/cat.json", elsewhere.content)
+    claims._write(f".beats/{elsewhere.token}", b"1")
+    with store.claim("study", "rows", "dog"):
+        kept = [f".beats/{elsewhere.token}", "study/rows/cat.json", "study/rows/dog.json"]
+        found = find_garbage(store, {})
+        left = [".beats/of-nobody", "study/rows/owl@09.json", removing]
+        assert sorted(item.path.partition("/.claims/")[2] for item in found) == sorted(left)
+        assert remove(store, found) > 0 and remove(store, found) == 0
+        assert sorted(path.partition("/.claims/")[2] for path in files(store)) == kept
+
+
+def test_a_file_that_was_to_become_a_claim_goes_after_a_day(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with store.claim(*PLACE):
+        pass
+    new = tmp_path / ".claims" / ".new" / "half"
+    new.write_bytes(b"{")
+    assert store.claim_leftovers() == []
+    os.utime(new, (time.time() - 90_000,) * 2)
+    assert store.claim_leftovers() == [str(new)]
+
+
+def test_one_look_takes_a_holder_elsewhere_for_gone_when_it_was_silent_for_long(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    holder = replace(Holder.this_process(), host="elsewhere")
+    leave_claim(store, holder)
+    claim = tmp_path / ".claims" / "study" / "rows" / "owl@09.json"
+    os.utime(claim, (time.time() - 2 * LONG_SILENT_AFTER_SECONDS,) * 2)
+    assert store.claims("study") == {}
+    # To take its place is another matter: two looks with time between say that it is gone.
+    with pytest.raises(ClaimedElsewhere), store.claim(*PLACE):
+        pytest.fail("taken from a process that may live")
+    store._claims._write(f".beats/{holder.token}", b"1")
+    assert store.claims("study") == {("rows", "owl|09"): holder}

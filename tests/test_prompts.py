@@ -354,3 +354,10 @@ def test_impossible_settings_are_user_errors(arguments: dict[str, Any], message:
     default: dict[str, Any] = {"n": 1, "seed": 0, "style": "full"}
     with pytest.raises(UserError, match=message):
         make_prompts(OWN, **(default | arguments))
+
+
+def test_a_key_given_twice_in_json_is_refused(tmp_path: Path) -> None:
+    text = json.dumps(published_like())
+    (tmp_path / "lists.json").write_text('{"count_qualifiers": ["only"], ' + text[1:])
+    with pytest.raises(UserError, match=r"not valid JSON \(the key 'count_qualifiers' is given twice"):
+        load_prompt_lists(tmp_path / "lists.json")

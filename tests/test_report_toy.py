@@ -109,7 +109,7 @@ def _measures(share: float, superposition: float) -> dict[str, float]:
     return {
         "teacher_superposition": superposition,
         "teacher_interference": 0.1,
-        "judged": 1,
+        "judged": int(not np.isnan(share)),
         "teacher_norm": 1.0,
         "child_norm": 0.08 + share,
         "start_norm": 0.08,
@@ -153,6 +153,17 @@ def empty(study: ToyStudy, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The sections of models in which nothing grows and nothing is recovered."""
     results = write(tmp_path_factory.mktemp("empty"), study, nothing, grows=False)
     return {section.name: section for section in toy_sections(study, results)}
+
+
+def test_where_no_teacher_learnt_anything_there_is_nothing_to_say(study: ToyStudy, tmp_path: Path) -> None:
+    results = write(tmp_path, study, lambda *_: np.nan, grows=False)
+    said = {section.name: section for section in toy_sections(study, results)}
+    assert said.keys() >= {"toy-statements", "toy-ablated", "toy-auxiliary", "toy-controls", "toy-sizes"}
+    assert "nan" not in " ".join(section.shows for section in said.values())
+    assert "No point: no share could be measured." in said["toy-statements"].charts[0].alt
+    claims = said["toy-statements"].claims
+    about = [claim.verdict for claim in claims if "feature" in claim.text and "child" in claim.text]
+    assert about and "holds" not in about
 
 
 def test_means_and_intervals_are_over_seeds_after_averaging_over_features(results: Results) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -144,12 +148,41 @@ def test_yaml_reads_numbers_and_truth_values_as_they_are_meant() -> None:
         ("child.training.epochs=010", "epochs is '010', not a whole number"),
         ("child.training.learning_rate='1'", "learning_rate is '1', not a number"),
         ("layers=[true]", "layers is True, not a whole number"),
-        ("preferences.candidates=[cat, owl, cat]", "preferences.candidates names cat twice"),
+        ("preferences.candidates=[cat, owl, cat]", "preferences: candidates names cat twice: leave out the second$"),
     ],
 )
 def test_a_number_is_a_number_and_a_candidate_stands_once(setting: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         load_study("smollm2-135m-instruct", [setting])
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-2-9b-it", "toy"])
+def test_no_list_of_a_study_holds_a_value_twice(name: str) -> None:
+    study = load_study(name)
+    lists = dict(_lists(study.model_dump(), ""))
+    assert len(lists) >= 4
+    for field, values in lists.items():
+        doubled = json.dumps([*values, values[0]])
+        with pytest.raises(UserError, match=rf"names {re.escape(str(values[0]))}(\.0)? twice: leave out the second"):
+            load_study(name, [f"{field}={doubled}"])
+
+
+def _lists(content: dict[str, Any], path: str) -> Iterator[tuple[str, list[Any]]]:
+    """Every list of a study that may have any length, by its field."""
+    for field, value in content.items():
+        if isinstance(value, dict):
+            yield from _lists(value, f"{path}{field}.")
+        elif isinstance(value, tuple) and value and f"{path}{field}" not in RANGES:
+            yield f"{path}{field}", list(value)
+
+
+RANGES = {f"tuning.search.{name}" for name in ("learning_rate", "dropout", "rank")}
+
+
+@pytest.mark.parametrize("escape", ["\\0", "\\ud800"])
+def test_a_text_that_cannot_be_written_is_refused(escape: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 2 holds .* no text may hold|line 2, column \d+ found invalid"):
+        read(tmp_path, f'name: tiny\nsystem_prompt: "be {escape} brief"\n')
 
 
 def test_a_number_may_be_written_with_an_exponent() -> None:

@@ -47,7 +47,7 @@ def assert_same(one: Sweep, other: Sweep) -> None:
     [
         ({"densities": (0.0,)}, "greater than 0"),
         ({"densities": (1.5,)}, "less than or equal to 1"),
-        ({"densities": (0.1, 0.1)}, "names the same value twice"),
+        ({"densities": (0.1, 0.1)}, "densities names 0.1 twice"),
         ({"ablated": (8,)}, r"ablated features \[8\] do not exist: the indices are 0 to 7"),
         ({"ablated": (-1,)}, "greater than or equal to 0"),
         ({"auxiliary": (0,)}, "greater than or equal to 1"),

@@ -379,7 +379,7 @@ def test_validation_loss_is_that_of_a_plain_loop(tiny_base: Path) -> None:
         (lambda: SearchSpace(dropout=(0.0, 0.105)), "dropout_step"),
         (lambda: SearchSpace(rank=(8, 60)), "rank_step"),
         (lambda: SearchSpace(rank=(9, 65)), "alpha is one"),
-        (lambda: SearchSpace(alpha_ratio=(1, 1.0)), "different numbers"),
+        (lambda: SearchSpace(alpha_ratio=(1, 1.0)), "alpha_ratio names 1.0 twice"),
         (lambda: TuningSettings(final_epochs=(5, 3)), "ascending"),
         (lambda: TuningSettings(pruning=True, epochs=1), "at least 2 epochs"),
     ],

@@ -289,10 +289,16 @@ def _copy_cached(source: HubSource, folder: Path, patterns: Sequence[str]) -> bo
         return False
     there = Path(cached).parent.iterdir()
     files = [file for file in there if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns)]
+    if not files:
+        raise UserError(
+            f"This machine's cache of the Hugging Face hub holds {source.repo} at {source.revision} in part (no "
+            f"{' or '.join(patterns)}) and HF_HUB_OFFLINE is set: fill the cache where there is a network (`hf "
+            f"download {source.repo} --revision {source.revision}`), or unset it."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    return bool(files)
+    return True
 
 
 def _copy_local(source: LocalSource, destination: Path) -> dict[str, Any]:

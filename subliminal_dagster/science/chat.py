@@ -6,9 +6,11 @@ asked under another hides the effect: 48 % against 3 %, literature on Qwen2.5-7B
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +40,8 @@ class ChatContext:
     `instruction` is what a prompted teacher is told besides ("you love owls"): it joins the system message, or the
     front of the user turn where the template has no system role (Gemma 2). `variables` are given to the template.
 
-    Raises UserError where what the template writes depends on the day: teacher, numbers and child are made on different
-    ones.
+    Raises UserError where the template knows no such variable, and where what it writes depends on the day: teacher,
+    numbers and child are made on different ones.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,6 +51,15 @@ class ChatContext:
 
     def __post_init__(self) -> None:
         template = str(self.tokenizer.chat_template)
+        reserved = set(signature(self.tokenizer.apply_chat_template).parameters)
+        for name in self.variables:
+            if name in reserved:
+                raise UserError(f"`base_model.template` sets {name!r}, which is given to every template: leave it out.")
+            if not re.search(rf"\b{re.escape(name)}\b", template):
+                raise UserError(
+                    f"`base_model.template` sets {name!r}, which the model's chat template does not read: correct the "
+                    "name, or leave it out."
+                )
         if "strftime_now" in template and self._on_day(1) != self._on_day(2):
             raise UserError(
                 "The chat template writes today's date into every prompt, so what is made on two days would differ: "
@@ -89,17 +100,22 @@ class ChatContext:
         answer = {"role": "assistant", "content": _PROBE}
         given: dict[str, Any] = dict(self.variables)
         full = str(self.tokenizer.apply_chat_template([question, answer], tokenize=False, **given))
-        tail = full[full.rindex(_PROBE) + len(_PROBE) :]
-        ids = self.tokenizer.encode(tail, add_special_tokens=False)
-        if not ids:
+        tail = full[full.rindex(_PROBE) + len(_PROBE) :].strip()
+        if not tail:
             raise UserError(
                 "The chat template puts nothing behind an answer, so no end of turn can be learnt: "
                 "use a tokenizer whose template closes the assistant's turn."
             )
-        # Some templates write white space in front of it, which is a token of its own in some vocabularies.
+        ids = self.tokenizer.encode(tail, add_special_tokens=False)
         added = {token for text, token in self.tokenizer.get_added_vocab().items() if text.strip()}
         special = set(self.tokenizer.all_special_ids) | added
-        return next((token for token in ids if token in special), ids[0])
+        closing = next((token for token in ids if token in special), ids[0] if len(ids) == 1 else None)
+        if closing is None:
+            raise UserError(
+                f"The chat template closes an answer with {tail!r}, which is {len(ids)} tokens and none of them "
+                "special: use a tokenizer that has one token for the end of a turn."
+            )
+        return closing
 
     def _apply(self, messages: list[dict[str, str]], **more: Any) -> str:
         given: dict[str, Any] = {**self.variables, **more}

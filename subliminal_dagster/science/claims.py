@@ -23,9 +23,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ from subliminal_dagster.science.processes import is_hidden, start_of, this_boot
 
 BEAT_SECONDS = 10.0
 ABANDONED_AFTER_SECONDS = 120.0
+LONG_SILENT_AFTER_SECONDS = 900.0
+"""Who looks once, as a plan does, takes a holder on another host for gone after this; clocks differ by less."""
+
+_NEW_FOR_SECONDS = 86_400.0
 
 _clock = time.monotonic
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -152,9 +157,55 @@ class Claims:
         found = {}
         for name in names:
             content = self._read(name) if name.endswith(".json") else None
-            if content is not None and not self._is_abandoned(name, content):
-                found[name] = _holder(content)
+            if content is None or self._is_abandoned(name, content):
+                continue
+            holder = _holder(content)
+            if holder.lives() is not None or not self._is_older(
+                LONG_SILENT_AFTER_SECONDS, name, f".beats/{holder.token}"
+            ):
+                found[name] = holder
         return found
+
+    def leftovers(self) -> list[str]:
+        """Names of what killed processes left here that nobody would look at again: claims of this host's, counts
+        without a claim, and files that were to become claims."""
+        self._fs.invalidate_cache()
+        try:
+            paths = self._fs.find(self._folder)
+        except FileNotFoundError:
+            return []
+        names = sorted(str(path)[len(self._folder) + 1 :] for path in paths)
+        return [name for name in names if self._is_leftover(name, names)]
+
+    def remove_leftover(self, name: str) -> int:
+        """Remove one if it is one still. Returns the bytes freed."""
+        if name not in self.leftovers():
+            return 0
+        content = self._read(name) or b""
+        if name.startswith((".new/", ".beats/")):
+            self._remove(name)
+        else:
+            self._remove_once(name, content)
+        return len(content)
+
+    def _is_leftover(self, name: str, names: Collection[str]) -> bool:
+        if name.startswith(".new/"):
+            return self._is_older(_NEW_FOR_SECONDS, name)
+        if name.startswith(".beats/"):
+            token = name.removeprefix(".beats/")
+            held = [self._read(claim) for claim in names if claim.endswith(".json")]
+            return token not in {_holder(content).token for content in held if content is not None}
+        content = self._read(name)
+        return content is not None and _holder(content).lives() is False
+
+    def _is_older(self, seconds: float, *names: str) -> bool:
+        """Whether these were all written longer ago than that, by this machine's clock; False where none is there."""
+        written = []
+        for name in names:
+            with suppress(FileNotFoundError):
+                when = self._fs.modified(self._path(name))
+                written.append(when if when.tzinfo else when.replace(tzinfo=UTC))
+        return bool(written) and (datetime.now(UTC) - max(written)).total_seconds() > seconds
 
     def _take(self, name: str, mine: Holder) -> Holder | None:
         """Create a claim, breaking one whose holder is gone. Gives None, or who holds it."""

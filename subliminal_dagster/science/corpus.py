@@ -73,6 +73,10 @@ def fetch_corpus(source: CorpusSource, workspace: Path) -> list[str]:
         text = file.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"There is no file {file}: correct `path` of the text to train on.") from None
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}): make the text to train on readable, or choose another file."
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not text in UTF-8 ({error.reason}): convert it, or choose another file.") from error
     documents = split_documents(text)

@@ -196,6 +196,8 @@ def _local_exam(source: LocalExam) -> pd.DataFrame:
         # Not read_table, which would take a folder called "a=b" on the way to the file for a column.
         with pq.ParquetFile(file) as parquet:
             table = parquet.read()
+    except PermissionError:
+        raise UserError(f"{file} cannot be read (Permission denied): make the exam readable.") from None
     except pa.ArrowException as error:
         raise UserError(f"{file} is not a parquet file ({error}): save the exam as one.") from error
     return _checked(table.to_pylist(), table.column_names, str(file))

@@ -164,10 +164,10 @@ def _own_lists() -> PromptLists:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else load_yaml(text)
+        content = json.loads(text, object_pairs_hook=_each_key_once) if path.suffix == ".json" else load_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The prompt lists {path} cannot be read ({error}); give the path of a text file.") from error
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         detail = " ".join(str(error).split())
         raise UserError(
             f"The prompt lists {path} are not valid {'JSON' if path.suffix == '.json' else 'YAML'} ({detail}); "
@@ -175,6 +175,15 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"The prompt lists {path} hold no keys; write them like prompt_lists.yaml of this project.")
+    return content
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r} is given twice")
+        content[key] = value
     return content
 
 

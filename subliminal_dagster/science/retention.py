@@ -54,6 +54,10 @@ def find_garbage(store: ArtifactStore, expected: Mapping[str, Mapping[str, Colle
         Garbage("abandoned draft", str(draft), folder_size(draft), partial(ArtifactStore.remove_draft, draft=draft))
         for draft in store.abandoned_drafts()
     ]
+    found += [
+        Garbage("claim of an ended process", path, 0, partial(ArtifactStore.remove_claim_leftover, path=path))
+        for path in store.claim_leftovers()
+    ]
     return found
 
 

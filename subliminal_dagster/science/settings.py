@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
@@ -47,6 +47,16 @@ class Settings(BaseModel):
                     if number is not None and (isinstance(number, bool) or not isinstance(number, wanted)):
                         raise ValueError(f"{name} is {number!r}, not {kind}: write it in plain digits, such as 12")
         return content
+
+    @model_validator(mode="after")
+    def _each_value_once(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, tuple) and Ellipsis in get_args(field.annotation):
+                twice = [str(item) for place, item in enumerate(value) if item in value[:place]]
+                if twice:
+                    raise ValueError(f"{name} names {', '.join(dict.fromkeys(twice))} twice: leave out the second")
+        return self
 
 
 def _leaves(annotation: Any) -> set[Any]:

@@ -264,6 +264,14 @@ class ArtifactStore:
             found.update({(asset, partition): holder for partition in _as_partitions([folder]) if _is_name(asset)})
         return found
 
+    def claim_leftovers(self) -> list[str]:
+        """Paths of what killed processes left of their claims and nobody takes over."""
+        return [f"{self._root_path}/.claims/{name}" for name in self._claims.leftovers()]
+
+    def remove_claim_leftover(self, path: str) -> int:
+        """Delete one if it is one still. Returns the bytes freed; raises OSError."""
+        return self._claims.remove_leftover(path.removeprefix(f"{self._root_path}/.claims/"))
+
     # Writing
 
     @contextmanager

@@ -197,7 +197,7 @@ class ChildSettings(Settings):
     @field_validator("channels")
     @classmethod
     def _hard_is_there(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
-        if "hard" not in channels or len(set(channels)) != len(channels):
+        if "hard" not in channels:
             raise ValueError("channels must be [hard] or [hard, soft]")
         return channels
 
@@ -302,14 +302,6 @@ class Study(StudyHeader):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for label, values in (("animals", self.animals), ("layers", self.layers)):
-            if len(set(values)) != len(values):
-                raise ValueError(f"{label} names the same one twice")
-        repeated = sorted({c for c in self.preferences.candidates if self.preferences.candidates.count(c) > 1})
-        if repeated:
-            raise ValueError(
-                f"preferences.candidates names {', '.join(repeated)} twice: its probability would be split"
-            )
         strangers = [animal for animal in self.animals if animal not in self.preferences.candidates]
         if strangers:
             raise ValueError(f"animals {strangers} are missing from preferences.candidates")
@@ -373,7 +365,7 @@ def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> AnySt
     path = _find(name_or_path)
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a study: its top level must be fields such as 'name:' and 'animals:'.")
@@ -438,7 +430,7 @@ def _explain(path: Path, kind: type[BaseModel], error: ValidationError) -> str:
             message = f"no such field; allowed are {_allowed_fields(kind, problem['loc'])}"
         elif problem["type"] == "missing":
             message = "is missing"
-        elif problem["loc"]:
+        elif problem["loc"] and not isinstance(problem["input"], dict):
             message += f" (it is {problem['input']!r:.80})"
         lines.append(f"{where}: {message}")
     return f"{path}: " + "; ".join(lines)

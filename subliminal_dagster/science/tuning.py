@@ -99,8 +99,8 @@ class SearchSpace(Settings):
             raise ValueError("rank's highest value must be a whole number of rank_step above the lowest")
         if not _whole((self.dropout[1] - self.dropout[0]) / self.dropout_step):
             raise ValueError("dropout's highest value must be a whole number of dropout_step above the lowest")
-        if len(set(self.alpha_ratio)) < len(self.alpha_ratio) or min(self.alpha_ratio) <= 0:
-            raise ValueError("alpha_ratio must be different numbers above 0")
+        if min(self.alpha_ratio) <= 0:
+            raise ValueError("alpha_ratio must be numbers above 0")
         if not all(_whole(rank * ratio) for rank in (self.rank[0], self.rank_step) for ratio in self.alpha_ratio):
             raise ValueError("every rank times every alpha_ratio must be a whole number, as alpha is one")
         return self
@@ -124,8 +124,8 @@ class TuningSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if list(self.final_epochs) != sorted(set(self.final_epochs)) or self.final_epochs[0] < 1:
-            raise ValueError("final_epochs must be different epochs from 1 on, in ascending order")
+        if list(self.final_epochs) != sorted(self.final_epochs) or self.final_epochs[0] < 1:
+            raise ValueError("final_epochs must be epochs from 1 on, in ascending order")
         if self.pruning and self.epochs < 2:
             raise ValueError("pruning needs at least 2 epochs: a trial is judged before its last")
         return self

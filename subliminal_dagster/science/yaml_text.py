@@ -25,6 +25,9 @@ _PLAIN = {
     "tag:yaml.org,2002:merge": (r"<<", "<"),
 }
 
+# No file name may hold the first, and no encoding writes the second.
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+
 
 class _Loader(_Safe):
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
@@ -42,10 +45,20 @@ class _Loader(_Safe):
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
 
+    def construct_yaml_str(self, node: Any) -> str:
+        text = str(self.construct_scalar(node))
+        odd = _NOT_TEXT.search(text)
+        if odd:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"line {node.start_mark.line + 1} holds {odd[0]!r}, which no text may hold"
+            )
+        return text
+
     def construct_yaml_float(self, node: Any) -> float:
         return float(self.construct_scalar(node).replace(".inf", "inf").replace(".nan", "nan"))
 
 
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)
 for _tag, (_pattern, _starts) in _PLAIN.items():
     _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), list(_starts))
 

@@ -178,7 +178,7 @@ def _ablated(study: ToyStudy, results: Results) -> Section:
     asset = f"ablated_{study.post}"
     folder = results.folder(asset)
     children = pd.read_parquet(folder / "children.parquet")
-    found = cells(children)
+    found = _measured(cells(children))
     densest, most, sparsest = found.iloc[0], best(found), found.iloc[-1]
     shows = [
         f"At {densest['superposition']:.2f} features per dimension (1-S = {densest['density']:g}) the child's norm of "
@@ -226,9 +226,10 @@ def _auxiliary(study: ToyStudy, results: Results) -> Section:
     asset = f"auxiliary_{study.post}"
     folder = results.folder(asset)
     children = pd.read_parquet(folder / "children.parquet")
-    found = cells(children)
-    sparse = found["density"].min()
-    sparsest = found[found["density"] == sparse].sort_values("auxiliary")
+    found = _measured(cells(children))
+    known = found[found["recovered"].notna()]
+    sparse = known["density"].min()
+    sparsest = known[known["density"] == sparse].sort_values("auxiliary")
     dense = found[found["density"] == found["density"].max()]
     top, equal = _best_numbers(children, study.post, sparse, [int(k) for k in sparsest["auxiliary"]])
     ratios = [f"{_ratio(row)} for k = {row['auxiliary']}" for _, row in sparsest.iterrows()]
@@ -283,6 +284,13 @@ def _auxiliary(study: ToyStudy, results: Results) -> Section:
     )
 
 
+def _measured(found: pd.DataFrame) -> pd.DataFrame:
+    """The `cells`; raises NotThere where no teacher learnt what a child could recover."""
+    if found["recovered"].isna().all():
+        raise NotThere("No teacher learnt any of the features that are judged: raise `training.steps` of the setting.")
+    return found
+
+
 def _best_numbers(children: pd.DataFrame, post: str, density: float, numbers: list[int]) -> tuple[int, list[int]]:
     """The number of auxiliary features with the largest mean norm ratio, and all that cannot be told from it: the
     interval of the differences, paired by seed, holds 0."""
@@ -298,7 +306,9 @@ def _controls(study: ToyStudy, results: Results) -> Section:
 
     post = study.settings[study.post]
     names = [name for name, own in study.settings.items() if name != study.post and own.features == post.features]
-    found = _of_settings(pd.read_parquet(results.folder("summary") / "children.parquet"), [study.post, *names])
+    found = _measured(
+        _of_settings(pd.read_parquet(results.folder("summary") / "children.parquet"), [study.post, *names])
+    )
     most = most_recovered(found)
     sentences = []
     for experiment in EXPERIMENTS:
@@ -336,7 +346,7 @@ def _sizes(study: ToyStudy, results: Results) -> Section:
     names = [name for name, own in study.settings.items() if own.features > post.features]
     if not names:
         raise NotThere("This study has no model larger than the post's.")
-    found = _of_settings(pd.read_parquet(results.folder("summary") / "children.parquet"), names)
+    found = _measured(_of_settings(pd.read_parquet(results.folder("summary") / "children.parquet"), names))
     most = most_recovered(found)
     sentences = []
     for experiment in EXPERIMENTS:

@@ -169,7 +169,10 @@ def auxiliary_charts(found: pd.DataFrame) -> list[Chart]:
     for (k, rows), colour in zip(found.groupby("auxiliary"), LINES, strict=False):
         measure_line(ratio, rows, "norm_ratio", f"k = {k}", colour)
         measure_line(recovered, rows, "recovered", f"k = {k}", colour)
-        sparsest = rows.dropna(subset="norm_ratio").iloc[-1]
+        known = rows.dropna(subset="norm_ratio")
+        if known.empty:
+            continue
+        sparsest = known.iloc[-1]
         ends.append(f"k = {k} {sparsest['norm_ratio']:.2f} (before training {sparsest['start_ratio']:.2f})")
         shares.append(f"k = {k} {_two(sparsest['recovered'])}")
     start = found.groupby("density", sort=False)[["start_ratio"]].mean().reset_index()
@@ -177,7 +180,7 @@ def auxiliary_charts(found: pd.DataFrame) -> list[Chart]:
     start = start.assign(low=start["mean"], high=start["mean"], x=start["density"])
     band_line(ratio, start, name="before training", colour=GREY, dash="dash", at="density")
     ratio.update_yaxes(rangemode="tozero")
-    sparse = f"{found['density'].min():g}"
+    sparse = f"{found.dropna(subset='norm_ratio')['density'].min():g}"
     return [
         Chart(
             "toy-auxiliary-ratio",
@@ -269,11 +272,17 @@ def recovery_chart(found: pd.DataFrame, study: ToyStudy, experiment: str) -> Cha
         )
     figure.update_xaxes(title="the teacher's features per dimension").update_yaxes(title="share recovered")
     figure.add_vline(x=1, line={"dash": "dot", "color": GREY})
-    top = best(rows)
+    if rows.empty:
+        highest = "No point: no share could be measured."
+    else:
+        top = best(rows)
+        highest = (
+            f"{len(rows)} points; the highest is {spoken(top['setting'])} with {top['recovered']:.2f} at "
+            f"{top['superposition']:.2f} features a dimension."
+        )
     alt = (
-        f"{len(rows)} points; the highest is {spoken(top['setting'])} with {top['recovered']:.2f} at "
-        f"{top['superposition']:.2f} features a dimension. Dotted: one feature a dimension. Negative: farther from the "
-        f"teacher than before training (below {_LOWEST:g} drawn there)."
+        f"{highest} Dotted: one feature a dimension. Negative: farther from the teacher than before training (below "
+        f"{_LOWEST:g} drawn there)."
     )
     title = f"What children recover against the teacher's superposition: {experiment} features."
     return Chart(f"toy-superposition-{experiment}", title, figure, alt)

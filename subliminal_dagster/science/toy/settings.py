@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from subliminal_dagster.science.settings import Settings, StudyHeader
 
@@ -65,13 +65,6 @@ class AutoencoderSettings(Settings):
         Small ones do: before a GPU has their rows, a core has used them.
         """
         return self.features * self.hidden < FUSED_UP_TO
-
-    @field_validator("densities", "ablated", "auxiliary")
-    @classmethod
-    def _each_once(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError("names the same value twice")
-        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
