@@ -18,10 +18,14 @@ import yaml
 from conftest import tiny_study_settings
 from study_runs import StudyRun
 
+from subliminal_dagster import runner
 from subliminal_dagster.build import build_defs
 from subliminal_dagster.cli import main
+from subliminal_dagster.planner import DueRun
+from subliminal_dagster.runner import execute
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import load_study
+from subliminal_dagster.workers import Carried
 
 Capture = pytest.CaptureFixture[str]
 
@@ -69,6 +73,27 @@ def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path:
     assert "hard channel: " in out and "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0
     assert "tiny: 0 made in 0 runs" in capsys.readouterr().out
+
+
+def execute_and_tell(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    carried = execute(run, definitions, instance)
+    (Path(instance.root_directory) / "made by").write_text(str(os.getpid()))
+    return carried
+
+
+def test_on_a_node_with_gpus_the_command_itself_computes_on_none(
+    study: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.delenv("SUBLIMINAL_WORKERS", raising=False)
+    monkeypatch.setattr(runner, "execute", execute_and_tell)
+    shutil.rmtree(tmp_path / "store" / "tiny" / "base_preferences")
+    assert main(["run", "--study", study]) == 0
+    assert "tiny: 1 made in 1 runs" in capsys.readouterr().out
+    assert [lock.name for lock in (tmp_path / "locks").iterdir()] == ["4.0.lock"]
+    # A process that has computed on a GPU holds it as long as it lives.
+    assert (tmp_path / "home" / "made by").read_text() != str(os.getpid())
 
 
 def test_a_run_that_a_gate_stops_says_so_and_exits_with_1(study: str, capsys: Capture) -> None:
