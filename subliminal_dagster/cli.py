@@ -29,6 +29,9 @@ _SHOWN_REASONS = 3
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    # The log says how far each step is; bars of the libraries in between would tear it apart.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         if options.command == "studies":
             return _list_studies()
@@ -171,7 +174,6 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
 
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with open_instance() as instance:
         outcome = run_study(
             frame,
