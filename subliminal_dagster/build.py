@@ -37,6 +37,7 @@ from subliminal_dagster.jobs import comparison_job, study_jobs
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
 from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.judges import Endpoint
 from subliminal_dagster.science.study import AnyStudy, load_study, shipped_studies
 from subliminal_dagster.science.toy.settings import ToyStudy
 
@@ -135,8 +136,15 @@ def _words(variable: str) -> list[str]:
 
 def resources_from_environment() -> dict[str, Any]:
     """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH, SUBLIMINAL_GPU_SHARE,
-    SUBLIMINAL_GRADIENT_CHECKPOINTING and SUBLIMINAL_JUDGE_... say."""
+    SUBLIMINAL_GRADIENT_CHECKPOINTING and SUBLIMINAL_JUDGE_... say.
+
+    Raises UserError where one of them, or SUBLIMINAL_GPU_LOCKS, has a value that cannot be used.
+    """
     share = _count("SUBLIMINAL_GPU_SHARE", "1", "steps on one GPU")
+    locks = os.environ.get("SUBLIMINAL_GPU_LOCKS")
+    if locks and Path(locks).exists() and not Path(locks).is_dir():
+        raise UserError(f"SUBLIMINAL_GPU_LOCKS is {locks!r}, which is a file: set it to a folder.")
+    Endpoint.check_environment()
     return {
         "store": StoreResource(root=artifact_root()),
         "engine": EngineResource(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 from study_runs import StudyRun
 from tiny_models import save_tiny_model
@@ -36,13 +39,12 @@ settings.load_profile("repeatable")
 
 SLOW_FILES = [
     "gpu_node",
+    "kills",
     "versions_complete",
     "two_runners",
-    "kills",
     "backfill",
     "ui",
     "rebuild",
-    "workers",
     "report_page",
     "requested",
 ]
@@ -121,8 +123,24 @@ def tiny_study(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
 @pytest.fixture(scope="session")
 def done(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
     """The tiny study, made from start to end once for all tests; a test that changes it takes a `copy`."""
-    with dg.DagsterInstance.ephemeral() as instance:
-        study = StudyRun(tiny_study, ArtifactStore(tmp_path_factory.mktemp("done")), instance)
-        outcome = study.run()
-        assert outcome.complete, outcome
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    # The first of the processes that run tests makes it, each takes a copy.
+    with FileLock(session / "done.lock"):
+        if not (session / "done").exists():
+            with made(tiny_study, session / "being made") as study:
+                outcome = study.run()
+                assert outcome.complete, outcome
+            (session / "being made").rename(session / "done")
+    with made(tiny_study, shutil.copytree(session / "done", tmp_path_factory.mktemp("done") / "copy")) as study:
+        assert not study.plan().due
         yield study
+
+
+@contextmanager
+def made(study: Study, folder: Path) -> Iterator[StudyRun]:
+    """What there is of a study in a folder, with Dagster's history of it."""
+    (folder / "history").mkdir(parents=True, exist_ok=True)
+    with dg.DagsterInstance.local_temp(str(folder / "history")) as instance:
+        yield StudyRun(study, ArtifactStore(folder / "artifacts"), instance)

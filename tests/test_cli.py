@@ -208,6 +208,8 @@ def test_a_variable_with_a_bad_value_is_one_sentence(
     ("variable", "value", "sentence"),
     [
         ("SUBLIMINAL_ARTIFACTS", "{file}", "Artifacts cannot lie in {file}, since {file} is a file"),
+        ("SUBLIMINAL_GPU_LOCKS", "{file}", "SUBLIMINAL_GPU_LOCKS is '{file}', which is a file: set it to a folder"),
+        ("SUBLIMINAL_JUDGE_URL", "example.org/v1", "begins with https:// or http://: correct SUBLIMINAL_JUDGE_URL"),
         ("SUBLIMINAL_JUDGE_RPM", "inf", "SUBLIMINAL_JUDGE_RPM is 'inf': set it to a number above 0"),
         ("DAGSTER_HOME", "{file}", "DAGSTER_HOME is '{file}' and cannot be made (File exists)"),
         (

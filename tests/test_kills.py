@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,34 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(tmp_path: Path) -> None
         assert bury_dead_runs(instance) == [run.run_id]
         assert store.abandoned_drafts() == [draft]
     process.wait()
+
+
+def test_two_at_a_time_make_what_one_makes(undisturbed: Home, tiny_base: Path, tmp_path: Path) -> None:
+    home = Home.make(tmp_path / "home", study_to_kill(tiny_base))
+    launch = home.start(SUBLIMINAL_WORKERS="2")
+    workers: list[psutil.Process] = []
+    left: list[Path] = []
+
+    def both_at_work() -> bool:
+        workers[:] = launch.steps
+        return len(workers) == 2 and len(set(home.in_drafts()) - set(left)) == 2
+
+    assert launch.kill_when(both_at_work), launch.output[-3000:]
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+    left = home.in_drafts()
+    launch = home.start(SUBLIMINAL_WORKERS="2")
+    while not both_at_work():
+        assert launch.process.poll() is None, launch.output[-3000:]
+        time.sleep(0.01)
+    launch.process.send_signal(signal.SIGINT)
+    assert launch.finish() == 130
+    assert launch.output.count("was killed before its end") == 2
+    assert launch.output.endswith("interrupted; the same command goes on from here.\n")
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+    launch = home.start(SUBLIMINAL_WORKERS="2")
+    assert launch.finish() == 0, launch.output[-3000:]
+    assert home.contents() == undisturbed.contents()
+    assert home.unfinished() == home.pool_holders() == []
+    assert launch.output.count("was killed before its end") == 2

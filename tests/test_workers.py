@@ -8,16 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
-from conftest import tiny_study_settings
-from kills import Home
-from study_runs import StudyRun
 
 from subliminal_dagster.gpu_lease import leased_gpu, usable_gpus
 from subliminal_dagster.instance import open_instance
@@ -25,37 +21,6 @@ from subliminal_dagster.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.study import load_study
 from subliminal_dagster.workers import Carried, Workers, worker_count
-
-
-def test_two_at_a_time_make_what_one_makes(tiny_base: Path, tmp_path: Path, done: StudyRun) -> None:
-    home = Home.make(tmp_path / "home", tiny_study_settings(tiny_base))
-    launch = home.start(SUBLIMINAL_WORKERS="2", SUBLIMINAL_BATCH="64")
-    workers: list[psutil.Process] = []
-    left: list[Path] = []
-
-    def both_at_work() -> bool:
-        workers[:] = launch.steps
-        return len(workers) == 2 and len(set(home.in_drafts()) - set(left)) == 2
-
-    assert launch.kill_when(both_at_work), launch.output[-3000:]
-    assert psutil.wait_procs(workers, timeout=30)[1] == []
-
-    left = home.in_drafts()
-    launch = home.start(SUBLIMINAL_WORKERS="2", SUBLIMINAL_BATCH="64")
-    while not both_at_work():
-        assert launch.process.poll() is None, launch.output[-3000:]
-        time.sleep(0.01)
-    launch.process.send_signal(signal.SIGINT)
-    assert launch.finish() == 130
-    assert launch.output.count("was killed before its end") == 2
-    assert launch.output.endswith("interrupted; the same command goes on from here.\n")
-    assert psutil.wait_procs(workers, timeout=30)[1] == []
-
-    launch = home.start(SUBLIMINAL_WORKERS="2", SUBLIMINAL_BATCH="64")
-    assert launch.finish() == 0, launch.output[-3000:]
-    assert home.contents() == done.contents()
-    assert home.unfinished() == home.pool_holders() == []
-    assert launch.output.count("was killed before its end") == 2
 
 
 def test_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

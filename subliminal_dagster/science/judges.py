@@ -196,6 +196,13 @@ class Endpoint:
             )
         return cls(*(str(value).strip() for value in values.values()))
 
+    @staticmethod
+    def check_environment() -> None:
+        """Raise UserError where the address or the key that the environment names can be none."""
+        url, key = os.environ.get(URL), os.environ.get(KEY)
+        if url:
+            Endpoint(url.strip(), "any", (key or "any").strip())
+
     @property
     def shown_url(self) -> str:
         """The URL without anything secret that may stand in it."""
