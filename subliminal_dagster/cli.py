@@ -234,12 +234,18 @@ def _compare() -> int:
     from subliminal_dagster.assets import COMPARISON
     from subliminal_dagster.build import build_defs
     from subliminal_dagster.instance import open_instance
-    from subliminal_dagster.runner import failures
+    from subliminal_dagster.live_runs import PROCESS_TAG, process_name
+    from subliminal_dagster.runner import CONSOLE, failures
 
     definitions = build_defs()
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
     with open_instance() as instance:
-        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        result = job.execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            run_config=CONSOLE,
+            tags={PROCESS_TAG: process_name(os.getpid())},
+        )
     if not result.success:
         raise UserError(failures(result)[0][1])
     print(f"page: {result.asset_materializations_for_node('all_studies__comparison')[0].metadata['page'].value}")

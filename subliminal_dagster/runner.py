@@ -32,7 +32,7 @@ LOOKS = 30
 
 _LOOK_AGAIN_SECONDS = 1.0
 # Progress of long steps and errors; every event is in the instance's log besides.
-_CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
 
 @dataclass
@@ -236,7 +236,7 @@ def execute(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstan
         instance=instance,
         partition_key=run.partition,
         raise_on_error=False,
-        run_config=_CONSOLE,
+        run_config=CONSOLE,
         tags={PROCESS_TAG: process_name(os.getpid()), PLANNED_TAG: "yes"},
     )
     errors = {step.rpartition("__")[2]: sentence for step, sentence in failures(result)}

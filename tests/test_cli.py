@@ -75,6 +75,17 @@ def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path:
     assert "tiny: 0 made in 0 runs" in capsys.readouterr().out
 
 
+def test_the_comparison_of_studies_is_one_line(
+    study: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBLIMINAL_STUDIES", study)
+    assert main(["compare"]) == 0
+    captured = capfd.readouterr()
+    (line,) = captured.out.splitlines()
+    assert Path(line.removeprefix("page: ")).is_file()
+    assert "DEBUG" not in captured.err
+
+
 def execute_and_tell(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
     carried = execute(run, definitions, instance)
     (Path(instance.root_directory) / "made by").write_text(str(os.getpid()))
