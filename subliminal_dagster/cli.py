@@ -157,11 +157,13 @@ def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
             print(f"{'':8}   and {more} more reasons (--json has them all)")
     due = plan.due
     known = [part.seconds for part in due if part.seconds is not None]
-    unknown = f", {len(due) - len(known)} of them never made before" if len(known) < len(due) else ""
+    unknown = len(due) - len(known)
+    cost = f"; about {duration(sum(known))}" if known else ""
+    cost += f", {unknown} of them never made before" if known and unknown else ""
+    cost += "; none made before, so how long it takes is unknown" if due and not known else ""
     print(
         f"{plan.study}: {len(plan.of('missing'))} missing, {len(plan.of('stale'))} stale, "
-        f"{len(plan.of('fresh'))} fresh, {len(plan.of('blocked'))} blocked"
-        + (f"; about {duration(sum(known))}{unknown}" if due else "")
+        f"{len(plan.of('fresh'))} fresh, {len(plan.of('blocked'))} blocked{cost}"
     )
 
 

@@ -55,6 +55,13 @@ def test_a_plan_says_what_changed_and_what_it_will_take(study: str, capsys: Capt
     assert lines[-1].startswith("tiny: 0 missing, 4 stale, 8 fresh, 0 blocked; about ")
 
 
+def test_a_plan_of_what_was_never_made_guesses_no_time(study: str, tmp_path: Path, capsys: Capture) -> None:
+    shutil.rmtree(tmp_path / "store")
+    assert main(["plan", "--study", study]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == ("tiny: 33 missing, 0 stale, 0 fresh, 0 blocked; none made before, so how long it takes is unknown")
+
+
 def test_a_plan_for_programs(study: str, capsys: Capture) -> None:
     assert main(["plan", "--study", study, "--set", "child.training.epochs=5", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
