@@ -27,7 +27,7 @@ from subliminal_dagster.science.store import ArtifactStore
 def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """The study in one go, by the same command in the same environment."""
     home = Home.make(tmp_path_factory.mktemp("undisturbed") / "home", study_to_kill(tiny_base))
-    launch = home.start()
+    launch = home.start_quickly()
     assert launch.finish() == 0, launch.output[-3000:]
     assert len(home.contents()) == 19
     return home
@@ -59,13 +59,13 @@ class Ordeal:
         self.dead: list[str] = []
 
     def kill_when(self, seen: Callable[[], Any]) -> None:
-        launch = self.home.start()
+        launch = self.home.start_quickly()
         assert launch.kill_when(seen), f"it ended before the moment came: {launch.output[-3000:]}"
         self.look()
 
     def kill_after_level(self, seconds: float) -> None:
         """Whatever is made then; on a fast machine all may be made before."""
-        self.home.start().kill_after_level(seconds)
+        self.home.start_quickly().kill_after_level(seconds)
         self.look()
 
     def look(self) -> None:

@@ -50,7 +50,7 @@ def test_two_runs_make_every_part_once_and_what_a_clean_build_makes(tmp_path: Pa
     store = ArtifactStore(shared)
 
     def begun(home: Home) -> Launch:
-        return home.start(SUBLIMINAL_ARTIFACTS=str(shared))
+        return home.start_quickly(SUBLIMINAL_ARTIFACTS=str(shared))
 
     for turn, killed in enumerate((0, 1)):
         if turn:
@@ -73,7 +73,7 @@ def test_two_runs_make_every_part_once_and_what_a_clean_build_makes(tmp_path: Pa
             new = [version for version in versions if version >= f"{before:%Y%m%dT%H%M%S.%fZ}"]
             assert len(new) <= (name in due), (name, versions)
     clean = Home.make(tmp_path / "clean", study)
-    assert clean.start().finish() == 0
+    assert clean.start_quickly().finish() == 0
     assert contents(store, homes[0].study_file) == contents(clean.store, clean.study_file)
 
 
@@ -81,7 +81,7 @@ def test_a_run_waits_for_what_another_makes_and_finds_it(tmp_path: Path) -> None
     """While somebody holds what is due, a run waits; where the holder gives up, it makes it itself."""
     home = Home.make(tmp_path / "home", small())
     with home.store.claim("tiny-toy", "digits"):
-        launch = home.start()
+        launch = home.start_quickly()
         deadline = time.monotonic() + 120
         while "waiting for digits: process" not in launch.output:
             assert launch.process.poll() is None and time.monotonic() < deadline, launch.output

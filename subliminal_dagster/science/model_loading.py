@@ -5,6 +5,7 @@ Belongs here: what the transformers engine and the trainer share. Does not belon
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,7 @@ def load_base(base: Path, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if not gc.get_freeze_count():
-        # All that was imported stays, and no search for dropped models need look through it: half a second each time.
-        # Only before the first model, which would stay as well.
-        gc.freeze()
+    _leave_imports_alone()
     config = AutoConfig.from_pretrained(base).get_text_config()
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -48,6 +46,13 @@ def load_base(base: Path, dtype: str, device: str) -> Any:
         use_safetensors=True,
     )
     return model.to(device).eval()
+
+
+@functools.cache
+def _leave_imports_alone() -> None:
+    """All that was imported stays, and no search for dropped models need look through it, which takes half a second
+    each time. Once, before the first model: a later one would stay as well."""
+    gc.freeze()
 
 
 @contextmanager
