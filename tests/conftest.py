@@ -44,9 +44,20 @@ SLOW_FILES = [
     "two_runners",
     "backfill",
     "ui",
+    "toy_assets",
+    "steering_assets",
+    "inside",
     "rebuild",
-    "report_page",
+    "description_assets",
     "requested",
+    "workers",
+    "training",
+    "planner",
+    "cli",
+    "pipeline",
+    "toy_sweep",
+    "report_page",
+    "odd_characters",
 ]
 """Those that take longest, which start first: one that starts last keeps a single process at work in the end."""
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -75,6 +76,32 @@ def test_a_killed_process_takes_no_run_but_its_own_with_it(tmp_path: Path, monke
     assert len({*became["one"].made, *became["two"].made, *became["three"].made}) <= 2
     left = [child for child in set(psutil.Process().children()) - before if "spawn_main" in " ".join(child.cmdline())]
     assert left == []
+
+
+def asleep(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    Path(instance.root_directory, f"{run.partition}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+    return Carried([], {}, 0.0)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    script = (
+        "from test_workers import *\n"
+        "with Workers(load_study('toy'), 2, asleep) as workers: list(workers.carry_out(due('one', 'two')))"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    )
+    told = [tmp_path / f"{name}.pid" for name in ("one", "two")]
+    while not all(file.exists() and file.read_text() for file in told):
+        assert command.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(int(file.read_text())) for file in told]
+    command.kill()
+    command.wait()
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
 
 
 def test_nothing_is_said_of_what_a_killed_process_left(tmp_path: Path) -> None:
