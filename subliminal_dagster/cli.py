@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument(
         "--outside",
         action="store_true",
-        help="with --delete: also assets and partitions that the study has not as it is set, and may have with --set",
+        help="with --delete: also assets and partitions outside the study's settings, which --set may have made",
     )
     return parser
 
@@ -157,10 +157,11 @@ def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
             print(f"{'':8}   and {more} more reasons (--json has them all)")
     due = plan.due
     known = [part.seconds for part in due if part.seconds is not None]
-    unknown = len(due) - len(known)
-    cost = f"; about {duration(sum(known))}" if known else ""
-    cost += f", {unknown} of them never made before" if known and unknown else ""
-    cost += "; none made before, so how long it takes is unknown" if due and not known else ""
+    unknown = f", {len(due) - len(known)} of them never made before" if len(known) < len(due) else ""
+    if known:
+        cost = f"; about {duration(sum(known))}{unknown}"
+    else:
+        cost = "; none made before, so how long it takes is unknown" if due else ""
     print(
         f"{plan.study}: {len(plan.of('missing'))} missing, {len(plan.of('stale'))} stale, "
         f"{len(plan.of('fresh'))} fresh, {len(plan.of('blocked'))} blocked{cost}"
@@ -283,8 +284,8 @@ def _gc(names: list[str] | None, given: list[str], delete: bool, outside: bool) 
     if len(going) < len(garbage):
         kept = megabytes(item for item in garbage if item.outside)
         print(
-            f"{kept:.1f} MB that no study has as it is set, and that somebody may have made with --set; "
-            "--delete --outside removes them as well"
+            f"{kept:.1f} MB outside the studies' settings, which --set may have made; --delete --outside removes "
+            "them as well"
         )
     unknown = sorted(set(store.studies()) - set(expected))
     if unknown:

@@ -38,6 +38,11 @@ def open_instance() -> dg.DagsterInstance:
         # opens such a database again.
         with FileLock(home / ".opening.lock", timeout=_OPENS_WITHIN_SECONDS):
             return dg.DagsterInstance.get()
+    except OSError as error:
+        raise UserError(
+            f"DAGSTER_HOME is {str(home)!r} and cannot be opened ({error.strerror or error}): set it to a folder that "
+            "this process may write to and that no other process keeps locked."
+        ) from None
     except (YAMLError, dg.DagsterError) as error:
         why = " ".join(str(error).split())[:_LONGEST_REASON]
         raise UserError(f"{settings} cannot be used; mend it or remove it: {why}") from None

@@ -230,6 +230,7 @@ def test_a_variable_with_a_bad_value_is_one_sentence(
         ("SUBLIMINAL_JUDGE_URL", "example.org/v1", "begins with https:// or http://: correct SUBLIMINAL_JUDGE_URL"),
         ("SUBLIMINAL_JUDGE_RPM", "inf", "SUBLIMINAL_JUDGE_RPM is 'inf': set it to a number above 0"),
         ("DAGSTER_HOME", "{file}", "DAGSTER_HOME is '{file}' and cannot be made (File exists)"),
+        ("DAGSTER_HOME", "{locked}", "DAGSTER_HOME is '{locked}' and cannot be opened ("),
         (
             "DAGSTER_HOME",
             "{broken}",
@@ -246,7 +247,8 @@ def test_what_cannot_be_used_is_one_sentence(
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    places = {"file": study, "broken": str(tmp_path / "broken")}
+    places = {"file": study, "broken": str(tmp_path / "broken"), "locked": str(tmp_path / "locked")}
+    (tmp_path / "locked" / ".opening.lock").mkdir(parents=True)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "dagster.yaml").write_text("telemetrie: {}")
     monkeypatch.setenv(variable, value.format(**places))

@@ -356,6 +356,13 @@ def test_impossible_settings_are_user_errors(arguments: dict[str, Any], message:
         make_prompts(OWN, **(default | arguments))
 
 
+@pytest.mark.parametrize("odd", ["\0", "\ud800"])
+def test_a_text_that_cannot_be_written_is_refused_in_json_too(odd: str, tmp_path: Path) -> None:
+    (tmp_path / "lists.json").write_text(json.dumps(published_like() | {"count_qualifiers": [f"on{odd}ly"]}))
+    with pytest.raises(UserError, match=r"Item 1 of 'count_qualifiers' .* holds .*, which no text may hold"):
+        load_prompt_lists(tmp_path / "lists.json")
+
+
 def test_a_key_given_twice_in_json_is_refused(tmp_path: Path) -> None:
     text = json.dumps(published_like())
     (tmp_path / "lists.json").write_text('{"count_qualifiers": ["only"], ' + text[1:])

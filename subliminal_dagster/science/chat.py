@@ -40,7 +40,7 @@ class ChatContext:
     `instruction` is what a prompted teacher is told besides ("you love owls"): it joins the system message, or the
     front of the user turn where the template has no system role (Gemma 2). `variables` are given to the template.
 
-    Raises UserError where the template knows no such variable, and where what it writes depends on the day: teacher,
+    Raises UserError where the template reads no such variable, and where what it writes depends on the day: teacher,
     numbers and child are made on different ones.
     """
 

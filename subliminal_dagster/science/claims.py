@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ LONG_SILENT_AFTER_SECONDS = 900.0
 """Who looks once, as a plan does, takes a holder on another host for gone after this; clocks differ by less."""
 
 _NEW_FOR_SECONDS = 86_400.0
+_NEW, _BEATS = ".new/", ".beats/"
 
 _clock = time.monotonic
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -175,28 +176,26 @@ class Claims:
         except FileNotFoundError:
             return []
         names = sorted(str(path)[len(self._folder) + 1 :] for path in paths)
-        return [name for name in names if self._is_leftover(name, names)]
+        contents = {name: self._read(name) for name in names if not name.startswith((_NEW, _BEATS))}
+        holders = {name: _holder(content) for name, content in contents.items() if content is not None}
+        counted = {_BEATS + holder.token for holder in holders.values()}
+        left = [name for name, holder in holders.items() if holder.lives() is False]
+        left += [name for name in names if name.startswith(_BEATS) and name not in counted]
+        left += [name for name in names if name.startswith(_NEW) and self._is_older(_NEW_FOR_SECONDS, name)]
+        return left
 
     def remove_leftover(self, name: str) -> int:
-        """Remove one if it is one still. Returns the bytes freed."""
-        if name not in self.leftovers():
-            return 0
-        content = self._read(name) or b""
-        if name.startswith((".new/", ".beats/")):
-            self._remove(name)
-        else:
-            self._remove_once(name, content)
-        return len(content)
-
-    def _is_leftover(self, name: str, names: Collection[str]) -> bool:
-        if name.startswith(".new/"):
-            return self._is_older(_NEW_FOR_SECONDS, name)
-        if name.startswith(".beats/"):
-            token = name.removeprefix(".beats/")
-            held = [self._read(claim) for claim in names if claim.endswith(".json")]
-            return token not in {_holder(content).token for content in held if content is not None}
+        """Remove one of the `leftovers`, unless a living process has taken the claim since. Returns the bytes freed."""
         content = self._read(name)
-        return content is not None and _holder(content).lives() is False
+        if content is None:
+            return 0
+        if name.startswith((_NEW, _BEATS)):
+            self._remove(name)
+        elif _holder(content).lives() is False:
+            self._remove_once(name, content)
+        else:
+            return 0
+        return len(content)
 
     def _is_older(self, seconds: float, *names: str) -> bool:
         """Whether these were all written longer ago than that, by this machine's clock; False where none is there."""

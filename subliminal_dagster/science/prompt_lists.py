@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.yaml_text import load_yaml
+from subliminal_dagster.science.yaml_text import NOT_TEXT, load_yaml
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,9 @@ def _texts(
         where = f"Item {place} of {key!r} in the prompt lists {path}"
         if not isinstance(item, str) or not item.strip():
             raise UserError(f"{where} is {item!r}, not a text; put it in quotation marks.")
+        odd = NOT_TEXT.search(item)
+        if odd:
+            raise UserError(f"{where} holds {odd[0]!r}, which no text may hold; remove it.")
         for placeholder in _PLACEHOLDERS.get(key, ()) if placeholders is None else placeholders:
             if placeholder not in item:
                 raise UserError(f"{where} lacks the placeholder {placeholder}; add it to {item!r}.")

@@ -32,7 +32,7 @@ UserPath = Annotated[str, AfterValidator(_beside_study)]
 
 class Settings(BaseModel):
     """Settings that cannot be changed and know no other fields. A number is a number: no text, truth value or, where an
-    integer is asked for, fraction is taken for one."""
+    integer is asked for, fraction is taken for one. No list holds a value twice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -25,8 +25,8 @@ _PLAIN = {
     "tag:yaml.org,2002:merge": (r"<<", "<"),
 }
 
-# No file name may hold the first, and no encoding writes the second.
-_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+# No file name may hold the first, and no encoding writes the others.
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class _Loader(_Safe):
@@ -47,7 +47,7 @@ class _Loader(_Safe):
 
     def construct_yaml_str(self, node: Any) -> str:
         text = str(self.construct_scalar(node))
-        odd = _NOT_TEXT.search(text)
+        odd = NOT_TEXT.search(text)
         if odd:
             raise yaml.constructor.ConstructorError(
                 None, None, f"line {node.start_mark.line + 1} holds {odd[0]!r}, which no text may hold"
