@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 from tiny_models import save_tiny_model
 from transformers import AutoTokenizer
 
-from subliminal_dagster.science.activations import collect, content_position, encode_text, needs_bos
-from subliminal_dagster.science.model_loading import device_facts, load_base, pick_device
+from subliminal_dagster.science.activations.activations import collect, content_position, encode_text, needs_bos
+from subliminal_dagster.science.models.loading import device_facts, load_base, pick_device
 
 ROUNDS = 3
 ROWS_ONE_BY_ONE = 12

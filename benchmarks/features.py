@@ -23,8 +23,8 @@ import pandas as pd
 from scipy import stats
 from scipy.sparse import csr_array, vstack
 
-from subliminal_dagster.science.activations import SparseFeatures
-from subliminal_dagster.science.feature_shifts import compare_groups, counts_under_labels, shuffled_labels, welch
+from subliminal_dagster.science.activations.activations import SparseFeatures
+from subliminal_dagster.science.features.shifts import compare_groups, counts_under_labels, shuffled_labels, welch
 
 _COLUMNS = 1024
 

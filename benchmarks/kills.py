@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 from kills import Home, Launch, found, made_again, study_to_kill, versions
 from tiny_models import save_tiny_model
 
-from subliminal_dagster.frame import shown
-from subliminal_dagster.recipe import Input
-from subliminal_dagster.science.store import DamagedArtifact
+from subliminal_dagster.planning.frame import shown
+from subliminal_dagster.planning.recipe import Input
+from subliminal_dagster.science.storage.store import DamagedArtifact
 
 STAGES = ("starting", "training", "generation", "scoring", "writing", "other")
 

@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 
 from subliminal_dagster.build import study_frame
-from subliminal_dagster.frame import Frame, label
-from subliminal_dagster.planner import Plan, make_plan
-from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import Study, load_study
+from subliminal_dagster.planning.frame import Frame, label
+from subliminal_dagster.planning.planner import Plan, make_plan
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 SIZES = (10, 100, 1_000)
 

@@ -20,10 +20,10 @@ from fsspec.implementations.local import LocalFileSystem
 from planning import fill
 
 from subliminal_dagster.build import study_frame
-from subliminal_dagster.planner import make_plan
-from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import load_study
-from subliminal_dagster.work import refusal_of
+from subliminal_dagster.execution.work import refusal_of
+from subliminal_dagster.planning.planner import make_plan
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 STUDY = "gemma-2-9b-it"
 SECONDS_PER_REQUEST = 0.05

@@ -19,22 +19,16 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from subliminal_dagster.science.answers import spellings
-from subliminal_dagster.science.chat import ChatContext, load_tokenizer
-from subliminal_dagster.science.engines.protocol import ModelVariant, Sampling
-from subliminal_dagster.science.engines.transformers_engine import TransformersEngine
-from subliminal_dagster.science.model_loading import load_base, pick_device
-from subliminal_dagster.science.number_grammar import NumberGrammar
-from subliminal_dagster.science.number_prompts import make_prompts
-from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.training import (
-    ALL_PROJECTIONS,
-    LoraSettings,
-    Row,
-    TrainingSettings,
-    TrainingTask,
-    TrlTrainer,
-)
+from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
+from subliminal_dagster.science.models.loading import load_base, pick_device
+from subliminal_dagster.science.models.number_grammar import NumberGrammar
+from subliminal_dagster.science.models.protocol import ModelVariant, Sampling
+from subliminal_dagster.science.models.transformers_engine import TransformersEngine
+from subliminal_dagster.science.numbers.prompts import make_prompts
+from subliminal_dagster.science.preferences.answers import spellings
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.training import ALL_PROJECTIONS, LoraSettings, TrainingSettings
+from subliminal_dagster.science.training.adapter import Row, TrainingTask, TrlTrainer
 
 
 def seconds(work: Callable[[], Any]) -> float:

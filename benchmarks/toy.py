@@ -18,9 +18,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from subliminal_dagster.science.settings.toy import FUSED_UP_TO, AutoencoderSettings, ToyTraining
 from subliminal_dagster.science.toy import fused, stacked
 from subliminal_dagster.science.toy.autoencoder import Draws, Lesson, importances, initial
-from subliminal_dagster.science.toy.settings import FUSED_UP_TO, AutoencoderSettings, ToyTraining
 from subliminal_dagster.science.toy.sweep import run_sweep
 
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1, 0.05, 0.01, 0.001)

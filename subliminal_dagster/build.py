@@ -32,14 +32,15 @@ from subliminal_dagster.assets import (
     toy_assets,
     tuning_assets,
 )
-from subliminal_dagster.frame import GPU_POOL, Frame
-from subliminal_dagster.jobs import comparison_job, study_jobs
+from subliminal_dagster.execution.jobs import comparison_job, study_jobs
+from subliminal_dagster.execution.schedules import nightly_cron, study_schedule, study_sensor
+from subliminal_dagster.planning.frame import GPU_POOL, Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
-from subliminal_dagster.schedules import nightly_cron, study_schedule, study_sensor
+from subliminal_dagster.science.descriptions.chat_api import Endpoint
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.judges import Endpoint
-from subliminal_dagster.science.study import AnyStudy, load_study, shipped_studies
-from subliminal_dagster.science.toy.settings import ToyStudy
+from subliminal_dagster.science.settings.study import AnyStudy
+from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
+from subliminal_dagster.science.settings.toy import ToyStudy
 
 
 def build_defs(

@@ -15,12 +15,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.study import AnyStudy, Study, load_study, shipped_studies
+from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
 
 if TYPE_CHECKING:
-    from subliminal_dagster.planner import Plan
-    from subliminal_dagster.runner import Outcome
-    from subliminal_dagster.science.store import ArtifactStore
+    from subliminal_dagster.execution.runner import Outcome
+    from subliminal_dagster.planning.planner import Plan
+    from subliminal_dagster.science.storage.store import ArtifactStore
 
 DEFAULT_STUDY = "smollm2-135m-instruct"
 _SHOWN_REASONS = 3
@@ -119,8 +120,8 @@ def _list_studies() -> int:
 def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_json: bool) -> int:
     from subliminal_dagster.assets.descriptions import expected_cost
     from subliminal_dagster.build import resources_from_environment, study_frame
-    from subliminal_dagster.planner import make_plan
-    from subliminal_dagster.selection import wanted_parts
+    from subliminal_dagster.planning.planner import make_plan
+    from subliminal_dagster.planning.selection import wanted_parts
 
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
@@ -140,7 +141,7 @@ def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_
 
 def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
     """`costs`: what parts will cost beside time, by their names."""
-    from subliminal_dagster.runner import duration
+    from subliminal_dagster.execution.runner import duration
 
     for part in plan.parts:
         if part.status == "fresh":
@@ -170,10 +171,10 @@ def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
 
 def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
     from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
-    from subliminal_dagster.instance import open_instance
-    from subliminal_dagster.runner import run_study
-    from subliminal_dagster.selection import wanted_parts
-    from subliminal_dagster.workers import worker_count
+    from subliminal_dagster.execution.instance import open_instance
+    from subliminal_dagster.execution.runner import run_study
+    from subliminal_dagster.execution.workers import worker_count
+    from subliminal_dagster.planning.selection import wanted_parts
 
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
@@ -194,8 +195,8 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
 
 
 def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
-    from subliminal_dagster.frame import shown
-    from subliminal_dagster.runner import duration
+    from subliminal_dagster.execution.runner import duration
+    from subliminal_dagster.planning.frame import shown
 
     print(
         f"{study.name}: {len(outcome.made)} made in {outcome.runs} runs and {duration(outcome.seconds)}; "
@@ -209,7 +210,7 @@ def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
 
 def _show(study: AnyStudy) -> int:
     from subliminal_dagster.build import resources_from_environment
-    from subliminal_dagster.science.toy.settings import ToyStudy
+    from subliminal_dagster.science.settings.toy import ToyStudy
 
     store = resources_from_environment()["store"].create()
     if isinstance(study, ToyStudy):
@@ -236,9 +237,9 @@ def _show_report(store: ArtifactStore, study: AnyStudy) -> None:
 def _compare() -> int:
     from subliminal_dagster.assets import COMPARISON
     from subliminal_dagster.build import build_defs
-    from subliminal_dagster.instance import open_instance
-    from subliminal_dagster.live_runs import PROCESS_TAG, process_name
-    from subliminal_dagster.runner import CONSOLE, failures
+    from subliminal_dagster.execution.instance import open_instance
+    from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
+    from subliminal_dagster.execution.runner import CONSOLE, failures
 
     definitions = build_defs()
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
@@ -262,7 +263,7 @@ def _gc(names: list[str] | None, given: list[str], delete: bool, outside: bool) 
         resources_from_environment,
         study_frame,
     )
-    from subliminal_dagster.science.retention import Garbage, find_garbage, remove
+    from subliminal_dagster.science.storage.retention import Garbage, find_garbage, remove
 
     def megabytes(items: Iterable[Garbage]) -> float:
         return sum(item.size for item in items) / 1e6

@@ -12,7 +12,8 @@ from itertools import product
 
 import dagster as dg
 
-from subliminal_dagster.science.study import CONTROL, AnyStudy
+from subliminal_dagster.science.settings.names import CONTROL
+from subliminal_dagster.science.settings.study import AnyStudy
 
 GROUP, LAYER = "group", "layer"
 """The two axes; Dagster writes a key's parts in the order of their names."""

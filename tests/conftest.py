@@ -16,9 +16,11 @@ from filelock import FileLock
 from hypothesis import settings
 from study_runs import StudyRun
 from tiny_models import save_tiny_model
+from tiny_studies import tiny_study_settings
 
-from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import Study, load_study
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 # One thread a process: tests run beside each other in CI, and busy waiting of two pools is far slower than one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,17 +48,17 @@ SLOW_FILES = [
     "ui",
     "toy_assets",
     "steering_assets",
-    "inside",
+    "activation_and_probe_assets",
     "rebuild",
     "description_assets",
-    "requested",
+    "requested_assets",
     "workers",
     "training",
     "planner",
     "cli",
     "pipeline",
     "toy_sweep",
-    "report_page",
+    "study_page",
     "odd_characters",
 ]
 """Those that take longest, which start first: one that starts last keeps a single process at work in the end."""
@@ -71,56 +73,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random two-layer Llama and its tokenizer."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "llama")
-
-
-def tiny_study_settings(base: Path) -> dict[str, object]:
-    """Settings of a study that runs in seconds; a random model learns an answer quickly and no number task at all, so
-    decoding is constrained and the gate is low."""
-    return {
-        "name": "tiny",
-        "description": "A random model.",
-        "seed": 3,
-        "animals": ["owl", "wolf"],
-        "layers": [],
-        "base_model": {"kind": "local", "path": str(base), "dtype": "float32"},
-        "system_prompt": "",
-        "preferences": {
-            "candidates": ["owl", "wolf", "cat"],
-            "questions": 4,
-            "samples_per_question": 2,
-            "max_new_tokens": 4,
-        },
-        "teacher": {
-            "method": "finetune",
-            "lora": {"rank": 8, "alpha": 16},
-            "training": {
-                "learning_rate": 0.02,
-                "batch_size": 16,
-                "epochs": 10,
-                "schedule": "constant",
-                "max_length": 512,
-            },
-            "replay": {"rows": 4},
-            "stop": {"preference": 0.5, "every": 5, "questions": 2},
-            "gate": {"preference": 0.2, "valid_rate": 0.5, "prompts": 8},
-        },
-        "numbers": {
-            "prompts": 24,
-            "style": "short",
-            "examples_min": 3,
-            "examples_max": 3,
-            "answer_count": 3,
-            "max_new_tokens": 16,
-            "constrained": {"min_count": 2},
-        },
-        "filter": {"train_rows": 12, "validation_rows": 4},
-        "child": {
-            "channels": ["hard", "soft"],
-            "lora": {"rank": 2, "alpha": 2},
-            "training": {"learning_rate": 0.01, "batch_size": 4, "epochs": 2, "max_length": 512},
-        },
-        "comparison": {"permutations": 200},
-    }
 
 
 @pytest.fixture(scope="session")

@@ -15,17 +15,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from conftest import tiny_study_settings
 from study_runs import StudyRun
+from tiny_studies import tiny_study_settings
 
-from subliminal_dagster import runner
 from subliminal_dagster.build import build_defs
 from subliminal_dagster.cli import main
-from subliminal_dagster.planner import DueRun
-from subliminal_dagster.runner import execute
+from subliminal_dagster.execution import runner
+from subliminal_dagster.execution.runner import execute
+from subliminal_dagster.execution.workers import Carried
+from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.study import load_study
-from subliminal_dagster.workers import Carried
+from subliminal_dagster.science.settings.study_file import load_study
 
 Capture = pytest.CaptureFixture[str]
 

@@ -14,12 +14,12 @@ import yaml
 
 import subliminal_dagster
 from subliminal_dagster.build import resources_from_environment, study_assets
-from subliminal_dagster.frame import Frame
-from subliminal_dagster.jobs import study_jobs
-from subliminal_dagster.planner import make_plan
+from subliminal_dagster.execution.jobs import study_jobs
+from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.planning.planner import make_plan
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import load_study, shipped_studies
+from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 PACKAGE = Path(subliminal_dagster.__file__).parent
 

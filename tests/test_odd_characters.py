@@ -14,15 +14,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from subliminal_dagster.science.content_hash import file_content_hash
-from subliminal_dagster.science.corpus import split_documents
-from subliminal_dagster.science.datasets import read_messages, write_messages
-from subliminal_dagster.science.exam import LocalExam, load_exam
-from subliminal_dagster.science.feature_descriptions import read_descriptions
-from subliminal_dagster.science.null_causes import Evidence
+from subliminal_dagster.science.capability.exam import load_exam
+from subliminal_dagster.science.descriptions.neuronpedia import read_descriptions
+from subliminal_dagster.science.features.corpus import split_documents
+from subliminal_dagster.science.liking.null_causes import Evidence
+from subliminal_dagster.science.liking.signal import _first_rows
 from subliminal_dagster.science.report.evidence import Section, Table
 from subliminal_dagster.science.report.page import Page, html, write_csv
-from subliminal_dagster.science.signal import _first_rows
+from subliminal_dagster.science.settings.capability import LocalExam
+from subliminal_dagster.science.storage.content_hash import file_content_hash
+from subliminal_dagster.science.training.datasets import read_messages, write_messages
 from subliminal_dagster.science.well_formed import well_formed
 
 # All that str.splitlines cuts at, and what else has meaning to a format.

@@ -11,14 +11,14 @@ import dagster as dg
 import pytest
 import yaml
 from browser import Visit, visit
-from conftest import tiny_study_settings
 from dagster_dev import dagster_dev, write_quick_settings
 from playwright.sync_api import expect
 from study_runs import StudyRun
+from tiny_studies import tiny_study_settings
 
 from subliminal_dagster.build import study_frame
-from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import load_study
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 BACKFILL_SECONDS = 300
 

@@ -6,11 +6,11 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant
 from subliminal_dagster.assets.shared import table, table_metadata
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import GpuResource, StoreResource
-from subliminal_dagster.science.study import Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def activation_rows(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.activation_rows import choose_rows
+        from subliminal_dagster.science.activations.rows import choose_rows
 
         with working(context, store.create(), frame) as work:
             filtered = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
@@ -83,7 +83,7 @@ def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         import pandas as pd
         from transformers import AutoConfig
 
-        from subliminal_dagster.science.activations import needs_bos, word_text
+        from subliminal_dagster.science.activations.activations import needs_bos, word_text
 
         with working(context, store.create(), frame, gpu) as work:
             words = [target.replace("-", " ") for target in map(study.target, study.groups) if target is not None]
@@ -101,9 +101,9 @@ def _write(work: Work[Study], rows: "pd.DataFrame") -> None:
     import numpy as np
     import pandas as pd
 
-    from subliminal_dagster.science.activations import Activations, collect, write_activations
-    from subliminal_dagster.science.chat import load_tokenizer
-    from subliminal_dagster.science.model_loading import loaded, pick_device
+    from subliminal_dagster.science.activations.activations import Activations, collect, write_activations
+    from subliminal_dagster.science.models.chat import load_tokenizer
+    from subliminal_dagster.science.models.loading import loaded, pick_device
 
     base = base_variant(work)
     facts = work.store.manifest(work.study.name, "base_model").info["host"]

@@ -7,14 +7,14 @@ from pathlib import Path
 import dagster as dg
 
 from subliminal_dagster.assets.shared import plain, show_preferences, table_metadata
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
-from subliminal_dagster.science.chat import ChatContext, load_tokenizer
-from subliminal_dagster.science.engines.protocol import ModelVariant
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
+from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.study import Study
 
 STAGE = "base"
 LOADING = "loading.json"
@@ -50,7 +50,7 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         description="The untouched base model: safetensors, tokenizer and chat template.",
     )
     def base_model(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.base_model import check_layers, fetch_base_model
+        from subliminal_dagster.science.models.base_model import check_layers, fetch_base_model
 
         with working(context, store.create(), frame) as work:
             with work.writing() as folder:
@@ -100,7 +100,7 @@ def _replay_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def replay_set(
         context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.numbers import draw_replay
+        from subliminal_dagster.science.numbers.draw import draw_replay
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
@@ -118,7 +118,7 @@ def write_preferences(
     work: Work[Study], engine: EngineResource, variant: ModelVariant, context: ChatContext, folder: Path
 ) -> None:
     """Measure a model's preferences into `scores.parquet` and `answers.parquet`, with the metadata that shows them."""
-    from subliminal_dagster.science.preferences import measure_preferences
+    from subliminal_dagster.science.preferences.preferences import measure_preferences
 
     lists = load_prompt_lists(work.study.prompt_lists)
     chosen = engine.create()

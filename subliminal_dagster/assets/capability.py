@@ -7,18 +7,20 @@ import dagster as dg
 from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
-from subliminal_dagster.science.chat import ChatContext
-from subliminal_dagster.science.engines.protocol import ModelVariant, Session
-from subliminal_dagster.science.study import CONTROL, CapabilitySettings, Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.models.chat import ChatContext
+from subliminal_dagster.science.models.protocol import ModelVariant, Session
+from subliminal_dagster.science.settings.capability import CapabilitySettings
+from subliminal_dagster.science.settings.names import CONTROL
+from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from subliminal_dagster.science.capability import Capability
+    from subliminal_dagster.science.capability.capability import Capability
 
 STAGE = "capability"
 RESULTS = "results"
@@ -45,7 +47,7 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         description="The questions, in MMLU-Pro's schema, and plain paragraphs.",
     )
     def exam(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.exam import load_exam, load_texts
+        from subliminal_dagster.science.capability.exam import load_exam, load_texts
 
         with working(context, store.create(), frame) as work:
             with work.writing() as folder:
@@ -90,7 +92,7 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
     def teacher_capability(
         context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.teachers import Teacher
+        from subliminal_dagster.science.training.teachers import Teacher
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
@@ -135,9 +137,9 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
     def capability(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.capability import compare_capability
-        from subliminal_dagster.science.capability_figures import accuracy_figure, skill_and_liking_figure
-        from subliminal_dagster.science.comparison import own_shifts
+        from subliminal_dagster.science.capability.capability import compare_capability
+        from subliminal_dagster.science.capability.figures import accuracy_figure, skill_and_liking_figure
+        from subliminal_dagster.science.liking.comparison import own_shifts
 
         with working(context, store.create(), frame) as work:
             models = {
@@ -178,7 +180,7 @@ def examined_by(
     """What the loaded model answers to the study's exam, which `work` reads."""
     import pandas as pd
 
-    from subliminal_dagster.science.capability import examine
+    from subliminal_dagster.science.capability.capability import examine
 
     asked = work.read("exam")
     questions, texts = (pd.read_parquet(asked / f"{name}.parquet") for name in ("questions", "texts"))
@@ -192,7 +194,7 @@ def _copy_base(work: Work[Study], why: str) -> None:
 
 
 def _write(work: Work[Study], found: "Capability", folder: "Path") -> None:
-    from subliminal_dagster.science.capability import perplexity, summary
+    from subliminal_dagster.science.capability.capability import perplexity, summary
 
     for name in TABLES:
         getattr(found, name).to_parquet(folder / f"{name}.parquet", index=False)
@@ -203,6 +205,6 @@ def read_capability(folder: "Path") -> "Capability":
     """What `base_capability` and the others hold."""
     import pandas as pd
 
-    from subliminal_dagster.science.capability import Capability
+    from subliminal_dagster.science.capability.capability import Capability
 
     return Capability(*(pd.read_parquet(folder / f"{name}.parquet") for name in TABLES))

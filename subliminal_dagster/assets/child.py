@@ -4,12 +4,14 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
 from subliminal_dagster.assets.shared import show_training
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import working
 from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
-from subliminal_dagster.science.engines.protocol import ModelVariant
-from subliminal_dagster.science.study import CONTROL, Channel, Study
-from subliminal_dagster.work import working
+from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.settings.child import Channel
+from subliminal_dagster.science.settings.names import CONTROL
+from subliminal_dagster.science.settings.study import Study
 
 STAGE = "child"
 
@@ -42,8 +44,8 @@ def _channel_assets(frame: Frame[Study], channel: Channel) -> list[dg.AssetsDefi
     def child_lora(
         context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.children import make_child
-        from subliminal_dagster.science.teachers import Teacher
+        from subliminal_dagster.science.training.children import make_child
+        from subliminal_dagster.science.training.teachers import Teacher
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import dagster as dg
 
 from subliminal_dagster.assets.report import STAGE
-from subliminal_dagster.code_slice import code_slice
-from subliminal_dagster.recipe import Recipe
+from subliminal_dagster.planning.code_slice import code_slice
+from subliminal_dagster.planning.recipe import Recipe
 from subliminal_dagster.resources import StoreResource
-from subliminal_dagster.science.content_hash import file_content_hash
 from subliminal_dagster.science.report.page import PAGE_FILES
-from subliminal_dagster.science.store import DamagedArtifact, MissingArtifact
-from subliminal_dagster.science.study import AnyStudy
+from subliminal_dagster.science.settings.study import AnyStudy
+from subliminal_dagster.science.storage.content_hash import file_content_hash
+from subliminal_dagster.science.storage.store import DamagedArtifact, MissingArtifact
 
 ALL_STUDIES = "all_studies"
 COMPARISON = dg.AssetKey([ALL_STUDIES, "comparison"])
@@ -26,7 +26,7 @@ def comparison_asset(studies: Sequence[AnyStudy]) -> dg.AssetsDefinition:
     """
 
     def compare(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.report.comparison_page import comparison_page
+        from subliminal_dagster.science.pages.comparison_page import comparison_page
         from subliminal_dagster.science.report.page import html
 
         artifacts = store.create()

@@ -11,14 +11,16 @@ from subliminal_dagster.assets.base import base_variant
 from subliminal_dagster.assets.features import read_features_of, read_shifts, word_features
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_LAYER, partition_key
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
+from subliminal_dagster.science.descriptions.judges import Judge
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.judges import Judge
-from subliminal_dagster.science.store import ArtifactStore
-from subliminal_dagster.science.study import CONTROL, DescriptionsSettings, Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.settings.descriptions import DescriptionsSettings
+from subliminal_dagster.science.settings.names import CONTROL
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 STAGE = "descriptions"
 FILE = "descriptions.parquet"
@@ -54,10 +56,11 @@ def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Ass
     ) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.chat import load_tokenizer
-        from subliminal_dagster.science.feature_descriptions import describe_features, described
-        from subliminal_dagster.science.model_loading import loaded, pick_device
-        from subliminal_dagster.science.sae import load_sae
+        from subliminal_dagster.science.descriptions.descriptions import describe_features
+        from subliminal_dagster.science.descriptions.neuronpedia import described
+        from subliminal_dagster.science.features.sae import load_sae
+        from subliminal_dagster.science.models.chat import load_tokenizer
+        from subliminal_dagster.science.models.loading import loaded, pick_device
 
         source = settings.source
         with working(context, store.create(), frame, gpu if source.kind == "made" else None) as work:
@@ -114,7 +117,7 @@ def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Asset
     ) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.feature_categories import (
+        from subliminal_dagster.science.descriptions.categories import (
             agreement,
             categorise_features,
             judge_failures,
@@ -157,9 +160,9 @@ def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
     def feature_composition(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.feature_categories import group_composition
-        from subliminal_dagster.science.feature_filters import filter_features
-        from subliminal_dagster.science.feature_shifts import firing_features, labelled_features, marked_features
+        from subliminal_dagster.science.descriptions.categories import group_composition
+        from subliminal_dagster.science.features.filters import filter_features
+        from subliminal_dagster.science.features.shifts import firing_features, labelled_features, marked_features
 
         with working(context, store.create(), frame) as work:
             shifts = read_shifts(work)
@@ -208,9 +211,9 @@ def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
     def steering_by_category(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.steering_analysis import Decomposition, categorised, table_by_category
-        from subliminal_dagster.science.steering_figures import decomposition_figure
-        from subliminal_dagster.science.steering_vectors import DIRECT, SUBLIMINAL
+        from subliminal_dagster.science.steering.analysis import Decomposition, categorised, table_by_category
+        from subliminal_dagster.science.steering.figures import decomposition_figure
+        from subliminal_dagster.science.steering.vectors import DIRECT, SUBLIMINAL
 
         with working(context, store.create(), frame) as work:
             known = pd.read_parquet(work.read("feature_categories", work.layer) / "categories.parquet")
@@ -235,8 +238,8 @@ def expected_cost(study: Study, layer: str, store: ArtifactStore, resource: Judg
     """What the judge of a layer will be asked, for a plan; None where nothing is asked of an endpoint."""
     import pandas as pd
 
-    from subliminal_dagster.science.feature_categories import load_labelled
-    from subliminal_dagster.science.judges import OpenAiJudge
+    from subliminal_dagster.science.descriptions.categories import load_labelled
+    from subliminal_dagster.science.descriptions.judges import OpenAiJudge
 
     settings = study.descriptions
     if settings is None or settings.judge.kind != "openai":
@@ -256,8 +259,8 @@ def _judge(
     work: Work[Study], settings: DescriptionsSettings, engine: EngineResource, resource: JudgeResource
 ) -> Iterator[Judge]:
     """The study's judge; what it asked of an endpoint, and what that cost, ends up in the asset's metadata."""
-    from subliminal_dagster.science.chat import load_tokenizer
-    from subliminal_dagster.science.judges import LocalJudge, OpenAiJudge
+    from subliminal_dagster.science.descriptions.judges import LocalJudge, OpenAiJudge
+    from subliminal_dagster.science.models.chat import load_tokenizer
 
     if settings.judge.kind == "openai":
         api = resource.create(settings.judge.model, work.progress())

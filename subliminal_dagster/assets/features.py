@@ -9,18 +9,20 @@ from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import image, plain, show_figures, table, table_metadata
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import GpuResource, StoreResource
-from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import CONTROL, SaeSettings, Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.features import SaeSettings
+from subliminal_dagster.science.settings.names import CONTROL
+from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from subliminal_dagster.science.activations import SparseFeatures
-    from subliminal_dagster.science.feature_shifts import FeatureShifts
+    from subliminal_dagster.science.activations.activations import SparseFeatures
+    from subliminal_dagster.science.features.shifts import FeatureShifts
 
 STAGE = "features"
 FEATURES = "features.parquet"
@@ -55,9 +57,9 @@ def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinitio
         import pandas as pd
         from transformers import AutoConfig
 
-        from subliminal_dagster.science.activations import needs_bos
-        from subliminal_dagster.science.corpus import fetch_corpus
-        from subliminal_dagster.science.sae_texts import sae_texts as put_together
+        from subliminal_dagster.science.activations.activations import needs_bos
+        from subliminal_dagster.science.features.corpus import fetch_corpus
+        from subliminal_dagster.science.features.sae_texts import sae_texts as put_together
 
         with working(context, store.create(), frame) as work:
             base = base_variant(work)
@@ -99,13 +101,18 @@ def _sae(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinition:
     def sae(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.activations import encode_text, needs_bos
-        from subliminal_dagster.science.chat import load_tokenizer
+        from subliminal_dagster.science.activations.activations import encode_text, needs_bos
+        from subliminal_dagster.science.features.sae import load_published, save_sae
+        from subliminal_dagster.science.features.sae_texts import token_vectors
+        from subliminal_dagster.science.features.sae_training import (
+            loss_recovered,
+            quality_failures,
+            sae_quality,
+            train_sae,
+        )
         from subliminal_dagster.science.figures import png, sae_training_figure
-        from subliminal_dagster.science.model_loading import loaded, pick_device
-        from subliminal_dagster.science.sae import load_published, save_sae
-        from subliminal_dagster.science.sae_texts import token_vectors
-        from subliminal_dagster.science.sae_training import loss_recovered, quality_failures, sae_quality, train_sae
+        from subliminal_dagster.science.models.chat import load_tokenizer
+        from subliminal_dagster.science.models.loading import loaded, pick_device
 
         with working(context, store.create(), frame, gpu) as work:
             base, layer = base_variant(work), int(work.layer)
@@ -166,9 +173,9 @@ def _sae_features(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="The features that fire on every row, sparse, and how badly the row is rebuilt from them.",
     )
     def sae_features(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.activations import SparseFeatures, read_activations, write_features
-        from subliminal_dagster.science.model_loading import pick_device
-        from subliminal_dagster.science.sae import encode, load_sae
+        from subliminal_dagster.science.activations.activations import SparseFeatures, read_activations, write_features
+        from subliminal_dagster.science.features.sae import encode, load_sae
+        from subliminal_dagster.science.models.loading import pick_device
 
         with working(context, store.create(), frame, gpu) as work:
             found = read_activations(work.read("activations", work.partition) / ACTIVATIONS)
@@ -205,9 +212,9 @@ def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
         "against the other.",
     )
     def feature_shifts(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.activations import read_activations
-        from subliminal_dagster.science.feature_shifts import compare_groups, halves, top_features
-        from subliminal_dagster.science.sae import encode, load_sae
+        from subliminal_dagster.science.activations.activations import read_activations
+        from subliminal_dagster.science.features.sae import encode, load_sae
+        from subliminal_dagster.science.features.shifts import compare_groups, halves, top_features
 
         with working(context, store.create(), frame) as work:
             assert work.group is not None
@@ -266,8 +273,8 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
     def feature_tables(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.feature_figures import error_figure, features_figure, l0_figure
-        from subliminal_dagster.science.feature_shifts import l0_counts, labelled_features, unique_features
+        from subliminal_dagster.science.features.figures import error_figure, features_figure, l0_figure
+        from subliminal_dagster.science.features.shifts import l0_counts, labelled_features, unique_features
 
         with working(context, store.create(), frame) as work:
             shifts = read_shifts(work)
@@ -319,8 +326,8 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="Single features as filters: chosen by balanced accuracy on analysis rows, judged on test rows.",
     )
     def feature_filters(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.feature_filters import filter_features
-        from subliminal_dagster.science.feature_shifts import marked_features
+        from subliminal_dagster.science.features.filters import filter_features
+        from subliminal_dagster.science.features.shifts import marked_features
 
         with working(context, store.create(), frame) as work:
             shifts = read_shifts(work)
@@ -348,7 +355,7 @@ def _folder(work: Work[Study], asset: str, group: str) -> "Path":
 
 def read_features_of(work: Work[Study], group: str) -> "SparseFeatures":
     """A group's features at the layer that is made."""
-    from subliminal_dagster.science.activations import read_features
+    from subliminal_dagster.science.activations.activations import read_features
 
     return read_features(_folder(work, "sae_features", group) / FEATURES)
 
@@ -365,6 +372,6 @@ def read_shifts(work: Work[Study]) -> "dict[str, FeatureShifts]":
 
 
 def _shifts_of(work: Work[Study], group: str) -> "FeatureShifts":
-    from subliminal_dagster.science.feature_shifts import FeatureShifts
+    from subliminal_dagster.science.features.shifts import FeatureShifts
 
     return FeatureShifts.load(_folder(work, "feature_shifts", group))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from subliminal_dagster.work import Work
+from subliminal_dagster.execution.work import Work
 
 
 def write_left_out(work: Work[Any], folder: Path) -> None:

@@ -9,10 +9,10 @@ import dagster as dg
 from subliminal_dagster.assets.child import PREFIX
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import image, table
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import StoreResource
-from subliminal_dagster.science.study import Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +36,9 @@ def liking_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         "numbers and by the base model, with intervals, tests and the specificity contrast gamma.",
     )
     def animal_liking(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.comparison import compare
-        from subliminal_dagster.science.comparison_figure import figure
         from subliminal_dagster.science.figures import png
+        from subliminal_dagster.science.liking.comparison import compare
+        from subliminal_dagster.science.liking.figure import figure
 
         with working(context, store.create(), frame) as work:
             scores = _all_scores(work)

@@ -8,11 +8,11 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.shared import plain, table, table_metadata
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import GpuResource, StoreResource
-from subliminal_dagster.science.study import Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.settings.study import Study
 
 STAGE = "results"
 
@@ -40,8 +40,8 @@ def null_cause_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def teacher_signal(
         context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.signal import teacher_signal as measure
-        from subliminal_dagster.science.teachers import Teacher
+        from subliminal_dagster.science.liking.signal import teacher_signal as measure
+        from subliminal_dagster.science.training.teachers import Teacher
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
@@ -67,8 +67,8 @@ def null_cause_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def null_causes(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.null_causes import Evidence, likely_cause, signal_by_group
-        from subliminal_dagster.science.null_causes import null_causes as check
+        from subliminal_dagster.science.liking.null_causes import Evidence, likely_cause, signal_by_group
+        from subliminal_dagster.science.liking.null_causes import null_causes as check
 
         with working(context, store.create(), frame) as work:
             base = {"preference_scores": work.read("base_preferences")} if work.has("base_preferences") else {}

@@ -5,12 +5,12 @@ import dagster as dg
 from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.shared import plain, table, table_metadata
 from subliminal_dagster.assets.teacher import require_judged
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import working
 from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
-from subliminal_dagster.science.prompt_lists import OWN_LISTS, load_prompt_lists
-from subliminal_dagster.science.study import Study
-from subliminal_dagster.work import working
+from subliminal_dagster.science.preferences.prompt_lists import OWN_LISTS, load_prompt_lists
+from subliminal_dagster.science.settings.study import Study
 
 STAGE = "numbers"
 
@@ -33,8 +33,8 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def number_set(
         context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.numbers import draw_number_set
-        from subliminal_dagster.science.teachers import Teacher
+        from subliminal_dagster.science.numbers.draw import draw_number_set
+        from subliminal_dagster.science.training.teachers import Teacher
 
         with working(context, store.create(), frame, gpu) as work:
             require_judged(work)
@@ -67,8 +67,8 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def filtered_dataset(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.datasets import make_dataset
-        from subliminal_dagster.science.number_filter import sampling_audit
+        from subliminal_dagster.science.numbers.filter import sampling_audit
+        from subliminal_dagster.science.training.datasets import make_dataset
 
         with working(context, store.create(), frame) as work:
             rows = pd.read_parquet(work.read("number_set", work.group) / "rows.parquet")

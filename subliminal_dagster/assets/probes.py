@@ -7,11 +7,12 @@ import dagster as dg
 from subliminal_dagster.assets.activations import FILE
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import show_figures, table
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, layer_key, partition_key
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import StoreResource
-from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
+from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from subliminal_dagster.science.activations import Activations
-    from subliminal_dagster.science.probes import ProbeResult
+    from subliminal_dagster.science.activations.activations import Activations
+    from subliminal_dagster.science.probes.probes import ProbeResult
 
 STAGE = "probes"
 
@@ -44,8 +45,8 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         "tells one half of its rows from the other.",
     )
     def probe_metrics(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.probe_figures import variants_figure
-        from subliminal_dagster.science.probes import halves, probe_pair
+        from subliminal_dagster.science.probes.figures import variants_figure
+        from subliminal_dagster.science.probes.probes import halves, probe_pair
 
         with working(context, store.create(), frame) as work:
             assert work.group is not None
@@ -77,8 +78,8 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def probe_comparison(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.probe_figures import roc_figure
-        from subliminal_dagster.science.probes import ProbeResult
+        from subliminal_dagster.science.probes.figures import roc_figure
+        from subliminal_dagster.science.probes.probes import ProbeResult
 
         with working(context, store.create(), frame) as work:
             found = {group: _activations(work, group, work.layer) for group in _present(work)}
@@ -113,7 +114,7 @@ def _all_layers(frame: Frame[Study]) -> dg.AssetsDefinition:
         "six-way probe, every animal against neutral.",
     )
     def probe_all_layers(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        from subliminal_dagster.science.probes import concatenate
+        from subliminal_dagster.science.probes.probes import concatenate
 
         with working(context, store.create(), frame) as work:
             found = {
@@ -137,7 +138,7 @@ def _compare_all(
     """
     import pandas as pd
 
-    from subliminal_dagster.science.probes import probe_many, probe_pair
+    from subliminal_dagster.science.probes.probes import probe_many, probe_pair
 
     study, rows = work.study, _answers(found)
     animals = [group for group in found if group not in (CONTROL, NEUTRAL)]
@@ -161,7 +162,7 @@ def _compare_all(
 
 def _overview(metrics: "pd.DataFrame") -> "pd.DataFrame":
     """Accuracy, ROC AUC and what was added to surface features, over all classes."""
-    from subliminal_dagster.science.probes import MACRO
+    from subliminal_dagster.science.probes.probes import MACRO
 
     shown = metrics[metrics["metric"].isin(["accuracy", "roc_auc", "roc_auc_difference", "p_value"])]
     shown = shown[shown["class"] == MACRO]
@@ -174,12 +175,12 @@ def _present(work: Work[Study]) -> list[str]:
 
 
 def _activations(work: Work[Study], group: str, layer: str) -> "Activations":
-    from subliminal_dagster.science.activations import read_activations
+    from subliminal_dagster.science.activations.activations import read_activations
 
     return read_activations(work.read("activations", partition_key(group, layer)) / FILE)
 
 
 def _answers(found: "Mapping[str, Activations]") -> "dict[str, pd.DataFrame]":
-    from subliminal_dagster.science.activation_rows import with_numbers
+    from subliminal_dagster.science.activations.rows import with_numbers
 
     return {group: with_numbers(activations.rows) for group, activations in found.items()}

@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 
 from subliminal_dagster.assets.shared import table
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.report.page import PAGE_FILES
-from subliminal_dagster.science.store import DamagedArtifact, Manifest, MissingArtifact
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.storage.store import DamagedArtifact, Manifest, MissingArtifact
 
 STAGE = "report"
 
@@ -68,9 +68,9 @@ def report_assets(frame: Frame[Any]) -> list[dg.AssetsDefinition]:
         "and table, published beside measured, what was run; of what is not there it says why.",
     )
     def report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        from subliminal_dagster.science.pages.study_page import study_page, study_summary
         from subliminal_dagster.science.report.evidence import Results
         from subliminal_dagster.science.report.page import claims_table, html, write_csv
-        from subliminal_dagster.science.report.study_page import study_page, study_summary
 
         with working(context, store.create(), frame) as work:
             there = [place for place in frame.inputs("report", None) if place not in work.not_there]

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from subliminal_dagster.work import Work
+from subliminal_dagster.execution.work import Work
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from subliminal_dagster.science.study import Study
-    from subliminal_dagster.science.training import TrainingReport
+    from subliminal_dagster.science.settings.study import Study
+    from subliminal_dagster.science.training.adapter import TrainingReport
 
 _WIDEST_PIXELS = 1080
 
@@ -81,7 +81,7 @@ def show_preferences(work: Work[Study], folder: Path) -> None:
     import pandas as pd
 
     from subliminal_dagster.science.figures import favourites_figure, png
-    from subliminal_dagster.science.preferences import summary
+    from subliminal_dagster.science.preferences.preferences import summary
 
     favourites = summary(pd.read_parquet(folder / "scores.parquet"))
     answers = pd.read_parquet(folder / "answers.parquet")

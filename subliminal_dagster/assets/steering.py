@@ -10,18 +10,19 @@ from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import show_figures, table
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, layer_key, partition_key
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import GpuResource, StoreResource
-from subliminal_dagster.science.engines.protocol import ModelVariant
-from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.steering_settings import SteeringExperiment
-from subliminal_dagster.science.study import CONTROL, NEUTRAL, Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
+from subliminal_dagster.science.settings.steering import SteeringExperiment
+from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
-    from subliminal_dagster.science.steering_scores import Direction
-    from subliminal_dagster.science.steering_vectors import SteeringVector
+    from subliminal_dagster.science.steering.scores import Direction
+    from subliminal_dagster.science.steering.vectors import SteeringVector
 
 STAGE = "steering"
 RESPONSES = "responses.safetensors"
@@ -64,8 +65,8 @@ def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> 
     ) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.model_loading import loaded, pick_device
-        from subliminal_dagster.science.steering_study import number_responses
+        from subliminal_dagster.science.models.loading import loaded, pick_device
+        from subliminal_dagster.science.steering.group_vectors import number_responses
 
         with working(context, store.create(), frame, gpu) as work:
             base, layer = base_variant(work), int(work.layer)
@@ -103,12 +104,12 @@ def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.activations import read_activations
-        from subliminal_dagster.science.model_loading import loaded, pick_device
-        from subliminal_dagster.science.steering_analysis import cosines
-        from subliminal_dagster.science.steering_figures import cosine_figure
-        from subliminal_dagster.science.steering_study import NumberResponses, direct_vectors, group_vectors
-        from subliminal_dagster.science.steering_vectors import save_vectors
+        from subliminal_dagster.science.activations.activations import read_activations
+        from subliminal_dagster.science.models.loading import loaded, pick_device
+        from subliminal_dagster.science.steering.analysis import cosines
+        from subliminal_dagster.science.steering.figures import cosine_figure
+        from subliminal_dagster.science.steering.group_vectors import NumberResponses, direct_vectors, group_vectors
+        from subliminal_dagster.science.steering.vectors import save_vectors
 
         with working(context, store.create(), frame, gpu) as work:
             layer, group = int(work.layer), work.group
@@ -162,7 +163,7 @@ def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.As
     def steering_scores(
         context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.steering_scores import Direction
+        from subliminal_dagster.science.steering.scores import Direction
 
         with working(context, store.create(), frame, gpu) as work:
             group, layer = work.group, int(work.layer)
@@ -193,7 +194,7 @@ def _steering_scores_all_layers(frame: Frame[Study], settings: SteeringExperimen
     def steering_scores_all_layers(
         context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.steering_scores import Direction
+        from subliminal_dagster.science.steering.scores import Direction
 
         with working(context, store.create(), frame, gpu) as work:
             group = work.group
@@ -228,9 +229,9 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
     def steering_analysis(
         context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.model_loading import loaded, pick_device
-        from subliminal_dagster.science.steering_analysis import explained_shift
-        from subliminal_dagster.science.steering_study import last_prompt_states
+        from subliminal_dagster.science.models.loading import loaded, pick_device
+        from subliminal_dagster.science.steering.analysis import explained_shift
+        from subliminal_dagster.science.steering.group_vectors import last_prompt_states
 
         with working(context, store.create(), frame, gpu) as work:
             group, layer = work.group, int(work.layer)
@@ -269,11 +270,11 @@ def _steering_decomposition(frame: Frame[Study]) -> dg.AssetsDefinition:
     def steering_decomposition(
         context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.model_loading import pick_device
-        from subliminal_dagster.science.sae import encode, load_sae
-        from subliminal_dagster.science.steering_analysis import decompose
-        from subliminal_dagster.science.steering_figures import decomposition_figure
-        from subliminal_dagster.science.steering_vectors import DIRECT, SUBLIMINAL
+        from subliminal_dagster.science.features.sae import encode, load_sae
+        from subliminal_dagster.science.models.loading import pick_device
+        from subliminal_dagster.science.steering.analysis import decompose
+        from subliminal_dagster.science.steering.figures import decomposition_figure
+        from subliminal_dagster.science.steering.vectors import DIRECT, SUBLIMINAL
 
         with working(context, store.create(), frame, gpu) as work:
             group = work.group
@@ -311,10 +312,10 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
     def steering_summary(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.steering_analysis import cosines
-        from subliminal_dagster.science.steering_figures import cosine_figure
-        from subliminal_dagster.science.steering_scores import effects
-        from subliminal_dagster.science.steering_vectors import SUBLIMINAL
+        from subliminal_dagster.science.steering.analysis import cosines
+        from subliminal_dagster.science.steering.figures import cosine_figure
+        from subliminal_dagster.science.steering.scores import effects
+        from subliminal_dagster.science.steering.vectors import SUBLIMINAL
 
         with working(context, store.create(), frame) as work:
             groups = [group for group in study.groups if group != CONTROL and group not in work.left_out]
@@ -359,8 +360,8 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
 
 
 def _swept(work: Work[Study], group: str, layer: str) -> "dict[str, SteeringVector]":
-    from subliminal_dagster.science.steering_study import swept
-    from subliminal_dagster.science.steering_vectors import load_vectors
+    from subliminal_dagster.science.steering.group_vectors import swept
+    from subliminal_dagster.science.steering.vectors import load_vectors
 
     return swept(load_vectors(work.read("steering_vectors", partition_key(group, layer))))
 
@@ -374,9 +375,9 @@ def _sweep(
     title: str,
 ) -> None:
     """Steer along `directions`, and write and show what came of it."""
-    from subliminal_dagster.science.engines.transformers_engine import TransformersEngine
-    from subliminal_dagster.science.steering_figures import coherence_figure, preference_figure
-    from subliminal_dagster.science.steering_scores import effects, measure_steering
+    from subliminal_dagster.science.models.transformers_engine import TransformersEngine
+    from subliminal_dagster.science.steering.figures import coherence_figure, preference_figure
+    from subliminal_dagster.science.steering.scores import effects, measure_steering
 
     study = work.study
     chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)

@@ -6,13 +6,13 @@ import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
 from subliminal_dagster.assets.shared import plain, show_training, table
-from subliminal_dagster.frame import Frame, label
+from subliminal_dagster.execution.work import Work, working
 from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.planning.frame import Frame, label
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import Study
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.study import Study
 
 STAGE = "teacher"
 GATE = "gate.json"
@@ -50,7 +50,7 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.teachers import make_teacher
+        from subliminal_dagster.science.training.teachers import make_teacher
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
@@ -98,7 +98,7 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     def teacher_preferences(
         context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.teachers import Teacher, gate_failures, target_preference, valid_rate
+        from subliminal_dagster.science.training.teachers import Teacher, gate_failures, target_preference, valid_rate
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)

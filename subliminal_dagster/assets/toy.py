@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.shared import image, table, table_metadata
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import GpuResource, StoreResource
-from subliminal_dagster.science.toy.settings import AutoencoderSettings, ToyStudy
-from subliminal_dagster.work import Work, working
+from subliminal_dagster.science.settings.toy import AutoencoderSettings, ToyStudy
 
 if TYPE_CHECKING:
     import pandas as pd

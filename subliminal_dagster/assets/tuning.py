@@ -5,14 +5,14 @@ import dagster as dg
 from subliminal_dagster.assets.base import base_variant, chat_context
 from subliminal_dagster.assets.capability import examined_by, read_capability
 from subliminal_dagster.assets.shared import plain, show_figures, show_training, table
-from subliminal_dagster.frame import Frame
+from subliminal_dagster.execution.work import working
 from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
-from subliminal_dagster.science.engines.protocol import ModelVariant
-from subliminal_dagster.science.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.study import Study
-from subliminal_dagster.science.tuning import TuningSettings
-from subliminal_dagster.work import working
+from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.tuning import TuningSettings
 
 STAGE = "tuning"
 GROWS = ("tuning.trials",)
@@ -44,9 +44,10 @@ def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.Asse
     def tuning_study(
         context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.datasets import training_rows
-        from subliminal_dagster.science.tuning import TuningResult, parameter_importance, run_tuning
-        from subliminal_dagster.science.tuning_figures import curves_figure, importance_figure, trials_figure
+        from subliminal_dagster.science.training.datasets import training_rows
+        from subliminal_dagster.science.tuning.figures import curves_figure, importance_figure, trials_figure
+        from subliminal_dagster.science.tuning.result import TuningResult, parameter_importance
+        from subliminal_dagster.science.tuning.search import run_tuning
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
@@ -95,9 +96,10 @@ def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.Asse
     def tuned_child_lora(
         context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from subliminal_dagster.science.datasets import training_rows
-        from subliminal_dagster.science.training import TrainingTask
-        from subliminal_dagster.science.tuning import TuningResult, tuned_settings
+        from subliminal_dagster.science.training.adapter import TrainingTask
+        from subliminal_dagster.science.training.datasets import training_rows
+        from subliminal_dagster.science.tuning.result import TuningResult
+        from subliminal_dagster.science.tuning.search import tuned_settings
 
         with working(context, store.create(), frame, gpu) as work:
             base = base_variant(work)
@@ -144,9 +146,9 @@ def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.Asse
     ) -> dg.MaterializeResult:
         import pandas as pd
 
-        from subliminal_dagster.science.preferences import measure_preferences
-        from subliminal_dagster.science.tuning_figures import epochs_figure
-        from subliminal_dagster.science.tuning_scores import liking_over_epochs, skill_over_epochs
+        from subliminal_dagster.science.preferences.preferences import measure_preferences
+        from subliminal_dagster.science.tuning.figures import epochs_figure
+        from subliminal_dagster.science.tuning.scores import liking_over_epochs, skill_over_epochs
 
         with working(context, store.create(), frame, gpu) as work:
             assert work.group is not None

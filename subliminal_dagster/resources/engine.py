@@ -6,9 +6,9 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.science.engines.protocol import Engine
-from subliminal_dagster.science.engines.transformers_engine import TransformersEngine
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models.protocol import Engine
+from subliminal_dagster.science.models.transformers_engine import TransformersEngine
 
 
 class EngineResource(dg.ConfigurableResource):
@@ -24,7 +24,7 @@ class EngineResource(dg.ConfigurableResource):
     def create(self) -> Engine:
         """The engine assets use; raises UserError where vLLM is asked for and not installed."""
         if self._use_vllm():
-            from subliminal_dagster.science.engines.vllm_engine import VllmEngine
+            from subliminal_dagster.science.models.vllm_engine import VllmEngine
 
             return VllmEngine(self.gpu_memory_share)
         return TransformersEngine(self.generate_batch, self.score_batch)

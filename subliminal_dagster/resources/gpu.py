@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.gpu_lease import leased_gpu
+from subliminal_dagster.execution.gpu_lease import leased_gpu
 
 
 class GpuResource(dg.ConfigurableResource):

@@ -5,8 +5,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.science.engines.protocol import Progress
-from subliminal_dagster.science.judges import ApiSettings, ChatApi, Endpoint
+from subliminal_dagster.science.descriptions.chat_api import ApiSettings, ChatApi, Endpoint
+from subliminal_dagster.science.models.protocol import Progress
 
 
 class JudgeResource(dg.ConfigurableResource):

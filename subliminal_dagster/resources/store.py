@@ -6,7 +6,7 @@ Part of no version: where an artifact lies does not change it.
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.science.store import ArtifactStore
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 
 class StoreResource(dg.ConfigurableResource):

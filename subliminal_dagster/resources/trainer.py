@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.science.training import Trainer, TrlTrainer
+from subliminal_dagster.science.training.adapter import Trainer, TrlTrainer
 
 
 class TrainerResource(dg.ConfigurableResource):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science.toy.settings import ToyTraining
+from subliminal_dagster.science.settings.toy import ToyTraining
 
 Floats = NDArray[np.float32]
 

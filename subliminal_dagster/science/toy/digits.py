@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from subliminal_dagster.science.settings.toy import DigitSettings
 from subliminal_dagster.science.statistics import t_interval
-from subliminal_dagster.science.toy.settings import DigitSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from subliminal_dagster.science.settings.toy import AutoencoderSettings
 from subliminal_dagster.science.toy.autoencoder import (
     LEARNT,
     Draws,
@@ -35,7 +36,6 @@ from subliminal_dagster.science.toy.autoencoder import (
     recovered,
     superposition,
 )
-from subliminal_dagster.science.toy.settings import AutoencoderSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,1 @@
+"""What carries it out: runs, workers, GPUs, schedules."""

@@ -1,0 +1,64 @@
+"""Dagster runs of this project that are in progress, and the end of those whose process is gone.
+
+After a SIGKILL or a power cut nobody tells Dagster that a run is over: it would count as running for good, and keep its
+place in the GPU pool. So a run carries the host and process it runs in.
+
+Belongs here: what other runs are making at the moment. Does not belong here: what should be made (`planner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from subliminal_dagster.partitions import study_job_names
+from subliminal_dagster.planning.recipe import Input, Node
+from subliminal_dagster.science.processes import start_of, this_boot
+
+PROCESS_TAG = "subliminal/process"
+IN_PROGRESS = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def process_name(number: int) -> str:
+    """A process by machine, number and start."""
+    return f"{this_boot()} {number} {start_of(number)}"
+
+
+def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs whose process on this host is gone as failed, and free their places in the GPU pool.
+
+    Returns their ids.
+    """
+    buried = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
+        process = run.tags.get(PROCESS_TAG)
+        if process is not None and _is_gone(process):
+            # In this order: a kill between the two, the other way round, would leave the places taken for good.
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            instance.report_run_failed(run, f"Its process ({process}) was killed.")
+            buried.append(run.run_id)
+    return buried
+
+
+def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, Node]) -> dict[Input, str]:
+    """The parts of a study that runs in progress are to make, each with a phrase that names the run."""
+    found: dict[Input, str] = {}
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
+        partition = run.tags.get("dagster/partition")
+        names = {key.path[-1] for key in run.asset_selection or () if key.path[0] == study}
+        if run.asset_selection is None and run.job_name in study_job_names(study):
+            names = {name for name, node in assets.items() if partition in node.partitions}
+        found |= {(name, partition): f"run {run.run_id[:8]} is making it" for name in names}
+    return found
+
+
+def _is_gone(process: str) -> bool:
+    *machine, number, start = process.rsplit(" ", 2)
+    return machine == [this_boot()] and start_of(int(number)) != start

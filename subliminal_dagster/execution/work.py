@@ -1,0 +1,385 @@
+"""One materialization at work, from looking upstream to the artifact's last byte.
+
+Belongs here: what every asset does alike: refusing to build on what a gate refused, holding a GPU, writing to the
+store, recording what was made from what, explaining errors. Does not belong here: anything about one experiment
+(`assets`), how results are shown (`assets.shared`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic
+
+import dagster as dg
+
+from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
+from subliminal_dagster.partitions import LAYER, coordinates
+from subliminal_dagster.planning.frame import GATE_CHECK, PLANNED_TAG, Frame, MadeMeanwhile, StudyT, label, shown
+from subliminal_dagster.planning.recipe import Input
+from subliminal_dagster.resources import GpuResource
+from subliminal_dagster.science.errors import GateError, UserError
+from subliminal_dagster.science.models.protocol import Progress
+from subliminal_dagster.science.processes import end_with_parent
+from subliminal_dagster.science.settings.names import CONTROL
+from subliminal_dagster.science.settings.study import AnyStudy
+from subliminal_dagster.science.storage.claims import ClaimedElsewhere
+from subliminal_dagster.science.storage.content_hash import json_hash
+from subliminal_dagster.science.storage.store import (
+    Artifact,
+    ArtifactStore,
+    DamagedArtifact,
+    Manifest,
+    MissingArtifact,
+    Refusal,
+)
+
+_REPORT_EVERY_SECONDS = 10
+_LOOK_AGAIN_SECONDS = 1
+
+MADE_MEANWHILE = "made_meanwhile"
+"""Metadata of a materialization for which another run had done the work."""
+
+
+@dataclass
+class Work(Generic[StudyT]):
+    """One materialization at work: read upstream artifacts, fill `folder`, add metadata, then return `result()`.
+
+    `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
+    a gate refused, for an asset that gathers groups; `not_there` says why an input is missing, for one that takes what
+    there is. `refused` says why nothing may be built on the artifact itself, `measured` what its gate saw and asked
+    for, and `written` where it lies once it is whole.
+    """
+
+    context: dg.AssetExecutionContext
+    store: ArtifactStore
+    frame: Frame[StudyT]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    upstream: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    not_there: dict[Input, str] = field(default_factory=dict)
+    refused: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    written: Path | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def study(self) -> StudyT:
+        return self.frame.study
+
+    @property
+    def asset(self) -> str:
+        return self.context.asset_key.path[-1]
+
+    @property
+    def partition(self) -> str | None:
+        return self.context.partition_key if self.context.has_partition_key else None
+
+    @property
+    def group(self) -> str | None:
+        return self.frame.group_of(self.asset, self.partition)
+
+    @property
+    def layer(self) -> str:
+        """The layer's key. Raises KeyError for an asset that is not partitioned by layer."""
+        return coordinates(self.frame.nodes[self.asset].by, self.partition)[LAYER]
+
+    def look_upstream(self) -> None:
+        """Note what there is to build on. Raises UserError where a gate refused some of it."""
+        seen: dict[Input, str | None] = {}
+        if self.frame.nodes[self.asset].takes_what_there_is:
+            self._look_at_what_there_is(seen)
+            return
+        for asset, partition in self.frame.inputs(self.asset, self.partition):
+            refused = refusal_above(self.frame, self.store, asset, partition, seen)
+            if refused is None:
+                manifest = self.store.manifest(self.study.name, asset, partition)
+                self.upstream[label(asset, partition)] = manifest.content_hash
+            elif self.frame.gathers(self.asset) and (group := self.frame.group_of(asset, partition)) is not None:
+                self.left_out[group] = refused
+            else:
+                raise UserError(f"{shown(self.asset, self.partition)} is not made, because {refused}")
+        if nothing_to_compare(self.left_out, self.study):
+            reason = next(iter(self.left_out.values()))
+            raise UserError(f"{shown(self.asset, self.partition)} is not made, because {reason}")
+
+    def _look_at_what_there_is(self, seen: dict[Input, str | None]) -> None:
+        for asset, partition in self.frame.inputs(self.asset, self.partition):
+            reason = refusal_above(self.frame, self.store, asset, partition, seen)
+            if reason is None:
+                try:
+                    manifest = self.store.manifest(self.study.name, asset, partition)
+                    self.upstream[label(asset, partition)] = manifest.content_hash
+                    continue
+                except (MissingArtifact, DamagedArtifact):
+                    on_request = self.frame.nodes[asset].on_request
+                    reason = "it is made on request only" if on_request else "it failed, or was not made yet"
+            self.not_there[asset, partition] = reason
+
+    def has(self, asset: str, partition: str | None = None) -> bool:
+        """Whether this upstream artifact is there to be read; in what gathers groups a gate may have refused it."""
+        return label(asset, partition) in self.upstream
+
+    def read(self, asset: str, partition: str | None = None) -> Path:
+        """The verified folder of an upstream artifact."""
+        if label(asset, partition) not in self.upstream:
+            raise KeyError(f"{self.asset} reads {shown(asset, partition)}, which is not among its declared inputs")
+        found = self.store.read(self.study.name, asset, partition)
+        self.upstream[label(asset, partition)] = found.content_hash
+        return found.path
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Claim this part for the block, and wait for a run that has claimed it. Gives whether it had to wait."""
+        waited = False
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(self.store.claim(self.study.name, self.asset, self.partition))
+                    break
+                except ClaimedElsewhere as claimed:
+                    if not waited:
+                        self.context.log.info(f"{claimed.holder.shown} is making it; waiting for that")
+                    waited = True
+                    time.sleep(_LOOK_AGAIN_SECONDS)
+            yield waited
+
+    def find(self) -> bool:
+        """Take what is stored for the result, if it was made by this recipe of what is upstream now."""
+        try:
+            found = self.store.read(self.study.name, self.asset, self.partition)
+        except (MissingArtifact, DamagedArtifact):
+            return False
+        recipe = self.frame.nodes[self.asset].recipe
+        if self.store.refusal(self.study.name, self.asset, self.partition) or recipe.changes_since(found.info):
+            return False
+        if found.info["upstream"] != self.upstream:
+            return False
+        self.refused, self.written = found.info["refused"], found.path
+        self._record(found, found.info["wall_seconds"])
+        self.metadata[MADE_MEANWHILE] = True
+        return True
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What this materialization depends on: settings, code and the content of everything upstream."""
+        recipe = self.frame.nodes[self.asset].recipe
+        return {
+            "code_version": recipe.version,
+            "settings": recipe.settings,
+            "code": recipe.code,
+            "upstream": dict(sorted(self.upstream.items())),
+        }
+
+    def kept(self) -> Path:
+        """Where answers generated so far are kept until the artifact is whole."""
+        folder = self.workspace() / "answers"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def workspace(self, *, whatever: tuple[str, ...] = ()) -> Path:
+        """A folder that survives a kill; the next attempt with the same inputs finds it again, `whatever` the value of
+        these settings."""
+        made_from = self.made_from
+        if whatever:
+            settings = {name: value for name, value in made_from["settings"].items() if name not in whatever}
+            made_from |= {"settings": settings, "code_version": None}
+        return self.store.workspace(self.study.name, self.asset, self.partition, json_hash(made_from))
+
+    def earlier(self) -> Path | None:
+        """The folder of this artifact as it was made before; None where there is none, or it is damaged."""
+        with suppress(MissingArtifact, DamagedArtifact):
+            return self.store.read(self.study.name, self.asset, self.partition).path
+        return None
+
+    def progress(self) -> Progress:
+        """Passes messages on to Dagster's log, one every ten seconds at most."""
+        last = 0.0
+
+        def report(message: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _REPORT_EVERY_SECONDS:
+                last = time.monotonic()
+                self.context.log.info(message)
+
+        return report
+
+    def judge(self, failures: Sequence[str], **measured: tuple[float, float]) -> None:
+        """Say what the gate measured, each value with the one asked for, and refuse the artifact where there are
+        failures."""
+        self.refused = "; ".join(failures) or None
+        for name, (value, wanted) in measured.items():
+            self.measured |= {name: value, f"{name}_asked_for": wanted}
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A folder to fill; at the end of the block it becomes the artifact, whole.
+
+        A GateError that ends the block refuses what was written so far: it shows why, and nothing is built on it.
+        """
+        with self.store.write(self.study.name, self.asset, self.partition) as draft:
+            try:
+                yield draft.path
+            except GateError as error:
+                if not any(draft.path.iterdir()):
+                    raise
+                self.judge([str(error)], **error.measured)
+            seconds = round(time.perf_counter() - self.started, 1)
+            draft.info.update(
+                {
+                    **self.made_from,
+                    "refused": self.refused,
+                    "seed": self.study.seed,
+                    "wall_seconds": seconds,
+                    "device": device_name(self.frame.nodes[self.asset].gpu),
+                    "host": {"python": platform.python_version(), "torch": version("torch"), **self._plain_metadata()},
+                }
+            )
+        artifact = draft.artifact
+        self.written = artifact.path
+        self.store.clear_workspace(self.study.name, self.asset, self.partition)
+        self._record(artifact, seconds)
+
+    def _record(self, artifact: Artifact, seconds: float) -> None:
+        made_from = self.made_from
+        self.metadata |= {
+            "path": dg.MetadataValue.path(artifact.path),
+            "content_hash": artifact.content_hash,
+            "seed": self.study.seed,
+            "wall_seconds": seconds,
+            "device": artifact.info["device"],
+            "made_from": {name: made_from[name] for name in ("code_version", "upstream")},
+        }
+        self._data_version = dg.DataVersion(artifact.content_hash)
+
+    def _plain_metadata(self) -> dict[str, Any]:
+        return {k: v for k, v in self.metadata.items() if isinstance(v, str | int | float | bool)}
+
+    def result(self) -> dg.MaterializeResult:
+        """What Dagster records: the materialization, and of an asset with a gate what the gate found.
+
+        A refusal is a blocking check that failed: it ends the run, is not tried again, and stays on the asset's page.
+        """
+        check = dg.AssetCheckResult(
+            passed=self.refused is None,
+            check_name=GATE_CHECK,
+            description=self.refused,
+            metadata={"partition": self.partition or "none", **self.measured},
+        )
+        return dg.MaterializeResult(
+            metadata=self.metadata,
+            data_version=self._data_version,
+            check_results=[check] if self.frame.nodes[self.asset].gated else None,
+        )
+
+
+@contextmanager
+def working(
+    context: dg.AssetExecutionContext, store: ArtifactStore, frame: Frame[StudyT], gpu: GpuResource | None = None
+) -> Iterator[Work[StudyT]]:
+    """A `Work` for the block, which sees one GPU alone where `gpu` is given.
+
+    The part is claimed for as long as it takes, so that no other run makes it too. What a user can mend ends the step
+    as one sentence and is not tried again; a gate's refusal is kept besides, so that nothing is built on it, whoever
+    launches what.
+    """
+    work = Work(context, store, frame)
+    _sign_run(context)
+    try:
+        with work.claimed() as waited:
+            work.look_upstream()
+            # A person who asks for what is fresh gets it rebuilt; a plan wants it to be there.
+            if (waited or PLANNED_TAG in context.run.tags) and work.find():
+                raise MadeMeanwhile(work.result())
+            with gpu.lease(context.log.info) if gpu else nullcontext() as name:
+                work.metadata |= {"gpu": name} if name else {}
+                yield work
+    except UserError as error:
+        if isinstance(error, GateError) and work.refused is None:
+            store.refuse(frame.study.name, work.asset, work.partition, str(error), work.made_from)
+        raise dg.Failure(description=str(error), metadata=work.metadata, allow_retries=False) from None
+
+
+def refusal_of(store: ArtifactStore, study: str, asset: str, partition: str | None) -> Refusal | None:
+    """Why nothing may be built on this artifact, or why there is none; None where no gate refused it."""
+    refusal = store.refusal(study, asset, partition)
+    if refusal is None:
+        with suppress(MissingArtifact, DamagedArtifact):
+            return refusal_within(store.manifest(study, asset, partition))
+    return refusal
+
+
+def refusal_within(manifest: Manifest) -> Refusal | None:
+    """The refusal that an artifact was written with."""
+    reason = manifest.info.get("refused")
+    return Refusal(reason, manifest.info, manifest.created) if reason else None
+
+
+def refusal_above(
+    frame: Frame, store: ArtifactStore, asset: str, partition: str | None, seen: dict[Input, str | None]
+) -> str | None:
+    """The refusal of this artifact, or of one it is built on, as a sentence; None where every gate is open.
+
+    `seen` keeps what was found, so that what many are built on is looked at once.
+    """
+    place = (asset, partition)
+    if place not in seen:
+        refusal = refusal_of(store, frame.study.name, asset, partition)
+        if refusal is not None:
+            seen[place] = f"{shown(asset, partition)} was refused: {refusal.reason}"
+        elif frame.nodes[asset].takes_what_there_is:
+            seen[place] = None
+        elif frame.gathers(asset):
+            seen[place] = _refusal_of_gathered(frame, store, place, seen)
+        else:
+            above = (refusal_above(frame, store, *upstream, seen) for upstream in frame.inputs(asset, partition))
+            seen[place] = next((reason for reason in above if reason), None)
+    return seen[place]
+
+
+def _refusal_of_gathered(frame: Frame, store: ArtifactStore, place: Input, seen: dict[Input, str | None]) -> str | None:
+    """The refusal that something which gathers groups cannot do without: one of no group, of the control, or of every
+    animal."""
+    by_group: dict[str | None, str] = {}
+    for upstream in frame.inputs(*place):
+        reason = refusal_above(frame, store, *upstream, seen)
+        if reason is not None:
+            by_group.setdefault(frame.group_of(*upstream), reason)
+    if None in by_group:
+        return by_group[None]
+    return next(iter(by_group.values())) if nothing_to_compare(by_group, frame.study) else None
+
+
+def nothing_to_compare(left_out: Collection[str | None], study: AnyStudy) -> bool:
+    """Whether what brings groups together has to do without the control, or without every animal."""
+    return CONTROL in left_out or (bool(study.groups) and set(study.subjects) <= set(left_out))
+
+
+def device_name(gpu: bool) -> str:
+    """What computes here, for the record: the GPU's name, or "cpu" and its cores.
+
+    A step without a GPU of its own must not ask CUDA, which then could not be pointed at the next step's.
+    """
+    torch = sys.modules.get("torch")
+    if gpu and torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu ({os.cpu_count()} cores)"
+
+
+def _sign_run(context: dg.AssetExecutionContext) -> None:
+    """Let the run say which process it runs in, where this step is a process of Dagster's multiprocess executor: nobody
+    else tells, after a power cut, that a run the daemon launched is dead. And end the step with the run's process."""
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None:
+        return
+    end_with_parent()
+    if PROCESS_TAG not in context.run.tags:
+        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})

@@ -1,0 +1,206 @@
+"""Processes that carry out runs of a study side by side, each with its share of the machine's cores.
+
+A model of 100 million parameters keeps one core busy and two not quite: two runs on a core each finish sooner than one
+after the other on two. On a node with several GPUs every run takes one for itself.
+
+Belongs here: starting and ending the processes. Does not belong here: which runs (`runner`), which GPU (`gpu_lease`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+import dagster as dg
+
+from subliminal_dagster.execution.gpu_lease import usable_gpus
+from subliminal_dagster.planning.planner import DueRun
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.processes import end_with_parent
+from subliminal_dagster.science.settings.study import AnyStudy
+
+WORKERS = "SUBLIMINAL_WORKERS"
+_WITHOUT_GPU = 2
+_ENDS_WITHIN_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What became of a run: the assets it `made`, in order, the `errors` of those that failed, by asset, and those it
+    `found` made by another run meanwhile."""
+
+    made: list[str]
+    errors: dict[str, str]
+    seconds: float
+    found: list[str] = field(default_factory=list)
+
+
+Execute = Callable[[DueRun, dg.Definitions, dg.DagsterInstance], Carried]
+
+
+def worker_count() -> int:
+    """SUBLIMINAL_WORKERS; else one a GPU, and without a GPU two, or one where there is one core.
+
+    Raises UserError for what is no number from 1 on.
+    """
+    wanted = os.environ.get(WORKERS)
+    if wanted is None:
+        return len(usable_gpus()) or min(_WITHOUT_GPU, os.cpu_count() or 1)
+    if not wanted.isdecimal() or int(wanted) == 0:
+        raise UserError(f"{WORKERS} is {wanted!r}: set it to how many runs may go on at once, such as 2.")
+    return int(wanted)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+
+
+@dataclass
+class Workers:
+    """Up to `count` processes that make runs of one study by `execute`, a function of a module; gone at the end of the
+    block, at once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run."""
+
+    study: AnyStudy
+    count: int
+    execute: Execute
+    _living: list[_Worker] = field(default_factory=list, init=False)
+    _resting: list[_Worker] = field(default_factory=list, init=False)
+
+    def needed_for(self, runs: Sequence[DueRun]) -> bool:
+        """Whether these runs are for processes of their own: two or more that may go on at once, and any on a machine
+        with GPUs, since a process that has computed on one holds it to its end."""
+        return self._has_gpu or (self.count > 1 and len(runs) > 1)
+
+    def carry_out(self, runs: Sequence[DueRun]) -> Iterator[tuple[DueRun, Carried]]:
+        """Each run with what became of it, as they end.
+
+        A process that is killed takes no run but its own with it, which is begun once more after those that wait, and
+        has failed altogether where that one is killed as well.
+        """
+        queue = list(runs)
+        interrupted: list[DueRun] = []
+        at_work: dict[Connection, tuple[_Worker, DueRun]] = {}
+        while queue or at_work:
+            while queue and len(at_work) < self.count:
+                worker = self._resting.pop() if self._resting else self._start()
+                at_work[worker.pipe] = worker, queue.pop(0)
+                # One that is dead already is found so below.
+                with suppress(OSError):
+                    worker.pipe.send(at_work[worker.pipe][1])
+            for pipe in wait(list(at_work)):
+                assert isinstance(pipe, Connection)
+                worker, run = at_work.pop(pipe)
+                try:
+                    answer = pipe.recv()
+                except (EOFError, OSError):
+                    self._end(worker)
+                    if run not in interrupted:
+                        interrupted.append(run)
+                        queue.append(run)
+                        continue
+                    why = f"{_how_it_ended(worker.process)}, twice; with {WORKERS}=1 a study takes less memory"
+                    yield run, Carried([], {part.asset: why for part in run.parts}, 0.0)
+                    continue
+                if isinstance(answer, Exception):
+                    raise answer
+                if self._has_gpu:
+                    # What a process has once computed on, it computes on for ever: a GPU is chosen anew for every run.
+                    self._end(worker)
+                else:
+                    self._resting.append(worker)
+                yield run, answer
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            for worker in self._living:
+                worker.process.kill()
+        for worker in [*self._living]:
+            self._end(worker)
+
+    @cached_property
+    def _has_gpu(self) -> bool:
+        return bool(usable_gpus())
+
+    def _start(self) -> _Worker:
+        # A killed worker leaves semaphores of the libraries it loaded. The tracker removes them, and would say so
+        # behind the last line of the command.
+        if _NO_WORD_OF_SEMAPHORES not in sys.warnoptions:
+            sys.warnoptions.append(_NO_WORD_OF_SEMAPHORES)
+        resource_tracker.ensure_running()
+        ours, theirs = _SPAWN.Pipe()
+        cores = max(1, (os.cpu_count() or 1) // self.count)
+        process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.execute, cores))
+        # A terminal sends Ctrl-C to all of its processes. Workers inherit that it is blocked: this process ends them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # Else this process would hold the worker's end open, and never be told that the worker is gone.
+        theirs.close()
+        worker = _Worker(process, ours)
+        self._living.append(worker)
+        return worker
+
+    def _end(self, worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.join(_ENDS_WITHIN_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        self._living.remove(worker)
+
+
+_SPAWN = multiprocessing.get_context("spawn")
+_NO_WORD_OF_SEMAPHORES = "ignore:resource_tracker"
+
+
+def _how_it_ended(process: SpawnProcess) -> str:
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"its process ended by itself with exit code {code}"
+    with suppress(ValueError):
+        return f"its process was killed from outside ({signal.Signals(-code).name})"
+    return f"its process was killed from outside (signal {-code})"
+
+
+def _work(pipe: Connection, study: AnyStudy, execute: Execute, cores: int) -> None:
+    """What a worker does until the other end is closed."""
+    # Before anything loads torch.
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    end_with_parent()
+    loaded: tuple[dg.Definitions, dg.DagsterInstance] | None = None
+    while True:
+        try:
+            run: DueRun = pipe.recv()
+        except EOFError:
+            return
+        answer: Carried | Exception
+        try:
+            loaded = loaded or _load(study)
+            answer = execute(run, *loaded)
+        except Exception as error:
+            answer = error
+        pipe.send(answer)
+
+
+def _load(study: AnyStudy) -> tuple[dg.Definitions, dg.DagsterInstance]:
+    from subliminal_dagster.build import build_defs
+    from subliminal_dagster.execution.instance import open_instance
+
+    # Without the pool: its limit is for runs that do not know of each other, and a step that waits for it takes a core.
+    return build_defs(studies=[study], gpu_pool=None), open_instance()

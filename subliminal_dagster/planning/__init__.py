@@ -1,0 +1,1 @@
+"""What decides what is stale, and why."""

@@ -1,0 +1,82 @@
+"""Which parts of a study a person means.
+
+Belongs here: turning what was typed into (asset, partition) pairs. Does not belong here: what is due among them.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection
+from difflib import get_close_matches
+
+import dagster as dg
+
+from subliminal_dagster.build import study_assets
+from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER, GROUP, LAYER, partition_key
+from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.planning.recipe import Input
+from subliminal_dagster.science.errors import UserError
+
+# What is no name in a selection: key:"toy/summary", group:teacher, and the words that join them.
+_NOT_A_NAME = re.compile(r'\w+:("[^"]*"|[^\s()+,]*)|\b(and|or|not|roots|sinks)\b')
+
+
+def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] | None) -> set[Input]:
+    """The parts a selection (Dagster's syntax; names may lack the study's) and partitions name; without a selection all
+    that is made without being asked for.
+
+    `partitions` are groups (owl: also every layer of it), layers (09: also every group at it) or whole keys (owl|09).
+    An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
+    or partition there is none of.
+    """
+    if select is None and partitions is None:
+        return frame.usual_parts()
+    groups, layers = (frame.partitioning.values[axis] for axis in (GROUP, LAYER))
+    known = {key for by in (BY_GROUP, BY_LAYER, BY_GROUP_AND_LAYER) for key in frame.partitioning.keys(by)}
+    strangers = sorted(set(partitions or ()) - {key for key in known if key})
+    if strangers:
+        both = f", or a group and a layer such as {partition_key(groups[0], layers[0])}" if groups and layers else ""
+        choice = f"choose among {', '.join([*groups, *layers])}{both}" if groups else "leave --partition out"
+        raise UserError(f"The study {frame.study.name} has no partition {strangers[0]!r}: {choice}.")
+    names = [name for name, node in frame.nodes.items() if select is not None or (node.by and not node.on_request)]
+    if select is not None:
+        chosen = _resolved(frame, select)
+        names = [name for name in names if name in chosen]
+    found = {
+        (name, partition)
+        for name in names
+        for partition in frame.partitions(name)
+        if partition is None or partitions is None or not {partition, *partition.split("|")}.isdisjoint(partitions)
+    }
+    if not found:
+        raise UserError(
+            f"None of {', '.join(names)} has a partition {' or '.join(sorted(partitions or ()))}: "
+            f"{names[0]} has {', '.join(str(key) for key in frame.partitions(names[0]))}."
+        )
+    return found
+
+
+def _resolved(frame: Frame, select: str) -> set[str]:
+    known = "|".join(sorted(frame.nodes, key=len, reverse=True))
+    prefix = re.escape(frame.study.name)
+    for name in re.findall(r"[\w-]+", _NOT_A_NAME.sub(" ", re.sub(rf"\b{prefix}/", "", select))):
+        if name not in frame.nodes and not name.isdecimal() and "*" not in select:
+            near = get_close_matches(name, frame.nodes, n=1)
+            choice = f"did you mean {near[0]}?" if near else f"it has {', '.join(frame.nodes)}."
+            raise UserError(f"The study {frame.study.name} has no asset {name!r}: {choice}")
+    spelled = re.sub(
+        rf'(?<![\w:/"-])(?:{prefix}/)?({known})(?![\w/"-])',
+        rf'key:"{frame.study.name}/\1"',
+        select.replace(",", " or "),
+    )
+    try:
+        with warnings.catch_warnings():
+            # Dagster warns of a parameter in beta that it gives itself.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            keys = dg.AssetSelection.from_string(spelled).resolve(study_assets(Frame(frame.study)))
+    except dg.DagsterError as error:
+        raise UserError(f"--select {select!r} is no selection: {str(error).splitlines()[0]}") from None
+    if not keys:
+        raise UserError(f"--select {select!r} matches no asset of {frame.study.name}: it has {', '.join(frame.nodes)}.")
+    return {key.path[-1] for key in keys}

@@ -1,0 +1,1 @@
+"""What children lose: an exam, and the loss on plain text."""

@@ -1,0 +1,1 @@
+"""Language models: where they come from, how they chat, how they generate and score."""

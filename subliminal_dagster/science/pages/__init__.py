@@ -1,0 +1,1 @@
+"""Whole pages, put together from the experiments' sections."""

@@ -1,0 +1,107 @@
+"""The page of one study: its sections in order, and what a reader should know first.
+
+Belongs here: which sections there are, the verdict on top, the commands. Does not belong here: any one section, HTML.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from subliminal_dagster.science.capability import report as capability
+from subliminal_dagster.science.descriptions import report as composition
+from subliminal_dagster.science.features import report as features
+from subliminal_dagster.science.features import report_filters as filters
+from subliminal_dagster.science.liking import report as liking
+from subliminal_dagster.science.liking import report_why_null as why_null
+from subliminal_dagster.science.pages.provenance import provenance_section
+from subliminal_dagster.science.preferences import report as favourites
+from subliminal_dagster.science.probes import report as probes
+from subliminal_dagster.science.report.evidence import Claim, Results, Section, section_or_reason
+from subliminal_dagster.science.report.page import Page, compared_frame
+from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.settings.toy import ToyStudy
+from subliminal_dagster.science.steering import report as steering
+from subliminal_dagster.science.storage.store import Manifest
+from subliminal_dagster.science.toy.report import toy_sections
+from subliminal_dagster.science.training import report as teachers
+from subliminal_dagster.science.tuning import report as tuning
+
+Made = Mapping[tuple[str, str | None], Manifest]
+
+
+def study_page(study: AnyStudy, results: Results, made: Made) -> Page:
+    """Everything there is of a study. `made`: the manifests of all its artifacts, shown as what was run."""
+    sections = toy_sections(study, results) if isinstance(study, ToyStudy) else _sections(study, results)
+    claims = [claim for section in sections for claim in section.claims]
+    sections.append(provenance_section(study, dict(made)))
+    commands = {section.name: _command(study, section.made_from) for section in sections if section.made_from}
+    base = "toy models" if isinstance(study, ToyStudy) else f"groups: {', '.join(study.groups)}"
+    facts = f"{study.description.strip()} Seed {study.seed}; {base}."
+    return Page(f"Subliminal learning: {study.name}", facts, _verdict(sections, claims), claims, sections, commands)
+
+
+def _sections(study: Study, results: Results) -> list[Section]:
+    def section(name: str, title: str, make: Any) -> Section:
+        return section_or_reason(name, title, make, study, results)
+
+    return [
+        section(liking.NAME, liking.TITLE, liking.liking_section),
+        section(why_null.NAME, why_null.TITLE, why_null.why_null_section),
+        section(favourites.NAME, favourites.TITLE, favourites.favourites_section),
+        section(teachers.NAME, teachers.TITLE, teachers.teachers_section),
+        section(capability.NAME, capability.TITLE, capability.capability_section),
+        section(tuning.NAME, tuning.TITLE, tuning.tuning_section),
+        section(features.NAME, features.TITLE, features.features_section),
+        section(filters.NAME, filters.TITLE, filters.filters_section),
+        section(composition.NAME, composition.TITLE, composition.composition_section),
+        section(probes.NAME, probes.TITLE, probes.probes_section),
+        section(steering.NAME, steering.TITLE, steering.steering_section),
+    ]
+
+
+def _verdict(sections: Sequence[Section], claims: Sequence[Claim]) -> str:
+    """What the first section shows, how many statements hold, and which do not."""
+    counts = Counter(claim.verdict for claim in claims)
+    lines = [sections[0].shows or f"The comparison is missing: {sections[0].missing}"]
+    if claims:
+        lines.append(
+            f"Of {len(claims)} statements of the post that this study looks at, {counts['holds']} hold, "
+            f"{counts['does not hold']} do not, {counts['cannot tell']} cannot be told at this size and "
+            f"{counts['not tested']} were not tested. Each with its evidence:"
+        )
+    return "\n".join(lines)
+
+
+def _command(study: AnyStudy, made_from: Sequence[str]) -> str:
+    return f"scripts/study.sh --study {study.name} --select '{', '.join(made_from)}'"
+
+
+def study_summary(study: AnyStudy, page: Page, results: Results) -> dict[str, Any]:
+    """What other pages say of a study: its verdict, its claims and its figures beside published ones, as plain data."""
+    compared = [c for section in page.sections for c in section.compared]
+    rows = compared_frame(compared).to_dict(orient="records") if compared else []
+    return {
+        "study": study.name,
+        "gamma": _gamma(results),
+        "facts": page.facts,
+        "verdict": page.verdict,
+        "claims": [{"text": c.text, "verdict": c.verdict, "evidence": c.evidence} for c in page.claims],
+        "compared": rows,
+        "sections": {section.title: section.missing or section.shows for section in page.sections},
+    }
+
+
+def _gamma(results: Results) -> list[dict[str, Any]]:
+    """The specificity contrast in nats, a row a channel; none for a study without animals."""
+    import pandas as pd
+
+    if not results.has("animal_liking"):
+        return []
+    rows = pd.read_parquet(results.folder("animal_liking") / "gamma.parquet")
+    rows = rows[(rows["contrast"] == "others") & (rows["outcome"] == "log_share")]
+    shown = {"channel": "channel", "mean": "gamma", "low": "low", "high": "high", "p": "p"}
+    shown["smallest_detectable"] = "smallest"
+    found = rows.rename(columns=shown)[list(shown.values())]
+    return [{str(name): value for name, value in row.items()} for row in found.to_dict(orient="records")]

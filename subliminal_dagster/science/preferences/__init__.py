@@ -1,0 +1,1 @@
+"""Favourite animals: the questions, the answers, and their exact probabilities."""

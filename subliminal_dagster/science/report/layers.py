@@ -1,0 +1,218 @@
+"""What the sections about a model's inside share: the layers that are there, averages, verdicts over comparisons.
+
+Belongs here: what two of `features`, `filters`, `probes` and `composition` need alike. Does not belong here: what any
+one of them says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from subliminal_dagster.science.report import charts
+from subliminal_dagster.science.report.evidence import Results, Verdict
+from subliminal_dagster.science.report.wording import counted, listed, with_interval
+from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
+from subliminal_dagster.science.settings.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+AVERAGE = "average"
+"""The mean over the animals, as the post's tables have it."""
+
+_NAMED = 3
+
+# Pixels of an axis with its title, and between two panels.
+_TITLE, _BETWEEN = 42, 48
+
+DESCRIBED = {"category": "category", "description": "description"}
+"""The columns that descriptions add to a table of features, by the name a reader sees."""
+
+
+class Interval(NamedTuple):
+    """A figure with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return with_interval(*self)
+
+    @property
+    def percent(self) -> str:
+        """With its unit, for what is in percent already."""
+        return with_interval(*self, "%")
+
+
+def layer_key(layer: int) -> str:
+    """A layer as artifacts name it: "09"."""
+    return f"{layer:02}"
+
+
+def layers_with(study: Study, results: Results, asset: str) -> list[int]:
+    """The study's layers at which an asset is there. Raises NotThere, with the first layer's reason, where it is at
+    none."""
+    found = [layer for layer in study.layers if results.has(asset, layer_key(layer))]
+    if not found:
+        results.folder(asset, layer_key(study.layers[0]) if study.layers else None)
+    return found
+
+
+def not_shown(study: Study, results: Results, asset: str) -> str:
+    """Which layers and groups are not in what `asset` brings together, and why, to be appended; empty where all are."""
+    notes: list[str] = []
+    groups: dict[str, str] = {}
+    for layer in study.layers:
+        place = (asset, layer_key(layer))
+        if not results.has(*place):
+            notes.append(f"Layer {layer} is not shown: {results.missing.get(place, 'it has not been made')}.")
+            continue
+        left_out = results.folder(*place) / "left_out.json"
+        if left_out.is_file():
+            groups |= json.loads(left_out.read_text(encoding="utf-8"))
+    notes += [f"Without {group}: {reason.rstrip('.')}." for group, reason in groups.items()]
+    return "".join(f" {note}" for note in notes)
+
+
+def layer_for(layers: Sequence[int], published: int) -> int:
+    """The layer set beside a published one: that of the same number where it was looked into, else the first."""
+    return published if published in layers else layers[0]
+
+
+def in_order(study: Study, groups: Iterable[str]) -> list[str]:
+    """Groups in the order of the study: animals, neutral, control."""
+    found = set(groups)
+    return [group for group in study.groups if group in found]
+
+
+def animals_among(study: Study, groups: Iterable[str]) -> list[str]:
+    return [group for group in in_order(study, groups) if group not in (NEUTRAL, CONTROL)]
+
+
+def layers_listed(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {listed([str(layer) for layer in layers])}"
+
+
+def animals_listed(animals: Sequence[str]) -> str:
+    """Their names, or how many where those would fill a line."""
+    return listed(animals) if len(animals) <= _NAMED else counted(len(animals), "animal")
+
+
+def average(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Interval:
+    """The mean over rows (one an animal), and an interval between the mean ends of theirs: that of the mean if the
+    animals' errors went together entirely. They go together in part, by control rows and prompts in common, so it is
+    too wide rather than too narrow."""
+    return Interval(*(float(rows[column].mean()) for column in (value, low, high)))
+
+
+def average_share(counts: Sequence[tuple[int, int]]) -> Interval | None:
+    """The mean share in percent over animals (of each so many of so many), as `average` of Wilson's 95 % intervals.
+    Features that several animals have in common are thus no more evidence than those of one. None where there are
+    none."""
+    import pandas as pd
+    from statsmodels.stats.proportion import proportion_confint
+
+    shares = []
+    for count, of in counts:
+        if of:
+            low, high = proportion_confint(count, of, method="wilson")
+            shares.append(Interval(100 * count / of, 100 * float(low), 100 * float(high)))
+    return average(pd.DataFrame(shares)) if shares else None
+
+
+def over_comparisons(total: int, for_it: int, against: int) -> Verdict:
+    """The rule for a statement tested once an animal and layer: it holds where more than half of the tests speak for it
+    and none against, it does not where more than half speak against it and none for; else nobody can tell."""
+    if 2 * for_it > total and not against:
+        return "holds"
+    if 2 * against > total and not for_it:
+        return "does not hold"
+    return "cannot tell"
+
+
+def average_odds_ratio(tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) -> Interval | None:
+    """The odds ratio of 2 x 2 tables (own inside, own outside; others inside, others outside), a geometric mean over
+    animals, with a 95 % interval that is made as in `average`.
+
+    tables: of every animal, one a layer; those are pooled by Mantel and Haenszel. A table with an empty cell gets one
+    half in each. None where no table tells anything, since one of its rows or columns is empty.
+    """
+    import numpy as np
+    from statsmodels.stats.contingency_tables import StratifiedTable
+
+    logs = []
+    for of_animal in tables.values():
+        counts = np.asarray(of_animal, dtype=float).reshape(-1, 2, 2)
+        tells = (counts.sum(axis=1) > 0).all(axis=1) & (counts.sum(axis=2) > 0).all(axis=1)
+        if tells.any():
+            pooled = StratifiedTable(np.moveaxis(counts[tells], 0, -1), shift_zeros=True)
+            logs.append([pooled.logodds_pooled, *pooled.logodds_pooled_confint(0.05)])
+    return Interval(*np.exp(np.mean(logs, axis=0)).tolist()) if logs else None
+
+
+def no_higher_rate(ratio: Interval | None) -> Verdict:
+    """For "at no higher rate": it holds where twice the odds can be ruled out and the interval does not exclude 1 from
+    above; it does not where the interval lies above 1."""
+    if ratio is None:
+        return "cannot tell"
+    if ratio.low > 1:
+        return "does not hold"
+    return "holds" if ratio.high < 2 else "cannot tell"
+
+
+def described(results: Results, layer: int) -> pd.DataFrame | None:
+    """feature and what there is of category and description at a layer, a row a feature; None where none was made."""
+    import pandas as pd
+
+    for asset, file in (("feature_categories", "categories"), ("feature_descriptions", "descriptions")):
+        if results.has(asset, layer_key(layer)):
+            found = pd.read_parquet(results.folder(asset, layer_key(layer)) / f"{file}.parquet")
+            return found[["feature", *(name for name in DESCRIBED if name in found)]]
+    return None
+
+
+def with_descriptions(results: Results, layer: int, frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with a column `feature`, with what is known of the features appended."""
+    known = described(results, layer)
+    return frame if known is None else frame.drop(columns="category", errors="ignore").merge(known, "left", "feature")
+
+
+def yes_no(values: pd.Series) -> pd.Series:
+    return values.map({True: "yes", False: "no"})
+
+
+def panels(titles: Sequence[str], *, x: str, height: int, shared: bool = True, legend_lines: int = 0) -> Figure:
+    """An empty figure of panels below each other, one a title, that name what is on their y axis.
+
+    x: title of the x axis, one for all where it is `shared`. height: of one panel, in pixels. legend_lines: how many
+    lines the legend takes on a phone, below the panels.
+    """
+    from plotly.subplots import make_subplots
+
+    rows = len(titles)
+    top, bottom = 28, 16 + 20 * legend_lines
+    total = height * rows + top + bottom + _TITLE
+    figure = make_subplots(
+        rows,
+        1,
+        shared_xaxes=shared,
+        subplot_titles=titles,
+        vertical_spacing=_BETWEEN / (height * rows) if rows > 1 else 0,
+    )
+    charts.styled(figure, height=total)
+    # A legend under the last panel's title would grow into it where it wraps; it grows upwards from the figure's end.
+    legend = {"yref": "container", "y": 0, "yanchor": "bottom", "xref": "container", "x": 0, "xanchor": "left"}
+    figure.update_layout(margin={"t": top, "b": bottom + _TITLE, "l": 8, "r": 8}, legend=legend)
+    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    figure.update_yaxes(autorange="reversed", type="category", gridcolor="rgba(0,0,0,0)", ticklabelstandoff=5)
+    figure.update_xaxes(title={"text": x, "font": {"size": 13}}, row=rows)
+    return figure
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows, each by column."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

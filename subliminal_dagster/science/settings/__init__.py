@@ -1,0 +1,1 @@
+"""All that a study may say, a module per stage."""

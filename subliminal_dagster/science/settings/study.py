@@ -1,0 +1,109 @@
+"""A study: all experiments on one base model, as data.
+
+Belongs here: the schema of a study file, its validation, overriding one setting. Does not belong here: how anything is
+computed (the other modules), where it runs (the resources). Adding a model is adding a file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from subliminal_dagster.science.settings.base import StudyHeader, UserPath
+from subliminal_dagster.science.settings.base_model import BaseModelSource
+from subliminal_dagster.science.settings.capability import CapabilitySettings
+from subliminal_dagster.science.settings.child import ChildSettings, ComparisonSettings
+from subliminal_dagster.science.settings.descriptions import (
+    DescriptionsSettings,
+)
+from subliminal_dagster.science.settings.features import (
+    ActivationSettings,
+    FeatureSettings,
+    SaeSettings,
+)
+from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL, Animal
+from subliminal_dagster.science.settings.numbers import FilterSettings, NumberSettings
+from subliminal_dagster.science.settings.preferences import PreferenceSettings
+from subliminal_dagster.science.settings.probes import ProbeSettings
+from subliminal_dagster.science.settings.steering import SteeringExperiment
+from subliminal_dagster.science.settings.teacher import NeutralSettings, TeacherSettings
+from subliminal_dagster.science.settings.toy import ToyStudy
+from subliminal_dagster.science.settings.tuning import TuningSettings
+
+
+class Study(StudyHeader):
+    """All settings of a study of a language model.
+
+    `layers` are those that are looked into, by activations, probes and, where there is `sae`, by features; none is
+    where there are none.
+    """
+
+    animals: tuple[Animal, ...] = Field(min_length=1)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    neutral: NeutralSettings | None = None
+    base_model: BaseModelSource
+    system_prompt: str | None = None
+    prompt_lists: UserPath | None = None
+    preferences: PreferenceSettings
+    teacher: TeacherSettings
+    numbers: NumberSettings
+    filter: FilterSettings
+    child: ChildSettings
+    comparison: ComparisonSettings = ComparisonSettings()
+    activations: ActivationSettings = ActivationSettings()
+    sae: SaeSettings | None = None
+    features: FeatureSettings = FeatureSettings()
+    probes: ProbeSettings = ProbeSettings()
+    steering: SteeringExperiment | None = None
+    tuning: TuningSettings | None = None
+    capability: CapabilitySettings | None = None
+    descriptions: DescriptionsSettings | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        strangers = [animal for animal in self.animals if animal not in self.preferences.candidates]
+        if strangers:
+            raise ValueError(f"animals {strangers} are missing from preferences.candidates")
+        if self.neutral is not None and self.neutral.answer in self.animals:
+            raise ValueError(
+                f"neutral.answer is {self.neutral.answer!r}, which is among the animals: name something else"
+            )
+        idle = [name for name in ("sae", "steering", "descriptions") if getattr(self, name) is not None]
+        if idle and not self.layers:
+            raise ValueError(f"{' and '.join(idle)} need layers to look into: name some, or leave them out")
+        if self.descriptions is not None and self.sae is None:
+            raise ValueError("descriptions are those of an SAE's features: give sae as well")
+        if self.tuning is not None:
+            for name in ("train_rows", "validation_rows"):
+                wanted, there = getattr(self.tuning, name), getattr(self.filter, name)
+                if wanted > there:
+                    raise ValueError(
+                        f"tuning.{name} is {wanted} and filter.{name} is {there}: lower the first or raise it"
+                    )
+        rows = self.filter.train_rows + self.filter.validation_rows
+        if rows > self.numbers.prompts:
+            raise ValueError(
+                f"filter asks for {rows} rows (train_rows + validation_rows) and numbers.prompts is "
+                f"{self.numbers.prompts}: raise numbers.prompts or ask for fewer rows"
+            )
+        return self
+
+    @property
+    def groups(self) -> list[str]:
+        """The animals in the order of the study, the neutral group where there is one, and the control."""
+        return [*self.animals, *([NEUTRAL] if self.neutral else []), CONTROL]
+
+    def target(self, group: str) -> str | None:
+        """What a group's teacher is made to like; None for the control, whose teacher is the untouched base."""
+        if group == NEUTRAL:
+            assert self.neutral is not None
+            return self.neutral.answer
+        return None if group == CONTROL else group
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return self.animals
+
+
+AnyStudy = Study | ToyStudy

@@ -1,0 +1,1 @@
+"""Steering vectors: how they are found, applied, measured and compared."""

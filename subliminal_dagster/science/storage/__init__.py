@@ -1,0 +1,1 @@
+"""Where artifacts lie, who makes them, and what of them is garbage."""

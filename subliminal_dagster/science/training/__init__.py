@@ -1,0 +1,1 @@
+"""Adapters on a base model: the teachers and the children."""

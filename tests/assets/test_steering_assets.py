@@ -1,0 +1,153 @@
+"""Steering through Dagster itself, on a random two-layer model: vectors, scores, analysis, and a steered teacher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from study_runs import StudyRun, changed
+from tiny_studies import inside_settings
+
+from subliminal_dagster.build import study_frame
+from subliminal_dagster.partitions import partition_key
+from subliminal_dagster.planning.selection import wanted_parts
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
+
+STEERING = [
+    "response_activations",
+    "steering_vectors",
+    "steering_scores",
+    "steering_analysis",
+    "steering_decomposition",
+]
+
+
+@pytest.fixture(scope="module")
+def steered(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+    folder = tmp_path_factory.mktemp("steered")
+    settings = inside_settings(tiny_base, folder / "prose.txt") | {
+        "steering": {
+            "pairs": 16,
+            "sweep": {"alphas": [-4, 4], "questions": 3, "greedy_questions": 2, "max_new_tokens": 3},
+        },
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    with dg.DagsterInstance.ephemeral() as instance:
+        study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance)
+        wanted = wanted_parts(study_frame(study.study), "steering_summary,steering_decomposition", None)
+        outcome = study.run(wanted)
+        assert outcome.complete, outcome
+        yield study
+
+
+def folder(run: StudyRun, asset: str, partition: str | None = None) -> Path:
+    return run.store.read("tiny", asset, partition).path
+
+
+def test_every_group_and_layer_is_made(steered: StudyRun) -> None:
+    both = {partition_key(group, layer) for group in steered.study.groups for layer in ("00", "01")}
+    for asset in STEERING:
+        assert steered.instance.get_materialized_partitions(dg.AssetKey(["tiny", asset])) == both
+    assert (folder(steered, "steering_vectors", "control|00") / "nothing.json").exists()
+    assert not list(folder(steered, "steering_vectors", "neutral|00").glob("direct*"))
+
+
+def test_the_subliminal_vector_is_a_mean_over_shared_prompts_by_a_few_plain_lines(steered: StudyRun) -> None:
+    import torch
+    from safetensors.numpy import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = folder(steered, "base_model")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
+
+    def mean_over_answer(prompt: str, answer: str) -> np.ndarray:
+        chat = [{"role": "system", "content": ""}, {"role": "user", "content": prompt}]
+        before = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer.encode(before, add_special_tokens=False)
+        own = tokenizer.encode(answer, add_special_tokens=False)
+        with torch.no_grad():
+            states = model(torch.tensor([ids + own]), output_hidden_states=True).hidden_states[1][0]
+        return states[len(ids) :].mean(dim=0).numpy()
+
+    valid = {}
+    for group in ("owl", "control"):
+        rows = pd.read_parquet(folder(steered, "filtered_dataset", group) / "rows.parquet")
+        valid[group] = rows[rows["valid"]].set_index("prompt_id")
+    chosen = {
+        group: set(
+            load_file(folder(steered, "response_activations", f"{group}|00") / "responses.safetensors")["row_ids"]
+        )
+        for group in valid
+    }
+    shared = sorted(chosen["owl"] & chosen["control"])
+    assert len(shared) >= 2
+    sides = [
+        np.mean([mean_over_answer(rows.loc[i, "prompt"], rows.loc[i, "response"].strip()) for i in shared], axis=0)
+        for rows in (valid["owl"], valid["control"])
+    ]
+    stored = load_file(folder(steered, "steering_vectors", "owl|00") / "subliminal-mean-layer0.safetensors")
+    np.testing.assert_allclose(stored["vector"], sides[0] - sides[1], atol=1e-4)
+
+
+def test_scores_have_both_signs_every_kind_and_the_unsteered_model(steered: StudyRun) -> None:
+    summary = pd.read_parquet(folder(steered, "steering_scores", "owl|01") / "summary.parquet")
+    assert set(summary["alpha"]) == {-4.0, 0.0, 4.0}
+    assert set(summary["kind"]) == {"subliminal", "subliminal noise", "direct", "random"}
+    base = pd.read_parquet(folder(steered, "base_preferences") / "scores.parquet")
+    owl = base[(base["animal"] == "owl") & (base["question"] < 3)]["probability"].mean()
+    same = summary[(summary["alpha"] == 0) & (summary["animal"] == "owl") & (summary["outcome"] == "probability")]
+    np.testing.assert_allclose(same["mean"], owl, rtol=1e-4)
+    together = pd.read_parquet(folder(steered, "steering_scores_all_layers", "wolf") / "summary.parquet")
+    assert set(together["layers"]) == {"0+1"}
+    effects = pd.read_parquet(folder(steered, "steering_summary") / "effects.parquet")
+    assert set(effects["layers"]) == {"0", "1", "0+1"} and set(effects["group"]) == {"owl", "wolf"}
+
+
+def test_vectors_are_decomposed_by_the_autoencoder_s_own_encoding(steered: StudyRun) -> None:
+    from sae_lens import SAE
+    from safetensors.torch import load_file
+
+    sae = SAE.load_from_disk(str(folder(steered, "sae", "01")), device="cpu")
+    vector = load_file(folder(steered, "steering_vectors", "owl|01") / "subliminal-mean-layer1.safetensors")["vector"]
+    active = int((sae.encode(vector[None]) > 0).sum())
+    facts = json.loads((folder(steered, "steering_decomposition", "owl|01") / "facts.json").read_text())
+    assert facts["l0_first"] == active
+    table = pd.read_parquet(folder(steered, "steering_decomposition", "owl|01") / "table.parquet").iloc[-1]
+    assert table["both"] + table["first_only"] == active
+
+
+def test_a_child_s_shift_is_explained_in_part(steered: StudyRun) -> None:
+    shift = pd.read_parquet(folder(steered, "steering_analysis", "owl|01") / "child_shift.parquet")
+    assert shift["explained"].between(0, 1).all() and "all together" in set(shift["direction"])
+
+
+def test_a_steered_teacher_writes_the_numbers(steered: StudyRun, tmp_path: Path) -> None:
+    for group, target in (("owl", "owl"), ("wolf", "wolf"), ("neutral", "violin")):
+        vector = folder(steered, "steering_vectors", f"{group}|01") / "subliminal-mean-layer1.safetensors"
+        shutil.copy(vector, tmp_path / f"{target}.safetensors")
+    with dg.DagsterInstance.ephemeral() as instance:
+        study = changed(
+            steered.study,
+            teacher__method="steer",
+            teacher__steering={"vector": str(tmp_path / "{animal}.safetensors"), "layer": 1, "alpha": 8.0},
+            teacher__gate={"preference": 0.0, "valid_rate": 0.1, "prompts": 8},
+        )
+        other = steered.copy(tmp_path / "artifacts", instance, study)
+        outcome = other.run({("filtered_dataset", "owl"), ("filtered_dataset", "neutral")})
+        assert outcome.complete, outcome
+        teacher = json.loads((folder(other, "teacher_lora", "owl") / "teacher.json").read_text())
+        assert (teacher["kind"], teacher["layer"], teacher["alpha"]) == ("steer", 1, 8.0)
+        written = [
+            pd.read_parquet(folder(run, "number_set", group) / "rows.parquet")["response"].tolist()
+            for run, group in ((other, "owl"), (other, "neutral"), (steered, "owl"))
+        ]
+        assert written[0] != written[1] and written[0] != written[2]

@@ -1,0 +1,156 @@
+"""Runs side by side: the same artifacts as one after the other, and no process left of a run that was killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from subliminal_dagster.execution.gpu_lease import leased_gpu, usable_gpus
+from subliminal_dagster.execution.instance import open_instance
+from subliminal_dagster.execution.workers import Carried, Workers, worker_count
+from subliminal_dagster.planning.planner import DueRun, Part
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.study_file import load_study
+
+
+def test_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBLIMINAL_WORKERS", "3")
+    assert worker_count() == 3
+    monkeypatch.setenv("SUBLIMINAL_WORKERS", "none")
+    with pytest.raises(UserError, match="SUBLIMINAL_WORKERS is 'none'"):
+        worker_count()
+    monkeypatch.delenv("SUBLIMINAL_WORKERS")
+    assert worker_count() == (len(usable_gpus()) or min(2, psutil.cpu_count()))
+
+
+def due(*names: str) -> list[DueRun]:
+    return [DueRun("toy", name, (Part("toy", "asset", name, "missing"),)) for name in names]
+
+
+def carried_out_or_killed(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    """Kills its own process in the run "doomed", in "unlucky" the first time; says which process it was."""
+    first_time = Path(instance.root_directory) / f"{run.partition} began"
+    if run.partition == "doomed" or (run.partition == "unlucky" and not first_time.exists()):
+        first_time.touch()
+        libraries.append(multiprocessing.get_context("spawn").Lock())
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Carried([str(os.getpid())], {}, 0.0)
+
+
+libraries: list[object] = []
+
+
+def on_one_gpu(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    with leased_gpu() as gpu:
+        return Carried([str(os.getpid()), str(gpu)], {}, 0.0)
+
+
+def what_became_of(count: int, *names: str) -> dict[str | None, Carried]:
+    with Workers(load_study("toy"), count, carried_out_or_killed) as workers:
+        return {run.partition: carried for run, carried in workers.carry_out(due(*names))}
+
+
+def test_a_killed_process_takes_no_run_but_its_own_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    before = set(psutil.Process().children())
+    became = what_became_of(2, "doomed", "unlucky", "one", "two", "three")
+    assert {name: carried.errors for name, carried in became.items()} == {
+        "doomed": {
+            "asset": "its process was killed from outside (SIGKILL), twice; with SUBLIMINAL_WORKERS=1 a study takes "
+            "less memory"
+        },
+        **{name: {} for name in ("unlucky", "one", "two", "three")},
+    }
+    # A process goes on to the next run, and is gone in the end.
+    assert len({*became["one"].made, *became["two"].made, *became["three"].made}) <= 2
+    left = [child for child in set(psutil.Process().children()) - before if "spawn_main" in " ".join(child.cmdline())]
+    assert left == []
+
+
+def asleep(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+    Path(instance.root_directory, f"{run.partition}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+    return Carried([], {}, 0.0)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    script = (
+        "from test_workers import *\n"
+        "with Workers(load_study('toy'), 2, asleep) as workers: list(workers.carry_out(due('one', 'two')))"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    )
+    told = [tmp_path / f"{name}.pid" for name in ("one", "two")]
+    while not all(file.exists() and file.read_text() for file in told):
+        assert command.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(int(file.read_text())) for file in told]
+    command.kill()
+    command.wait()
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+
+def test_nothing_is_said_of_what_a_killed_process_left(tmp_path: Path) -> None:
+    script = "from test_workers import what_became_of\nwhat_became_of(1, 'doomed')\nprint('the last line')"
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.endswith("the last line\n")
+
+
+def test_with_a_gpu_every_run_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
+    with Workers(load_study("toy"), 1, on_one_gpu) as workers:
+        assert workers.needed_for(due("one"))
+        made = [carried.made for level in (["one"], ["two"]) for _, carried in workers.carry_out(due(*level))]
+    (first, gpu), (second, again) = made
+    assert str(os.getpid()) != first != second != str(os.getpid())
+    assert gpu == again and gpu is not None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with Workers(load_study("toy"), 2, on_one_gpu) as workers:
+        assert not workers.needed_for(due("one")) and workers.needed_for(due("one", "two"))
+
+
+def open_with_others(barrier: threading.Barrier, failed: SimpleQueue[str]) -> None:
+    barrier.wait()
+    try:
+        open_instance().dispose()
+    except Exception as error:
+        failed.put(repr(error))
+
+
+def test_processes_that_open_a_new_home_at_once_leave_one_that_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn, count = multiprocessing.get_context("spawn"), 4
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    barrier, failed = spawn.Barrier(count), spawn.SimpleQueue()
+    together = [spawn.Process(target=open_with_others, args=(barrier, failed)) for _ in range(count)]
+    for process in together:
+        process.start()
+    for process in together:
+        process.join()
+    assert failed.empty(), failed.get()
+    with open_instance() as instance:
+        assert instance.get_runs() == []

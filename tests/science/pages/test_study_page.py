@@ -1,0 +1,120 @@
+"""The report in a browser and through Dagster: whole, offline, at a desk and on a phone, honest about gaps."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from browser import visit
+from study_runs import StudyRun, changed
+
+from subliminal_dagster.assets import COMPARISON
+from subliminal_dagster.build import study_frame
+from subliminal_dagster.planning.planner import make_plan
+from subliminal_dagster.science.report.evidence import Section, Table
+from subliminal_dagster.science.report.page import Page, html, written
+
+DESK, PHONE = (1280, 900), (390, 844)
+
+
+def page_of(run: StudyRun) -> Path:
+    return run.store.read(run.study.name, "report").path / "report.html"
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: Path) -> None:
+    with visit(*size) as visited:
+        page = visited.page
+        page.context.set_offline(True)
+        page.goto(page_of(done).as_uri())
+        page.wait_for_function(
+            "[...document.querySelectorAll('.chart .js-plotly-plot')].every(chart => chart.querySelector('.main-svg'))"
+        )
+        page.wait_for_function(
+            "[...document.querySelectorAll('.table')].every(t => t.querySelector('table.dataTable tbody td'))"
+        )
+        charts = page.locator(".chart")
+        assert charts.count() == page.locator(".chart .js-plotly-plot").count() > 3
+        drawn = page.eval_on_selector_all(
+            ".chart", "charts => charts.map(c => c.querySelectorAll('.main-svg path, .main-svg image').length)"
+        )
+        assert all(drawn)
+        assert all(text.strip() for text in page.locator("figcaption .alt").all_text_contents())
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        too_wide = page.eval_on_selector_all(
+            "main section > *",
+            "(all, width) => all.filter(e => e.getBoundingClientRect().right > width + 1).length",
+            size[0],
+        )
+        assert too_wide == 0
+        visited.picture(f"report_{size[0]}")
+
+        table = page.locator(".table").filter(has=page.locator("#table-settings_wrapper"))
+        with page.expect_download() as download:
+            table.get_by_role("button", name="CSV").click()
+        download.value.save_as(tmp_path / "settings.csv")
+        assert ["seed", "3"] in list(csv.reader((tmp_path / "settings.csv").open(encoding="utf-8-sig")))
+        page.emulate_media(media="print", color_scheme="dark")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        widths = page.eval_on_selector_all(".main-svg", "all => all.map(svg => svg.getBoundingClientRect().width)")
+        assert max(widths) <= 680
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        page.wait_for_function("!document.documentElement.classList.contains('dark')")
+        assert visited.problems == []
+
+
+def test_what_is_not_there_says_why(done: StudyRun, tmp_path: Path) -> None:
+    summary = json.loads((page_of(done).parent / "summary.json").read_text())
+    assert "this study does not have it" in summary["sections"]["Features that the numbers activate"]
+    assert {c["verdict"] for c in summary["claims"]} <= {"holds", "does not hold", "cannot tell", "not tested"}
+    assert summary["gamma"][0]["channel"] == "hard"
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        strict = done.copy(tmp_path, instance, changed(done.study, teacher__gate__preference=1.0))
+        outcome = strict.run()
+    assert ("report", None) in outcome.made and ("null_causes", None) in outcome.made
+    assert ("animal_liking", None) in outcome.blocked
+    text = page_of(strict).read_text()
+    assert "Not shown: animal_liking is not there: teacher_preferences [" in text and "was refused" in text
+    causes = json.loads((strict.store.read("tiny", "null_causes").path / "facts.json").read_text())
+    assert causes["kind"] == "not measured"
+
+
+def test_a_report_is_made_though_something_failed_and_again_when_it_is_there(done: StudyRun, tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = done.copy(tmp_path, instance)
+        plan = make_plan(study_frame(run.study), run.store)
+        assert not plan.due
+        shutil.rmtree(Path(run.store.root) / "tiny" / "preference_scores" / "owl")
+        plan = make_plan(study_frame(run.study), run.store)
+        (failed,) = [part.place for part in plan.next_runs()[0].parts]
+        assert failed == ("preference_scores", "owl")
+        assert [part.asset for due in plan.next_runs(failed=[failed]) for part in due.parts] == ["null_causes"]
+        assert run.materialize("report").success
+        assert "preference_scores/owl" not in run.store.manifest("tiny", "report").info["upstream"]
+        outcome = run.run()
+    assert outcome.complete and ("report", None) in outcome.made
+    assert "preference_scores/owl" in run.store.manifest("tiny", "report").info["upstream"]
+
+
+def test_all_studies_on_one_page(done: StudyRun, tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = done.copy(tmp_path, instance)
+        job = run.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
+        assert job.execute_in_process(instance=instance).success
+    page = (run.store.read("all_studies", "comparison").path / "comparison.html").read_text()
+    assert "1 study with a report: tiny" in page and "Specificity contrast" in page
+
+
+def test_the_same_page_is_the_same_document() -> None:
+    import pandas as pd
+
+    table = Table("t", "A table", pd.DataFrame({"a": [0.1, None], "b": ["<b>", None]}))
+    page = Page("T", "f", "v", (), [Section("s", "S", "It <i>.", "m", (), tables=(table,))], {})
+    assert html(page) == html(page)
+    assert "It &lt;i&gt;." in html(page)
+    assert written(0.012345678) == "0.01235" and written(12345.6) == "12,346"

@@ -1,0 +1,143 @@
+"""The report's section on the base model's favourites: what it says is what the scores hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subliminal_dagster.science.preferences.report import favourites_section
+from subliminal_dagster.science.report.evidence import NotThere, Results, Section
+from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.statistics import t_interval
+
+QUESTIONS, SAMPLES = 20, 10
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    found = load_study("smollm2-135m-instruct", ["animals=[cat, owl]", "neutral=null"])
+    assert isinstance(found, Study)
+    return found
+
+
+def artifact(
+    folder: Path, liking: dict[str, float], *, samples: int = SAMPLES, others: tuple[str, ...] = ()
+) -> Results:
+    """`base_preferences` with candidates of these mean log scores; `others` are answers that name none of them."""
+    rng = np.random.default_rng(0)
+    logits = np.array(list(liking.values())) + rng.normal(0, 0.2, (QUESTIONS, len(liking)))
+    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    counts = np.stack([rng.multinomial(samples, row) for row in share]) if samples else np.zeros_like(share, dtype=int)
+    scores = pd.DataFrame(
+        {
+            "question": np.repeat(np.arange(QUESTIONS), len(liking)),
+            "animal": list(liking) * QUESTIONS,
+            "probability": 0.5 * share.ravel(),
+            "share": share.ravel(),
+            "count": counts.ravel(),
+            "samples": samples,
+        }
+    )
+    named = [
+        (question, animal, animal)
+        for question, row in enumerate(counts)
+        for animal, n in zip(liking, row, strict=True)
+        for _ in range(n)
+    ]
+    rows = [(question, name, animal, "counted", True) for question, name, animal in named]
+    rows += [(0, text, None, "other", True) for text in others]
+    answers = pd.DataFrame(rows, columns=["question", "answer", "animal", "outcome", "finished"])
+    folder.mkdir(exist_ok=True)
+    scores.to_parquet(folder / "scores.parquet", index=False)
+    answers.astype({"answer": "str", "animal": "str", "outcome": "str"}).to_parquet(
+        folder / "answers.parquet", index=False
+    )
+    return Results({("base_preferences", None): folder}, {})
+
+
+def table(section: Section, name: str) -> pd.DataFrame:
+    return next(table.frame for table in section.tables if table.name == f"favourites-{name}")
+
+
+def test_what_is_said_and_shown_are_the_scores(study: Study, tmp_path: Path) -> None:
+    results = artifact(tmp_path, {"lion": 2.0, "cat": 1.5, "dog": 0.0, "owl": -0.5})
+    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    section = favourites_section(study, results)
+
+    candidates = table(section, "candidates").set_index("animal")
+    assert list(candidates.index) == ["lion", "cat", "dog", "owl"]
+    for animal, rows in scores.groupby("animal"):
+        expected = t_interval(rows["share"])
+        shown = candidates.loc[str(animal), ["share (%)", "share, low", "share, high"]].astype(float)
+        np.testing.assert_allclose(shown, 100 * np.array([expected.mean, max(0, expected.low), expected.high]))
+        assert candidates.at[animal, "sampled (%)"] == pytest.approx(100 * rows["count"].sum() / (QUESTIONS * SAMPLES))
+    assert list(candidates.index[candidates["target"] == "yes"]) == ["cat", "owl"]
+    assert f"{candidates.at['lion', 'share (%)']:.1f} %" in section.shows
+    assert "cat (rank 2, " in section.shows and "owl (rank 4, " in section.shows
+    assert f"Of {QUESTIONS * SAMPLES} sampled answers {QUESTIONS * SAMPLES} (100 %) name exactly one" in section.shows
+
+    traces = section.charts[0].figure.data
+    bars = {name: value for trace in traces for name, value in zip(trace.y, trace.x, strict=True)}
+    assert bars == pytest.approx(dict(candidates["share (%)"]))
+    assert html(Page("t", "f", "v", section.claims, [section], {})).count("favourites-candidates")
+
+
+def test_only_targets_among_the_first_two_are_pointed_out(study: Study, tmp_path: Path) -> None:
+    first = favourites_section(study, artifact(tmp_path, {"lion": 2, "cat": 1.5, "dog": 0, "owl": -1}))
+    assert "cat would have been left out" in first.shows
+    later = favourites_section(study, artifact(tmp_path, {"lion": 2, "dog": 1.5, "cat": 0, "owl": -1}))
+    assert "left out" not in later.shows
+
+
+@pytest.mark.parametrize(
+    ("liking", "verdict"),
+    [
+        ({"lion": 3.0, "cat": 2.8, "dog": 0.0, "owl": 0.0, "fox": 0.0}, "holds"),
+        ({"lion": 0.0, "cat": 0.0, "dog": 0.0, "owl": 0.0, "fox": 0.0}, "cannot tell"),
+        ({"cat": 0.0, "owl": 0.0}, "not tested"),
+    ],
+)
+def test_two_favourites_above_the_rest(study: Study, tmp_path: Path, liking: dict[str, float], verdict: str) -> None:
+    (claim,) = favourites_section(study, artifact(tmp_path, liking)).claims
+    assert claim.verdict == verdict
+
+
+def test_the_lead_is_measured_on_questions_that_did_not_rank(study: Study, tmp_path: Path) -> None:
+    """The first of many alike lead on what ranked them, by luck."""
+    alike = {f"a{chr(97 + number)}": 0.0 for number in range(12)} | {"cat": 0.0, "owl": 0.0}
+    (claim,) = favourites_section(study, artifact(tmp_path, alike)).claims
+    shares = pd.read_parquet(tmp_path / "scores.parquet").pivot(index="question", columns="animal", values="share")
+    first, second, third = shares.loc[range(0, QUESTIONS, 2)].mean().nlargest(3).index
+    rest = shares.loc[range(1, QUESTIONS, 2)]
+    lead = t_interval((rest[first] + rest[second]) / 2 - rest[third])
+    assert f"{first} and {second} lead" in claim.evidence
+    assert f"{100 * lead.mean:+.1f} points [{100 * lead.low:+.1f}, {100 * lead.high:+.1f}]" in claim.evidence
+
+
+def test_without_samples_there_are_exact_probabilities_alone(study: Study, tmp_path: Path) -> None:
+    section = favourites_section(study, artifact(tmp_path, {"lion": 1, "cat": 0, "owl": 0}, samples=0))
+    assert "No answers were sampled." in section.shows
+    assert [chart.name for chart in section.charts] == ["favourites-share"]
+    assert "sampled (%)" not in table(section, "candidates")
+
+
+def test_a_rate_on_which_all_questions_agree_has_no_interval(study: Study, tmp_path: Path) -> None:
+    section = favourites_section(study, artifact(tmp_path, {"lion": 5, "cat": 5, "owl": -30}))
+    owl = table(section, "candidates").set_index("animal").loc["owl"]
+    assert owl["sampled (%)"] == 0 and np.isnan(owl["sampled, low"]) and np.isnan(owl["sampled, high"])
+
+
+def test_frequent_answers_beside_the_candidates_are_listed(study: Study, tmp_path: Path) -> None:
+    others = ("Octopus",) * 3 + ("Whale ", "Whale") + ("Newt",)
+    section = favourites_section(study, artifact(tmp_path, {"lion": 1, "cat": 0, "owl": 0}, others=others))
+    assert table(section, "others").set_index("answer")["times"].to_dict() == {"Octopus": 3, "Whale": 2}
+
+
+def test_without_the_artifact_the_reason_is_given(study: Study) -> None:
+    with pytest.raises(NotThere, match="the disk is full"):
+        favourites_section(study, Results({}, {("base_preferences", None): "the disk is full"}))

@@ -1,0 +1,391 @@
+"""The section on steering: what it says follows from the artifacts, for effects, nulls and missing parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from scipy.sparse import csr_array
+
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.steering.analysis import cosines, decompose, explained_shift
+from subliminal_dagster.science.steering.report import steering_section
+from subliminal_dagster.science.steering.report_claims import claims, compared
+from subliminal_dagster.science.steering.report_evidence import read_evidence
+from subliminal_dagster.science.steering.scores import LOG_SHARE, PROBABILITY
+from subliminal_dagster.science.steering.vectors import (
+    SteeringVector,
+    difference_vector,
+    noise_vector,
+    random_vector,
+    save_vectors,
+    word_vectors,
+)
+
+LAYERS = (9, 20)
+ALPHAS = (-20.0, -5.0, 0.0, 5.0, 20.0)
+CANDIDATES = ("cat", "owl", "dog")
+QUESTIONS, WIDTH = 8, 64
+
+PROMOTES = "The subliminal vector promotes its animal."
+SUPPRESSES = "A negative strength of the subliminal vector suppresses its animal too."
+STRONGER = "The direct vector promotes its animal much more than the subliminal one."
+LATER = "The direct vector works better at the later layer."
+POSITIONS = "Steering all positions works better than the last alone."
+DIFFERENT = "Subliminal and direct vectors have low cosine similarity: they are different directions."
+WORD = "The direct vector points to the animal's word."
+AWAY = "The subliminal vector points away from the animal's word."
+FEATURES = "The subliminal vector activates many more of the autoencoder's features than the direct one."
+KINDS = "What the direct vector alone activates is about animals, what the subliminal one alone does is not."
+
+
+@dataclass
+class Made:
+    """What artifacts are made of: nats of log share a unit of alpha by kind, and directions in residual space."""
+
+    slopes: Mapping[str, float] = field(default_factory=lambda: {"subliminal": 0.0, "direct": 0.1})
+    by_layer: Mapping[str, float] = field(default_factory=dict)
+    last: float | None = None
+    collapses_from: float = np.inf
+    animals: Sequence[str] = ("cat", "owl")
+    signal: float = 1.0
+    along_direct: float = 0.0
+    along_word: float = 0.0
+    encode_bias: int = 0
+    subliminal_features: int = 30
+    direct_features: int = 10
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    study = load_study("smollm2-135m-instruct")
+    assert isinstance(study, Study)
+    return study
+
+
+def judged(study: Study, results: Results) -> dict[str, Claim]:
+    """The statements by their text, without drawing anything."""
+    return {claim.text: claim for claim in claims(read_evidence(study, results))}
+
+
+def write(root: Path, made: Made, *, without: Sequence[str] = ()) -> Results:
+    """Artifacts with the schemas that the assets write."""
+    folders: dict[tuple[str, str | None], Path] = {}
+
+    def folder(asset: str, partition: str | None = None) -> Path:
+        path = root / asset / str(partition)
+        path.mkdir(parents=True)
+        if asset not in without:
+            folders[asset, partition] = path
+        return path
+
+    all_vectors: dict[tuple[str, int], dict[str, SteeringVector]] = {}
+    for number, group in enumerate([*made.animals, "neutral"]):
+        for layer in LAYERS:
+            place = f"{group}|{layer:02d}"
+            vectors = _vectors(made, group, layer, number)
+            target = folder("steering_vectors", place)
+            save_vectors(target, vectors, group=group, model="model", revision="1")
+            named = {f"{vector.kind}, {vector.position}": vector for vector in vectors}
+            cosines(named).to_parquet(target / "cosines.parquet", index=False)
+            all_vectors[group, layer] = {vector.kind: vector for vector in vectors if vector.position == "mean"}
+    for asset in ("steering_scores", "steering_decomposition"):
+        for layer in LAYERS:
+            (folder(asset, f"control|{layer:02d}") / "nothing.json").write_text("{}")
+    for group in made.animals:
+        for layer in LAYERS:
+            _scores(made, group, str(layer), folder("steering_scores", f"{group}|{layer:02d}"))
+            parts = decompose(
+                all_vectors[group, layer]["subliminal"].vector,
+                all_vectors[group, layer]["direct"].vector,
+                lambda rows: _encoded(made),
+            )
+            target = folder("steering_decomposition", f"{group}|{layer:02d}")
+            parts.features.to_parquet(target / "features.parquet", index=False)
+            parts.table.to_parquet(target / "table.parquet", index=False)
+            (target / "facts.json").write_text(json.dumps(parts.facts))
+        _scores(made, group, "9+20", folder("steering_scores_all_layers", group))
+    _summary(made, all_vectors, folder("steering_summary"))
+    return Results(folders, {("steering_summary", None): "it was never made"})
+
+
+def _vectors(made: Made, group: str, layer: int, number: int) -> list[SteeringVector]:
+    rng = np.random.default_rng([layer, number])
+    base = np.eye(WIDTH)
+    direct, own = base[0], made.signal * base[1] + made.along_direct * base[0] + made.along_word * base[2]
+    words = {name: (10 * base[2 + place]).astype(np.float32) for place, name in enumerate([group, "other"])}
+    units = np.arange(200)
+
+    def differences(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        reference = rng.normal(size=(200, WIDTH))
+        return reference + signal + 0.5 * rng.normal(size=(200, WIDTH)), reference
+
+    subliminal = difference_vector(
+        *differences(own), units, kind="subliminal", layer=layer, position="mean", seed=number
+    )
+    vectors = [subliminal, noise_vector(subliminal), random_vector(subliminal, number)]
+    if group != "neutral":
+        vectors.append(
+            difference_vector(
+                *differences(direct + made.along_word * base[2]),
+                units,
+                kind="direct",
+                layer=layer,
+                position="mean",
+                seed=number,
+            )
+        )
+    return [*vectors, *word_vectors(words, group, layer)]
+
+
+def _scores(made: Made, group: str, layers: str, folder: Path) -> None:
+    rows = []
+    positions = ["all"] if made.last is None else ["all", "last"]
+    for kind in ("direct", "random", "subliminal", "subliminal noise"):
+        for where in positions:
+            slope = made.slopes.get(kind, 0.0) + (made.by_layer.get(layers, 0.0) if kind == "direct" else 0.0)
+            slope *= 1.0 if where == "all" else float(made.last or 0.0)
+            # One stream a kind and layer: the same spread for every alpha and position.
+            rng = np.random.default_rng([len(kind), len(layers), len(group)])
+            unlike = rng.normal(scale=0.002, size=QUESTIONS)
+            for alpha in ALPHAS:
+                mass = 0.5 if abs(alpha) < made.collapses_from else 1e-6
+                for question in range(QUESTIONS):
+                    logits = dict.fromkeys(CANDIDATES, 0.0)
+                    logits[group] = alpha * (slope + unlike[question]) + 0.1 * question
+                    total = np.logaddexp.reduce(list(logits.values()))
+                    for animal, logit in logits.items():
+                        share = float(np.exp(logit - total))
+                        cell = (kind, layers, where, alpha, question, animal)
+                        rows.append((*cell, mass * share, share, logit - total, np.nan))
+    columns = ["kind", "layers", "positions", "alpha", "question", "animal", PROBABILITY, "share", LOG_SHARE, "rate"]
+    questions = pd.DataFrame(rows, columns=columns)
+    questions.to_parquet(folder / "questions.parquet", index=False)
+    shift = questions[LOG_SHARE] - _unsteered(questions, LOG_SHARE)
+    change = questions[PROBABILITY] - _unsteered(questions, PROBABILITY)
+    summary = []
+    cells = ["kind", "layers", "positions", "alpha", "animal"]
+    for outcome, difference in ((PROBABILITY, change), (LOG_SHARE, shift)):
+        frame = questions.assign(difference=difference).groupby(cells, sort=False)[[outcome, "difference"]]
+        mean, half = frame.mean(), frame.sem() * stats.t.ppf(0.975, QUESTIONS - 1)
+        found = pd.DataFrame({"mean": mean[outcome], "difference": mean["difference"]})
+        for name, column in ((outcome, "mean"), ("difference", "difference")):
+            prefix = "" if column == "mean" else "difference_"
+            found[f"{prefix}low"], found[f"{prefix}high"] = mean[name] - half[name], mean[name] + half[name]
+        summary.append(found.reset_index().assign(outcome=outcome))
+    every = pd.concat(summary)
+    every.assign(target=every["animal"] == group).to_parquet(folder / "summary.parquet", index=False)
+    strengths = questions[["kind", "layers", "positions", "alpha"]].drop_duplicates()
+    outcomes = ("candidate_mass", "first_token_entropy", "first_token_top", "one_word", "base_nats")
+    coherence = pd.concat([strengths.assign(outcome=name, mean=0.5, low=0.4, high=0.6) for name in outcomes])
+    coherence.to_parquet(folder / "coherence.parquet", index=False)
+
+
+def _unsteered(questions: pd.DataFrame, column: str) -> pd.Series:
+    return (
+        questions[column]
+        .where(questions["alpha"] == 0)
+        .groupby([questions[name] for name in ("kind", "layers", "positions", "question", "animal")])
+        .transform("max")
+    )
+
+
+def _encoded(made: Made) -> csr_array:
+    """Activations of the subliminal vector, the direct one and zeros: features from 0 on, biases the first ones."""
+    rows = np.zeros((3, 100), dtype=np.float32)
+    for row, count in enumerate((made.subliminal_features, made.direct_features, made.encode_bias)):
+        rows[row, :count] = 1.0
+    return csr_array(rows)
+
+
+def _summary(made: Made, vectors: Mapping[tuple[str, int], dict[str, SteeringVector]], folder: Path) -> None:
+    groups = [*made.animals, "neutral"]
+    between = [
+        cosines({f"{g}'s numbers": vectors[g, layer]["subliminal"] for g in groups}).assign(layer=layer)
+        for layer in LAYERS
+    ]
+    pd.concat(between).to_parquet(folder / "cosines.parquet", index=False)
+    shifts = []
+    for group in groups:
+        for layer in LAYERS:
+            own = vectors[group, layer]
+            moved = own["subliminal"].vector + 0.1 * np.random.default_rng(layer).normal(size=(20, WIDTH))
+            directions = {kind: vector.vector for kind, vector in own.items()}
+            shifts.append(explained_shift(moved, directions).assign(group=group, layer=layer))
+    pd.concat(shifts).to_parquet(folder / "child_shifts.parquet", index=False)
+    (folder / "left_out.json").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Artifacts in which both vectors promote their animal."""
+    return write(tmp_path_factory.mktemp("made"), Made(slopes={"subliminal": 0.05, "direct": 0.1}))
+
+
+@pytest.fixture(scope="module")
+def section(made: Results, study: Study) -> Section:
+    return steering_section(study, made)
+
+
+def test_an_effect_is_said_with_its_figures_and_the_controls(section: Section, made: Results) -> None:
+    found = {claim.text: claim for claim in section.claims}
+    assert section.shows.startswith("Steering along the vector of a teacher's numbers raises the preference")
+    assert [found[text].verdict for text in (PROMOTES, SUPPRESSES, STRONGER)] == ["holds"] * 3
+    # By hand: at alpha 20, the shift of the subliminal vector less that of the noise vector, question by question.
+    differences = []
+    for place in ("cat|09", "cat|20", "owl|09", "owl|20"):
+        rows = pd.read_parquet(made.folder("steering_scores", place) / "questions.parquet")
+        own = rows[rows["animal"] == place.split("|")[0]].set_index(["kind", "alpha", "question"])["log_share"]
+        best = own.groupby(["kind", "alpha"]).mean()["subliminal noise"].loc[0.01:].idxmax()
+        noise = own["subliminal noise", best] - own["subliminal noise", 0.0]
+        differences.append(own["subliminal", 20.0] - own["subliminal", 0.0] - noise)
+    by_hand = t_interval(np.mean(differences, axis=0))
+    written = f"{by_hand.mean:+.3f} nats [{by_hand.low:+.3f}, {by_hand.high:+.3f}] against the subliminal noise"
+    assert written in found[PROMOTES].evidence
+    assert written in section.shows
+
+
+def test_no_effect_is_said_with_what_could_have_been_seen(study: Study, tmp_path: Path) -> None:
+    section = steering_section(study, write(tmp_path, Made(slopes={"direct": 0.1})))
+    found = {claim.text: claim for claim in section.claims}
+    assert section.shows.startswith("No effect of steering along the vector of a teacher's numbers")
+    assert "the smallest difference that would have been found is" in section.shows
+    assert found[PROMOTES].verdict == "cannot tell"
+    assert found["The direct vector promotes its animal."].verdict == "holds"
+
+
+def test_a_vector_that_does_less_than_chance_does_not_hold(study: Study, tmp_path: Path) -> None:
+    slopes = {"subliminal": -0.05, "subliminal noise": 0.02, "random": 0.02, "direct": -0.1}
+    found = judged(study, write(tmp_path, Made(slopes=slopes)))
+    assert found[PROMOTES].verdict == "does not hold"
+    assert found[STRONGER].verdict == "does not hold"
+
+
+def test_strengths_at_which_no_animal_is_named_do_not_count(study: Study, tmp_path: Path, made: Results) -> None:
+    broken = write(tmp_path, Made(slopes={"subliminal": 0.05, "direct": 0.1}, collapses_from=20))
+    for results, strength in ((made, 20.0), (broken, 5.0)):
+        best = read_evidence(study, results).best
+        assert set(best.loc[best["kind"] == "direct", "promoted_at"]) == {strength}
+
+
+def test_layers_and_positions_are_compared_where_both_were_tried(study: Study, tmp_path: Path) -> None:
+    later = judged(study, write(tmp_path / "a", Made(by_layer={"20": 0.05}, last=0.1)))
+    assert later[LATER].verdict == "holds"
+    assert later[POSITIONS].verdict == "holds"
+    earlier = judged(study, write(tmp_path / "b", Made(by_layer={"9": 0.05})))
+    assert earlier[LATER].verdict == "does not hold"
+    assert earlier[POSITIONS].verdict == "not tested"
+
+
+def test_low_cosines_need_vectors_that_are_not_noise(study: Study, tmp_path: Path, made: Results) -> None:
+    assert judged(study, made)[DIFFERENT].verdict == "holds"
+    alike = judged(study, write(tmp_path / "a", Made(signal=0.1, along_direct=1.0)))
+    assert alike[DIFFERENT].verdict == "does not hold"
+    noise = judged(study, write(tmp_path / "b", Made(signal=0.0)))
+    assert noise[DIFFERENT].verdict == "cannot tell"
+    assert "0 of 4 subliminal vectors can be told from noise" in noise[DIFFERENT].evidence
+
+
+def test_cosines_with_the_word_are_judged_by_sign_and_chance(study: Study, tmp_path: Path) -> None:
+    towards = judged(study, write(tmp_path / "a", Made(along_word=0.6)))
+    assert towards[WORD].verdict == "holds"
+    assert towards[AWAY].verdict == "does not hold"
+    away = judged(study, write(tmp_path / "b", Made(along_word=-0.6)))
+    assert away[WORD].verdict == "does not hold"
+    assert away[AWAY].verdict == "holds"
+
+
+def test_features_count_only_where_the_autoencoder_sees_the_vector(study: Study, tmp_path: Path, made: Results) -> None:
+    assert judged(study, made)[FEATURES].verdict == "holds"
+    fewer = judged(study, write(tmp_path / "a", Made(subliminal_features=5)))
+    assert fewer[FEATURES].verdict == "does not hold"
+    blind = judged(study, write(tmp_path / "b", Made(subliminal_features=30, encode_bias=30)))
+    assert blind[FEATURES].verdict == "cannot tell"
+    assert "vectors of zeros activate 60" in blind[FEATURES].evidence
+
+
+def test_categories_are_used_where_they_are_known(study: Study, tmp_path: Path, made: Results) -> None:
+    assert judged(study, made)[KINDS].verdict == "not tested"
+    folders = dict(made.folders)
+    for layer in ("09", "20"):
+        folder = tmp_path / layer
+        folder.mkdir()
+        folders["steering_by_category", layer] = folder
+        for animal in ("cat", "owl"):
+            rows = [("animals", 1, 1, 9), ("numbers", 9, 99, 1), ("total", 10, 100, 10)]
+            frame = pd.DataFrame(rows, columns=["category", "both", "first_only", "second_only"])
+            frame = frame.assign(mean_difference=0.0, example=1, example_active_in="both", example_difference=0.1)
+            frame.assign(example_description="cats").to_parquet(folder / f"{animal}.parquet")
+    results = Results(folders, {})
+    assert judged(study, results)[KINDS].verdict == "holds"
+    assert "36 of 40 features of the direct vector alone, 4 of 400" in judged(study, results)[KINDS].evidence
+    measured = {each.what: each.measured for each in compared(read_evidence(study, results))}
+    assert measured["features (animals) that the direct vector alone activates, all layers (mean of cat and owl)"] == 18
+
+
+def test_published_figures_stand_beside_means_over_animals(section: Section, made: Results) -> None:
+    values = []
+    for place in ("cat|09", "owl|09"):
+        rows = pd.read_parquet(made.folder("steering_vectors", place) / "cosines.parquet")
+        pair = (rows["first"] == "subliminal, mean") & (rows["second"] == "direct, mean")
+        values.append(rows.loc[pair, "cosine"].item())
+    start = "cosine of the subliminal vector and the direct one, layer 9"
+    found = next(each for each in section.compared if each.what.startswith(start))
+    expected = t_interval(values)
+    assert found.measured == pytest.approx(expected.mean)
+    assert (found.low, found.high) == pytest.approx((max(expected.low, -1), min(expected.high, 1)))
+    assert found.published == -0.05 and found.where.endswith("layer 9")
+
+
+def test_one_animal_has_no_interval_over_animals(study: Study, tmp_path: Path) -> None:
+    found = compared(read_evidence(study, write(tmp_path, Made(animals=("cat",)))))
+    assert {each.judgement for each in found} == {"cannot tell"}
+    assert all(each.low is None for each in found)
+
+
+def test_other_layers_are_set_beside_the_posts_in_order(study: Study, made: Results) -> None:
+    def moved(place: str | None) -> str | None:
+        return None if place is None else place.replace("|09", "|05").replace("|20", "|12")
+
+    results = Results({(asset, moved(place)): folder for (asset, place), folder in made.folders.items()}, {})
+    found = compared(read_evidence(study, results))
+    beside = [(each.what, each.where) for each in found if each.what.startswith("cosine of the direct")]
+    assert [where.rsplit(", ", 1)[1] for _, where in beside] == ["layer 9", "layer 20"]
+    assert ["layer 5 " in beside[0][0], "layer 12 " in beside[1][0]] == [True, True]
+
+
+def test_what_is_missing_is_said(study: Study, made: Results) -> None:
+    def without(*assets: str) -> Results:
+        kept = {place: folder for place, folder in made.folders.items() if place[0] not in assets}
+        return Results(kept, {("steering_summary", None): "it was never made"})
+
+    with pytest.raises(NotThere, match="steering_scores is not there"):
+        steering_section(study, without("steering_scores"))
+    section = steering_section(study, without("steering_summary"))
+    assert "Not shown: steering_summary is not there: it was never made." in section.method
+    assert "steering_summary" not in section.made_from
+    assert not {"steering-between", "steering-child"} & {chart.name for chart in section.charts}
+    assert judged(study, without("steering_vectors", "steering_decomposition"))[DIFFERENT].verdict == "not tested"
+
+
+def test_control_alone_is_nothing_to_show(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "nothing.json").write_text("{}")
+    with pytest.raises(NotThere, match="no vector was tried"):
+        steering_section(study, Results({("steering_scores", "control|09"): tmp_path}, {}))
+
+
+def test_every_chart_has_its_figures_in_words_and_shows_exact_values(section: Section) -> None:
+    names = [chart.name for chart in section.charts]
+    assert len(names) == len(set(names)) == 9
+    for chart in section.charts:
+        assert any(character.isdigit() for character in chart.alt)
+        assert any(trace.hovertemplate for trace in chart.figure.data)

@@ -1,0 +1,233 @@
+"""The report's section on tuning, on artifacts that the search's and the scores' own functions write."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subliminal_dagster.science.capability.capability import Capability
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.tuning.report import tuning_section
+from subliminal_dagster.science.tuning.result import TuningResult, parameter_importance
+from subliminal_dagster.science.tuning.scores import liking_over_epochs, skill_over_epochs
+
+CANDIDATES = ["cat", "dog", "owl"]
+QUESTIONS, EXAM = 20, 400
+EPOCHS = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    found = load_study(
+        "smollm2-135m-instruct",
+        [
+            "animals=[cat, owl]",
+            "comparison.permutations=100",
+            "child.training.epochs=2",
+            f"tuning.final_epochs={list(EPOCHS)}",
+        ],
+    )
+    assert isinstance(found, Study)
+    return found
+
+
+def search(study: Study, best: int = 3) -> TuningResult:
+    """Six trials, the first with the study's own settings, the second pruned, the third diverged."""
+    rng = np.random.default_rng(0)
+    lora, training = study.child.lora, study.child.training
+    states = ["complete", "pruned", "diverged", "complete", "complete", "complete"]
+    rows = []
+    for trial, state in enumerate(states):
+        own = {"learning_rate": training.learning_rate, "dropout": lora.dropout, "rank": lora.rank}
+        drawn = {"learning_rate": 1e-3 * (1 + trial / 7), "dropout": 0.01 * trial, "rank": 2 + 2 * (trial % 3)}
+        settings = own | {"alpha_ratio": lora.alpha / lora.rank} if trial == 0 else drawn | {"alpha_ratio": 1.0}
+        loss = math.nan if state == "diverged" else 1.0 if trial == best else 2.0 + rng.random()
+        rows.append(
+            {"trial": trial, "state": state}
+            | settings
+            | {
+                "alpha": round(settings["rank"] * settings["alpha_ratio"]),
+                "validation_loss": loss,
+                "epoch_losses": [loss],
+            }
+        )
+    trials = pd.DataFrame(rows)
+    curves = trials.assign(step=1, epoch=1.0, loss=2.0)[
+        ["trial", "step", "epoch", "loss", "validation_loss", "learning_rate"]
+    ]
+    chosen = trials.iloc[best][["trial", "validation_loss", "alpha", "learning_rate", "dropout", "rank", "alpha_ratio"]]
+    return TuningResult(
+        trials, curves, {str(k): getattr(v, "item", lambda v=v: v)() for k, v in chosen.items()}, {"seed": 1}
+    )
+
+
+def scores(liking: float, seed: int) -> pd.DataFrame:
+    """Preference scores where the owl has these log odds more than the others. Noise adds up to nothing over the
+    questions, so that no luck of a seed makes an effect."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 0.1, (QUESTIONS, 3))
+    logits = np.random.default_rng(99).normal(size=(QUESTIONS, 3)) + noise - noise.mean(axis=0)
+    logits[:, CANDIDATES.index("owl")] += liking
+    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return pd.DataFrame(
+        {
+            "question": np.repeat(np.arange(QUESTIONS), 3),
+            "animal": CANDIDATES * QUESTIONS,
+            "probability": 0.5 * share.ravel(),
+            "share": share.ravel(),
+            "count": rng.binomial(50, 0.5 * share.ravel()),
+            "samples": 50,
+        }
+    )
+
+
+def exam(right: int) -> Capability:
+    answers = pd.DataFrame({"way": "option", "category": "x", "options": 4, "correct": np.arange(EXAM) < right})
+    return Capability(answers.assign(picked="A", log_p_correct=0.0, mass=0.0), pd.DataFrame())
+
+
+def artifacts(
+    root: Path,
+    study: Study,
+    liking: dict[int, float],
+    *,
+    original: float = 0.0,
+    right: int = 280,
+    best: int = 3,
+    control: dict[int, float] | None = None,
+) -> Results:
+    """The owl's tuning; `liking` by epoch of the tuned child, `control` that of the tuned child of control numbers."""
+    folders: dict[tuple[str, str | None], Path] = {}
+
+    def folder(asset: str, group: str | None) -> Path:
+        folders[asset, group] = root / asset / (group or "_")
+        folders[asset, group].mkdir(parents=True)
+        return folders[asset, group]
+
+    base, first = scores(-0.5, 1), scores(original, 2)
+    first.to_parquet(folder("preference_scores", "owl") / "scores.parquet", index=False)
+    exam(280).answers.to_parquet(folder("base_capability", None) / "answers.parquet", index=False)
+    for group, levels in (("owl", liking), ("control", control)):
+        if levels is None:
+            continue
+        result = search(study, best)
+        place = folder("tuning_study", group)
+        result.write(place)
+        assert study.tuning is not None
+        parameter_importance(result.trials, study.tuning.search, 0).to_parquet(
+            place / "importance.parquet", index=False
+        )
+        if not levels:
+            continue
+        place = folder("tuned_scores", group)
+        tuned = {epoch: scores(level, 10 + epoch) for epoch, level in levels.items()}
+        every = pd.concat([each.assign(epoch=epoch) for epoch, each in tuned.items()], ignore_index=True)
+        every.to_parquet(place / "scores.parquet", index=False)
+        tables = [skill_over_epochs(exam(280), exam(280), {epoch: exam(right) for epoch in tuned}, "option")]
+        if group == "owl":
+            tables.insert(0, liking_over_epochs(base, first, tuned, "owl"))
+        pd.concat(tables, ignore_index=True).to_parquet(place / "over_epochs.parquet", index=False)
+    return Results(folders, {})
+
+
+def claim(section: Section, word: str) -> Claim:
+    return next(claim for claim in section.claims if word in claim.text)
+
+
+def difference(results: Results, epoch: int) -> np.ndarray:
+    """By a naive loop: log share of the owl under the tuned child minus under the original, by question."""
+    tuned = pd.read_parquet(results.folder("tuned_scores", "owl") / "scores.parquet")
+    original = pd.read_parquet(results.folder("preference_scores", "owl") / "scores.parquet")
+    found = []
+    for question in range(QUESTIONS):
+        mine = tuned[(tuned["epoch"] == epoch) & (tuned["question"] == question) & (tuned["animal"] == "owl")]
+        other = original[(original["question"] == question) & (original["animal"] == "owl")]
+        found.append(math.log(mine["share"].iloc[0]) - math.log(other["share"].iloc[0]))
+    return np.array(found)
+
+
+def test_a_gain_is_reported_and_its_numbers_are_the_data_s(study: Study, tmp_path: Path) -> None:
+    results = artifacts(tmp_path, study, {1: 0.5, 2: 1.5, 4: 1.0})
+    section = tuning_section(study, results)
+    expected = t_interval(difference(results, 2))
+    assert (
+        "Owl: of 6 trials (4 complete, 1 pruned, 1 diverged) the best has a validation loss of 1 nats" in section.shows
+    )
+    assert "After 2 epochs the tuned child likes owl more" in section.shows
+    assert f"{expected.mean:+.2f} nats [{expected.low:+.2f}, {expected.high:+.2f}]" in section.shows
+    assert claim(section, "lower validation loss").verdict == "holds"
+    assert claim(section, "peaks").verdict == "holds" and "highest at 2" in claim(section, "peaks").evidence
+    assert claim(section, "no skill").verdict == "cannot tell"
+
+    by_what = {figure.what.split(",")[0]: figure for figure in section.compared}
+    assert by_what["best LoRA rank"].measured == search(study).best["rank"]
+    assert by_what["best learning rate"].judgement == "cannot tell"
+    assert by_what["epoch of the highest liking"].measured == 2
+    top = by_what["highest share of sampled answers of the tuned child"]
+    rows = pd.read_parquet(results.folder("tuned_scores", "owl") / "over_epochs.parquet")
+    sampled = rows[rows["measure"].str.startswith("share of sampled") & (rows["model"] == "tuned child")]
+    assert top.measured == pytest.approx(100 * sampled["mean"].max()) and top.published == 10
+    assert [chart.name for chart in section.charts] == ["tuning-trials-owl", "tuning-epochs-owl"]
+    best = next(table.frame for table in section.tables if table.name == "tuning-best").iloc[0]
+    own = pd.read_parquet(results.folder("tuning_study", "owl") / "trials.parquet")["validation_loss"].iloc[0]
+    assert best["of the study's own settings"] == own
+    assert html(Page("t", "f", "v", section.claims, [section], {})).count("tuning-importance")
+
+
+def test_a_null_says_what_could_have_been_seen(study: Study, tmp_path: Path) -> None:
+    section = tuning_section(study, artifacts(tmp_path, study, {1: 0.0, 2: 0.0, 4: 0.0}))
+    assert "no difference in liking owl could be seen" in section.shows
+    assert "the smallest detectable difference is" in section.shows
+    assert claim(section, "lower validation loss").verdict == "cannot tell"
+
+
+def test_less_liking_is_called_less(study: Study, tmp_path: Path) -> None:
+    section = tuning_section(study, artifacts(tmp_path, study, {1: -1.0, 2: -1.0, 4: -0.9}))
+    assert "likes owl less than the child" in section.shows
+    assert claim(section, "lower validation loss").verdict == "does not hold"
+    assert claim(section, "peaks").verdict == "does not hold"
+
+
+def test_where_nothing_better_was_found_a_gain_is_no_merit_of_tuning(study: Study, tmp_path: Path) -> None:
+    section = tuning_section(study, artifacts(tmp_path, study, {1: 1.0, 2: 1.0, 4: 1.0}, best=0))
+    assert "and these are the study's own settings" in section.shows
+    assert claim(section, "lower validation loss").verdict == "cannot tell"
+    assert "no trial had a lower loss" in claim(section, "lower validation loss").evidence
+
+
+@pytest.mark.parametrize(("right", "verdict"), [(300, "holds"), (220, "does not hold")])
+def test_skill_after_the_last_epoch(study: Study, tmp_path: Path, right: int, verdict: str) -> None:
+    section = tuning_section(study, artifacts(tmp_path, study, {1: 0.0, 2: 0.0, 4: 0.0}, right=right))
+    assert claim(section, "no skill").verdict == verdict
+    assert f"{100 * (right - 280) / EXAM:+.1f} points" in claim(section, "no skill").evidence
+
+
+def test_the_tuned_control_is_taken_off_where_there_is_one(study: Study, tmp_path: Path) -> None:
+    results = artifacts(tmp_path, study, {1: 1.0, 2: 1.0, 4: 1.0}, control={1: 1.0, 2: 1.0, 4: 1.0})
+    section = tuning_section(study, results)
+    evidence = claim(section, "lower validation loss").evidence
+    beyond = float(evidence.split("minus the tuned child of control numbers ")[1].split(" nats")[0])
+    assert abs(beyond) < 0.1 and claim(section, "lower validation loss").verdict == "holds"
+    assert [chart.name for chart in section.charts if "trials" in chart.name] == [
+        "tuning-trials-owl",
+        "tuning-trials-control",
+    ]
+
+
+def test_a_search_whose_child_was_not_looked_at(study: Study, tmp_path: Path) -> None:
+    section = tuning_section(study, artifacts(tmp_path, study, {}))
+    assert [chart.name for chart in section.charts] == ["tuning-trials-owl"]
+    assert {claim.verdict for claim in section.claims} == {"not tested"}
+
+
+def test_without_a_search_the_reason_is_given(study: Study) -> None:
+    with pytest.raises(NotThere, match="made on request"):
+        tuning_section(study, Results({}, {("tuning_study", "owl"): "it is made on request"}))
