@@ -33,34 +33,25 @@ if TYPE_CHECKING:
 URL, MODEL, KEY = "SUBLIMINAL_JUDGE_URL", "SUBLIMINAL_JUDGE_MODEL", "SUBLIMINAL_JUDGE_KEY"
 """The variables of the environment that say who is asked."""
 
-
 REASONING_TOKENS = "SUBLIMINAL_JUDGE_REASONING_TOKENS"
 """The variable that `ApiSettings.reasoning_tokens` comes from."""
-
 
 _CHARACTERS_A_TOKEN = 4
 """Enough for any category, however a tokenizer writes it; a judge that answers in prose is cut off here."""
 
-
 _UNREADABLE_LIMIT = 0.05
 """The share of questions without an answer, or with one that is no category, that a model is forgiven."""
-
 
 _ASKED_AGAIN = 2
 """How often a model that answered nothing is asked again."""
 
-
 _REFUSABLE = ("temperature", "max_tokens")
 """What a request does without where a model refuses it: OpenAI's reasoning models take neither."""
 
-
 _THOUGHT = re.compile(r"<(think|thinking|reasoning|thought)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-
 
 # Many chat templates open the block themselves, so that an answer only closes it.
 _THOUGHT_END = re.compile(r".*</(think|thinking|reasoning|thought)>", re.DOTALL | re.IGNORECASE)
-
-
 _THOUGHT_BEGIN = re.compile(r"<(think|thinking|reasoning|thought)>.*", re.DOTALL | re.IGNORECASE)
 
 

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.protocol import Progress
+from subliminal_dagster.science.settings.descriptions import LocalDescriptions, NeuronpediaDescriptions
 from subliminal_dagster.science.well_formed import well_formed
 from subliminal_dagster.science.wheels import file_sha256
 
@@ -27,26 +28,13 @@ if TYPE_CHECKING:
     import requests
 
     from subliminal_dagster.science.settings.features import PublishedSae
-from subliminal_dagster.science.settings.descriptions import LocalDescriptions, NeuronpediaDescriptions
 
 BUCKET = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"
-
-
 _BATCH_FILE = re.compile(r"batch-(\d+)\.jsonl(\.gz)?")
-
-
 _MANIFEST = "manifest.json"
-
-
 _TIMEOUT = 60
-
-
 _RETRIES = 5
-
-
 _BACKOFF = 0.5
-
-
 _PIECE = 1 << 18
 
 

@@ -7,30 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
+from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.probes import Kind, ProbeSettings
 
-# Inverse strengths of the logistic probe's L2 penalty, of which the validation rows choose one.
 # One analysis prompt in so many is for validation.
 _VALIDATION = 8
+# Inverse strengths of the logistic probe's L2 penalty, of which the validation rows choose one.
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-
 
 # Trees look at each column by itself, so wide inputs are turned onto so many principal components first.
 _COMPONENTS = 64
-
-
 _MOST_TREES = 100
 
 
 @dataclass(frozen=True)
-class _Part:
-    """values: float32 (rows, width). labels: (rows,), places in `_Data.classes`. row_ids: (rows,)."""
+class Part:
+    """values: float32 (rows, width). labels: (rows,), places in `ProbeData.classes`. row_ids: (rows,)."""
 
     values: np.ndarray
     labels: np.ndarray
@@ -38,15 +34,15 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Data:
+class ProbeData:
     classes: tuple[str, ...]
-    train: _Part
-    validation: _Part
-    test: _Part
+    train: Part
+    validation: Part
+    test: Part
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class Fitted:
     """predict: values (rows, width) to probabilities (rows, classes)."""
 
     predict: Callable[[np.ndarray], np.ndarray]
@@ -55,31 +51,28 @@ class _Fitted:
     loss: float
 
 
-def _lots(row_ids: np.ndarray, seed: int) -> np.ndarray:
+def lots(row_ids: np.ndarray, seed: int) -> np.ndarray:
     """A random number for each row, by its prompt alone: no other row, group or variant has a part in it."""
-    return _generator(seed, "rows").random(int(row_ids.max()) + 1)[row_ids]
+    return generator(seed, "rows").random(int(row_ids.max()) + 1)[row_ids]
 
 
 def _stream(seed: int, use: str) -> int:
-    # Imported here since `numbers` reads the study's settings, and those include the ones of this module.
-    from subliminal_dagster.science.random_streams import stream_seed
-
     return stream_seed(seed, "probes", use)
 
 
-def _generator(seed: int, use: str) -> np.random.Generator:
+def generator(seed: int, use: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(_stream(seed, use)))
 
 
-def _for_validation(row_ids: np.ndarray, labels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def for_validation(row_ids: np.ndarray, labels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """True for the validation rows: one prompt in eight among those that the same groups answered."""
-    order = np.lexsort((drawn, *_answered_by(row_ids, labels)))
+    order = np.lexsort((drawn, *answered_by(row_ids, labels)))
     _, first = np.unique(row_ids[order], return_index=True)
     prompts = row_ids[order][np.sort(first)]
     return np.isin(row_ids, prompts[::_VALIDATION])
 
 
-def _answered_by(row_ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def answered_by(row_ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row, which groups answered its prompt: a number for each such set, and minus how many groups are in it
     (so that the prompts of all groups come first)."""
     prompts, place = np.unique(row_ids, return_inverse=True)
@@ -89,7 +82,7 @@ def _answered_by(row_ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     return pattern[place], -answered.sum(axis=1)[place]
 
 
-def _standardised(parts: Sequence[_Part]) -> list[_Part]:
+def standardised(parts: Sequence[Part]) -> list[Part]:
     mean = parts[0].values.mean(axis=0, dtype=np.float64).astype(np.float32)
     sd = parts[0].values.std(axis=0, dtype=np.float64).astype(np.float32)
     # A column that says nothing in training stays 0 there, and as it is elsewhere.
@@ -97,7 +90,7 @@ def _standardised(parts: Sequence[_Part]) -> list[_Part]:
     return [replace(part, values=(part.values - mean) / sd) for part in parts]
 
 
-def _fit(kind: Kind, data: _Data, settings: ProbeSettings, seed: int) -> _Fitted:
+def fit_probe(kind: Kind, data: ProbeData, settings: ProbeSettings, seed: int) -> Fitted:
     if kind == "linear":
         return _fit_linear(data, settings, _stream(seed, kind))
     if kind == "logistic":
@@ -105,7 +98,7 @@ def _fit(kind: Kind, data: _Data, settings: ProbeSettings, seed: int) -> _Fitted
     return _fit_trees(data, _stream(seed, kind))
 
 
-def _fit_linear(data: _Data, settings: ProbeSettings, seed: int) -> _Fitted:
+def _fit_linear(data: ProbeData, settings: ProbeSettings, seed: int) -> Fitted:
     import torch
     from torch.nn.functional import cross_entropy, linear
 
@@ -133,23 +126,23 @@ def _fit_linear(data: _Data, settings: ProbeSettings, seed: int) -> _Fitted:
             kept = (weight.detach().clone(), bias.detach().clone())
         losses.append(loss)
     best = int(np.argmin(losses))
-    return _Fitted(lambda values: probabilities(values, *kept), "epoch", best + 1, losses[best])
+    return Fitted(lambda values: probabilities(values, *kept), "epoch", best + 1, losses[best])
 
 
-def _fit_logistic(data: _Data) -> _Fitted:
-    models = [_logistic(data.train, data.train.labels, strength) for strength in _STRENGTHS]
+def _fit_logistic(data: ProbeData) -> Fitted:
+    models = [logistic(data.train, data.train.labels, strength) for strength in _STRENGTHS]
     losses = [_log_loss(data.validation.labels, model.predict_proba(data.validation.values)) for model in models]
     best = int(np.argmin(losses))
-    return _Fitted(models[best].predict_proba, "C", _STRENGTHS[best], losses[best])
+    return Fitted(models[best].predict_proba, "C", _STRENGTHS[best], losses[best])
 
 
-def _logistic(train: _Part, labels: np.ndarray, strength: float) -> Any:
+def logistic(train: Part, labels: np.ndarray, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=strength, max_iter=1000).fit(train.values, labels)
 
 
-def _fit_trees(data: _Data, seed: int) -> _Fitted:
+def _fit_trees(data: ProbeData, seed: int) -> Fitted:
     from itertools import islice
 
     from sklearn.decomposition import PCA
@@ -171,7 +164,7 @@ def _fit_trees(data: _Data, seed: int) -> _Fitted:
     def predict(values: np.ndarray) -> np.ndarray:
         return np.asarray(next(islice(model.staged_predict_proba(narrow(values)), best, None)))
 
-    return _Fitted(predict, "trees", best + 1, losses[best])
+    return Fitted(predict, "trees", best + 1, losses[best])
 
 
 def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -28,15 +28,15 @@ import numpy as np
 from subliminal_dagster.science.activations.activations import Activations
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.probes.fitting import (
-    _answered_by,
-    _Data,
-    _fit,
-    _for_validation,
-    _generator,
-    _logistic,
-    _lots,
-    _Part,
-    _standardised,
+    Part,
+    ProbeData,
+    answered_by,
+    fit_probe,
+    for_validation,
+    generator,
+    logistic,
+    lots,
+    standardised,
 )
 from subliminal_dagster.science.probes.surface_features import surface_features
 from subliminal_dagster.science.settings.probes import KINDS, Kind, ProbeSettings
@@ -199,7 +199,7 @@ def halves(control: Activations, seed: int) -> dict[str, Activations]:
     """One group's rows at random in two, "one half" and "other half", test rows and analysis rows each by themselves:
     what a probe shows where there is nothing to find."""
     is_test = (control.rows["split"] == "test").to_numpy()
-    order = np.lexsort((_generator(seed, "halves").random(len(is_test)), is_test))
+    order = np.lexsort((generator(seed, "halves").random(len(is_test)), is_test))
     chosen = {"one half": np.sort(order[::2]), "other half": np.sort(order[1::2])}
     return {
         name: Activations(control.rows.iloc[places].reset_index(drop=True), control.vectors[places])
@@ -275,12 +275,12 @@ def _weighted_auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     return (above * lower).sum(axis=1) / (above.sum(axis=1) * beneath.sum(axis=1))
 
 
-def _divide(features: Mapping[str, Features], seed: int) -> _Data:
+def _divide(features: Mapping[str, Features], seed: int) -> ProbeData:
     """Training, validation and test rows, balanced and standardised."""
     row_ids, labels, is_test = _checked(features)
-    drawn = _lots(row_ids, seed)
+    drawn = lots(row_ids, seed)
     analysis = np.flatnonzero(~is_test)
-    chosen = analysis[_for_validation(row_ids[analysis], labels[analysis], drawn[analysis])]
+    chosen = analysis[for_validation(row_ids[analysis], labels[analysis], drawn[analysis])]
     is_validation = np.zeros(len(row_ids), dtype=bool)
     is_validation[chosen] = True
 
@@ -298,8 +298,8 @@ def _divide(features: Mapping[str, Features], seed: int) -> _Data:
         places = np.flatnonzero(mask)
         places = places[np.lexsort((drawn[places], labels[places]))]
         kept = np.concatenate([places[labels[places] == c][: counts.min()] for c in range(len(classes))])
-        parts.append(_Part(values[kept], labels[kept], row_ids[kept]))
-    return _Data(classes, *_standardised(parts))
+        parts.append(Part(values[kept], labels[kept], row_ids[kept]))
+    return ProbeData(classes, *standardised(parts))
 
 
 def _checked(features: Mapping[str, Features]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -336,15 +336,15 @@ def _checked(features: Mapping[str, Features]) -> tuple[np.ndarray, np.ndarray, 
     return row_ids, labels, is_test
 
 
-def _joined(surface: _Data, activations: _Data) -> _Data:
+def _joined(surface: ProbeData, activations: ProbeData) -> ProbeData:
     """Both side by side, activations scaled to the total variance of the surface features in training."""
     total = [data.train.values.var(axis=0, dtype=np.float64).sum() for data in (surface, activations)]
     scale = np.float32(np.sqrt(total[0] / total[1])) if total[1] > 0 else np.float32(1)
 
-    def side_by_side(outside: _Part, inside: _Part) -> _Part:
+    def side_by_side(outside: Part, inside: Part) -> Part:
         return replace(outside, values=np.concatenate([outside.values, scale * inside.values], axis=1))
 
-    return _Data(
+    return ProbeData(
         surface.classes,
         side_by_side(surface.train, activations.train),
         side_by_side(surface.validation, activations.validation),
@@ -352,12 +352,12 @@ def _joined(surface: _Data, activations: _Data) -> _Data:
     )
 
 
-def _evaluate(data: _Data, variant: str, kinds: Sequence[Kind], settings: ProbeSettings, seed: int) -> ProbeResult:
+def _evaluate(data: ProbeData, variant: str, kinds: Sequence[Kind], settings: ProbeSettings, seed: int) -> ProbeResult:
     import pandas as pd
 
     metrics, predictions, choices = [], [], []
     for kind in kinds:
-        fitted = _fit(kind, data, settings, seed)
+        fitted = fit_probe(kind, data, settings, seed)
         probabilities = fitted.predict(data.test.values)
         point = measures(data.test.labels, probabilities, np.ones((1, len(data.test.labels))))
         drawn = _resampled(data.test, probabilities, seed)
@@ -376,11 +376,11 @@ def _evaluate(data: _Data, variant: str, kinds: Sequence[Kind], settings: ProbeS
     return ProbeResult(pd.DataFrame(metrics), pd.concat(predictions), pd.DataFrame(choices, columns=columns))
 
 
-def _resampled(test: _Part, probabilities: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def _resampled(test: Part, probabilities: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """`measures` under the bootstrap's draws of test prompts: the same draws for the same prompts and seed."""
-    rng = _generator(seed, "bootstrap")
+    rng = generator(seed, "bootstrap")
     prompts, first, place = np.unique(test.row_ids, return_index=True, return_inverse=True)
-    pattern = _answered_by(test.row_ids, test.labels)[0][first]
+    pattern = answered_by(test.row_ids, test.labels)[0][first]
     counts = np.zeros((_DRAWS, len(prompts)), dtype=np.uint16)
     for one in np.unique(pattern):
         alike = np.flatnonzero(pattern == one)
@@ -400,7 +400,7 @@ def _interval(drawn: np.ndarray) -> tuple[float, float]:
 
 
 def _row(
-    variant: str, probe: str, of: str, metric: str, value: float, low: float, high: float, data: _Data
+    variant: str, probe: str, of: str, metric: str, value: float, low: float, high: float, data: ProbeData
 ) -> dict[str, Any]:
     return {
         "variant": variant,
@@ -466,7 +466,7 @@ def _together(results: Sequence[ProbeResult]) -> ProbeResult:
     )
 
 
-def _added(data: _Data, predictions: pd.DataFrame, seed: int) -> dict[str, Any]:
+def _added(data: ProbeData, predictions: pd.DataFrame, seed: int) -> dict[str, Any]:
     """How much higher the ROC AUC is with activations than with surface features alone."""
     columns = [f"probability_{name}" for name in data.classes]
     logistic = predictions[predictions["probe"] == "logistic"]
@@ -476,7 +476,7 @@ def _added(data: _Data, predictions: pd.DataFrame, seed: int) -> dict[str, Any]:
     return _row(ADDED, "logistic", MACRO, "roc_auc_difference", value, *_interval(drawn[0] - drawn[1]), data)
 
 
-def _shuffled(data: _Data, result: ProbeResult, settings: ProbeSettings, seed: int) -> list[dict[str, Any]]:
+def _shuffled(data: ProbeData, result: ProbeResult, settings: ProbeSettings, seed: int) -> list[dict[str, Any]]:
     """What the logistic probe reaches on activations when nothing is to be learnt."""
 
     def of_true_labels(frame: pd.DataFrame) -> pd.DataFrame:
@@ -486,11 +486,11 @@ def _shuffled(data: _Data, result: ProbeResult, settings: ProbeSettings, seed: i
     columns = [f"probability_{name}" for name in data.classes]
     true = _macro_auc(data.test.labels, of_true_labels(result.predictions)[columns].to_numpy())
 
-    rng = _generator(seed, "shuffled labels")
+    rng = generator(seed, "shuffled labels")
     aucs = np.empty(settings.permutations)
     for place in range(settings.permutations):
         labels = shuffled_labels(data.train.labels, data.train.row_ids, rng)
-        model = _logistic(data.train, labels, strength)
+        model = logistic(data.train, labels, strength)
         aucs[place] = _macro_auc(data.test.labels, model.predict_proba(data.test.values))
     p = (1 + np.count_nonzero(aucs >= true)) / (1 + len(aucs))
     nan = (np.nan, np.nan)

@@ -5,14 +5,11 @@ Belongs here: settings of exams. Does not belong here: examining.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from subliminal_dagster.science.settings.base import Settings, UserPath
-
-if TYPE_CHECKING:
-    pass
 
 
 class OwnExam(Settings):

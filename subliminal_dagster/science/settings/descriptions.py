@@ -5,20 +5,11 @@ Belongs here: settings of descriptions and judges. Does not belong here: fetchin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from subliminal_dagster.science.settings.base import Settings
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-from subliminal_dagster.science.settings.base import UserPath
-
-if TYPE_CHECKING:
-    pass
+from subliminal_dagster.science.settings.base import Settings, UserPath
 
 
 class _JudgeSettings(Settings):

@@ -5,19 +5,11 @@ Belongs here: settings of activations, SAEs and their comparison. Does not belon
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from subliminal_dagster.science.settings.base import Settings
-
-if TYPE_CHECKING:
-    pass
-from typing import Annotated, Literal
-
-from pydantic import field_validator
-
-from subliminal_dagster.science.settings.base import UserPath
+from subliminal_dagster.science.settings.base import Settings, UserPath
 from subliminal_dagster.science.wheels import (
     PACKAGE_NAME,
     PACKAGE_VERSION,

@@ -6,21 +6,14 @@ Belongs here: names of groups and animals. Does not belong here: anything else o
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-from subliminal_dagster.science.errors import UserError
-
-# pandas takes half a second to load, and Dagster loads this module whenever it lists the assets.
-if TYPE_CHECKING:
-    pass
 from typing import Annotated
 
 from pydantic import AfterValidator
 
+from subliminal_dagster.science.errors import UserError
+
 # Names that other parts of a study use beside the animals: its groups without a target.
 _RESERVED_NAMES = ("control", "base", "neutral")
-
-
 _LONGEST_NAME = 40
 
 
@@ -44,7 +37,6 @@ def check_animal_name(name: object) -> str:
 
 CONTROL = "control"
 """The group of the untouched base model's numbers."""
-
 
 NEUTRAL = "neutral"
 """The group of a teacher that was fine-tuned just like the others, on something that is no animal."""

@@ -5,19 +5,13 @@ Belongs here: settings of probes. Does not belong here: fitting.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from subliminal_dagster.science.settings.base import Settings
 
-if TYPE_CHECKING:
-    pass
-
-
 Kind = Literal["linear", "logistic", "trees"]
-
-
 KINDS: tuple[Kind, ...] = ("linear", "logistic", "trees")
 
 

@@ -5,15 +5,11 @@ Belongs here: settings of LoRA and of a training. Does not belong here: training
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from subliminal_dagster.science.settings.base import Settings
-
-if TYPE_CHECKING:
-    pass
-
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -5,15 +5,11 @@ Belongs here: settings of a search. Does not belong here: searching.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from subliminal_dagster.science.settings.base import Settings
-
-if TYPE_CHECKING:
-    pass
-
 
 _WHOLE = 1e-9
 
@@ -44,11 +40,11 @@ class SearchSpace(Settings):
                 raise ValueError(f"{name} must be [lowest, highest] within {lowest:g} and {highest:g}")
         if (self.rank[1] - self.rank[0]) % self.rank_step:
             raise ValueError("rank's highest value must be a whole number of rank_step above the lowest")
-        if not _whole((self.dropout[1] - self.dropout[0]) / self.dropout_step):
+        if not is_whole((self.dropout[1] - self.dropout[0]) / self.dropout_step):
             raise ValueError("dropout's highest value must be a whole number of dropout_step above the lowest")
         if min(self.alpha_ratio) <= 0:
             raise ValueError("alpha_ratio must be numbers above 0")
-        if not all(_whole(rank * ratio) for rank in (self.rank[0], self.rank_step) for ratio in self.alpha_ratio):
+        if not all(is_whole(rank * ratio) for rank in (self.rank[0], self.rank_step) for ratio in self.alpha_ratio):
             raise ValueError("every rank times every alpha_ratio must be a whole number, as alpha is one")
         return self
 
@@ -78,5 +74,5 @@ class TuningSettings(Settings):
         return self
 
 
-def _whole(number: float) -> bool:
+def is_whole(number: float) -> bool:
     return abs(number - round(number)) < _WHOLE

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science.settings.tuning import SearchSpace
+
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
-from subliminal_dagster.science.settings.tuning import SearchSpace
 
 PARAMETERS = ("learning_rate", "dropout", "rank", "alpha_ratio")
 """What is searched for."""
-
 
 COMPLETE, PRUNED, DIVERGED = "complete", "pruned", "diverged"
 
@@ -86,7 +86,7 @@ def parameter_importance(trials: pd.DataFrame, search: SearchSpace, seed: int) -
     complete = trials[trials["state"] == COMPLETE]
     if complete["validation_loss"].nunique() < 2:
         return pd.DataFrame({"parameter": pd.Series(dtype=str), "importance": pd.Series(dtype=float)})
-    distributions = _distributions(search)
+    distributions = search_distributions(search)
     low, high = np.log(search.learning_rate)
     # Optuna's fANOVA weighs all values between the bounds alike, and knows no logarithmic scale.
     distributions["learning_rate"] = optuna.distributions.FloatDistribution(low, high)
@@ -106,7 +106,7 @@ def parameter_importance(trials: pd.DataFrame, search: SearchSpace, seed: int) -
     return frame.sort_values("importance", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _distributions(search: SearchSpace) -> dict[str, optuna.distributions.BaseDistribution]:
+def search_distributions(search: SearchSpace) -> dict[str, optuna.distributions.BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     return {

@@ -43,7 +43,7 @@ from subliminal_dagster.science.models.batching import batches_of_like_length
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress
 from subliminal_dagster.science.processes import end_with_parent
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
-from subliminal_dagster.science.settings.tuning import SearchSpace, TuningSettings, _whole
+from subliminal_dagster.science.settings.tuning import SearchSpace, TuningSettings, is_whole
 from subliminal_dagster.science.storage.content_hash import file_content_hash, json_hash
 from subliminal_dagster.science.training.adapter import EarlyStop, Row, Trainer, TrainingTask
 from subliminal_dagster.science.tuning.result import (
@@ -52,7 +52,7 @@ from subliminal_dagster.science.tuning.result import (
     PARAMETERS,
     PRUNED,
     TuningResult,
-    _distributions,
+    search_distributions,
 )
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class _Tuning:
                         state=states.COMPLETE if complete else states.PRUNED,
                         value=row["validation_loss"] if complete else None,
                         params={name: row[name] for name in PARAMETERS},
-                        distributions=_distributions(self.settings.search),
+                        distributions=search_distributions(self.settings.search),
                         user_attrs={"place": place, "diverged": row["state"] == DIVERGED},
                         intermediate_values={epoch: float(x) for epoch, x in enumerate(row["epoch_losses"], 1)},
                     )
@@ -425,7 +425,7 @@ class _Tuning:
         own = _own_parameters(self.settings.search, self.lora, self.training) if place == 0 else None
         if own is not None and not study.get_trials(states=(optuna.trial.TrialState.WAITING,)):
             study.enqueue_trial(own)
-        trial = study.ask(_distributions(self.settings.search))
+        trial = study.ask(search_distributions(self.settings.search))
         trial.set_user_attr("place", place)
         trial.set_user_attr("worker", worker)
         return _Trial(study, trial, place, dict(trial.params))
@@ -524,7 +524,7 @@ def _own_parameters(search: SearchSpace, lora: LoraSettings, training: TrainingS
     within = (
         search.learning_rate[0] <= training.learning_rate <= search.learning_rate[1]
         and search.dropout[0] <= lora.dropout <= search.dropout[1]
-        and _whole((lora.dropout - search.dropout[0]) / search.dropout_step)
+        and is_whole((lora.dropout - search.dropout[0]) / search.dropout_step)
         and search.rank[0] <= lora.rank <= search.rank[1]
         and (lora.rank - search.rank[0]) % search.rank_step == 0
     )
