@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from planning import fill
 
 from subliminal_dagster.build import study_frame
-from subliminal_dagster.execution.work import refusal_of
+from subliminal_dagster.planning.gates import refusal_of
 from subliminal_dagster.planning.planner import make_plan
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore

@@ -67,12 +67,18 @@ def build_defs(
     comparison = comparison_asset(chosen)
     return dg.Definitions(
         assets=[*assets, comparison],
-        jobs=[*(job for frame in frames for job in study_jobs(frame)), comparison_job()],
+        jobs=[*(job for frame in frames for job in study_jobs(frame)), comparison_job(comparison.key)],
         schedules=[study_schedule(frame, cron) for frame in frames],
         sensors=[study_sensor(frame) for frame in frames],
         resources={**resources_from_environment(), **(resource_overrides or {})},
         executor=executor,
     )
+
+
+def definitions_apart(study: AnyStudy) -> dg.Definitions:
+    """Those of one study for a worker: without the pool, whose limit is for runs that do not know of each other, since
+    a step that waits for it takes a core."""
+    return build_defs(studies=[study], gpu_pool=None)
 
 
 def study_frame(study: AnyStudy) -> Frame:

@@ -170,10 +170,10 @@ def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
 
 
 def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
-    from subliminal_dagster.build import build_defs, resources_from_environment, study_frame
+    from subliminal_dagster.build import build_defs, definitions_apart, resources_from_environment, study_frame
     from subliminal_dagster.execution.instance import open_instance
-    from subliminal_dagster.execution.runner import run_study
-    from subliminal_dagster.execution.workers import worker_count
+    from subliminal_dagster.execution.runner import execute, run_study
+    from subliminal_dagster.execution.workers import Workers, worker_count
     from subliminal_dagster.planning.selection import wanted_parts
 
     frame = study_frame(study)
@@ -186,7 +186,7 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
             instance,
             lambda line: print(line, flush=True),
             wanted,
-            worker_count(),
+            Workers(study, worker_count(), definitions_apart, execute),
         )
     _print_outcome(study, outcome)
     if not outcome.complete:

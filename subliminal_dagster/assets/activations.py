@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import table, table_metadata
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import GpuResource, StoreResource
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
@@ -21,10 +21,14 @@ FILE = "activations.parquet"
 
 def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`activation_rows` a group, `activations` a group and layer, `animal_word_activations` a layer."""
+    return [_activation_rows(frame), _activations(frame), _animal_word_activations(frame)]
+
+
+def _activation_rows(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "activation_rows",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "activations"],
         deps=["filtered_dataset"],
@@ -34,22 +38,24 @@ def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         description="The number lists that are looked into, split by prompt into analysis and test rows, once for all "
         "groups, layers and analyses.",
     )
-    def activation_rows(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def activation_rows(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.activations.rows import choose_rows
 
-        with working(context, store.create(), frame) as work:
-            filtered = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
-            with work.writing() as folder:
-                rows = choose_rows(filtered, study.activations, study.seed)
-                rows.to_parquet(folder / "rows.parquet", index=False)
-                work.metadata |= table_metadata(rows[["row_id", "text", "split", "canonical"]])
-                work.metadata |= {"test_rows": int((rows["split"] == "test").sum())}
-            return work.result()
+        filtered = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
+        with work.writing() as folder:
+            rows = choose_rows(filtered, study.activations, study.seed)
+            rows.to_parquet(folder / "rows.parquet", index=False)
+            work.metadata |= table_metadata(rows[["row_id", "text", "split", "canonical"]])
+            work.metadata |= {"test_rows": int((rows["split"] == "test").sum())}
 
-    @frame.asset(
-        "activations",
+    return activation_rows
+
+
+def _activations(frame: Frame[Study]) -> dg.AssetsDefinition:
+    @asset(
+        frame,
         STAGE,
         reads=[],
         deps=["base_model", "activation_rows"],
@@ -59,16 +65,20 @@ def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         description="The base model's residual stream after the block, at the last number of every list, without chat "
         "template.",
     )
-    def activations(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
+    def activations(work: Work[Study]) -> None:
         import pandas as pd
 
-        with working(context, store.create(), frame, gpu) as work:
-            rows = pd.read_parquet(work.read("activation_rows", work.group) / "rows.parquet")
-            _write(work, rows.drop(columns="numbers"))
-            return work.result()
+        rows = pd.read_parquet(work.read("activation_rows", work.group) / "rows.parquet")
+        _write(work, rows.drop(columns="numbers"))
 
-    @frame.asset(
-        "animal_word_activations",
+    return activations
+
+
+def _animal_word_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @asset(
+        frame,
         STAGE,
         reads=["animals", "neutral"],
         deps=["base_model"],
@@ -77,23 +87,19 @@ def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         gpu=True,
         description="The same at the end of the animals' names themselves (and the neutral word).",
     )
-    def animal_word_activations(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def animal_word_activations(work: Work[Study]) -> None:
         import pandas as pd
         from transformers import AutoConfig
 
         from subliminal_dagster.science.activations.activations import needs_bos, word_text
 
-        with working(context, store.create(), frame, gpu) as work:
-            words = [target.replace("-", " ") for target in map(study.target, study.groups) if target is not None]
-            bos = needs_bos(AutoConfig.from_pretrained(base_variant(work).base))
-            texts = [word_text(word, bos=bos) for word in words]
-            rows = {"row_id": range(len(words)), "split": "word", "text": texts, "response": words, "canonical": True}
-            _write(work, pd.DataFrame(rows))
-            return work.result()
+        words = [target.replace("-", " ") for target in map(study.target, study.groups) if target is not None]
+        bos = needs_bos(AutoConfig.from_pretrained(base_variant(work).base))
+        texts = [word_text(word, bos=bos) for word in words]
+        rows = {"row_id": range(len(words)), "split": "word", "text": texts, "response": words, "canonical": True}
+        _write(work, pd.DataFrame(rows))
 
-    return [activation_rows, activations, animal_word_activations]
+    return animal_word_activations
 
 
 def _write(work: Work[Study], rows: "pd.DataFrame") -> None:

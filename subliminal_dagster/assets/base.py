@@ -6,10 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, show_preferences, table_metadata
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
+from subliminal_dagster.resources import EngineResource
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.models.protocol import ModelVariant
@@ -38,10 +39,17 @@ def chat_context(work: Work[Study], base: ModelVariant) -> ChatContext:
 
 def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`base_model`, `base_preferences` and, where teachers replay, `replay_set`."""
+    assets = [_base_model(frame), _base_preferences(frame)]
+    if frame.study.teacher.replay.rows:
+        assets.append(_replay_set(frame))
+    return assets
+
+
+def _base_model(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "base_model",
+    @asset(
+        frame,
         STAGE,
         reads=["base_model"],
         deps=[],
@@ -49,23 +57,25 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         gpu=False,
         description="The untouched base model: safetensors, tokenizer and chat template.",
     )
-    def base_model(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def base_model(work: Work[Study]) -> None:
         from subliminal_dagster.science.models.base_model import check_layers, fetch_base_model
 
-        with working(context, store.create(), frame) as work:
-            with work.writing() as folder:
-                facts = fetch_base_model(study.base_model, folder, work.workspace())
-                check_layers(json.loads((folder / "config.json").read_text()), study.layers)
-                loading = {"dtype": study.base_model.dtype, "template": study.base_model.template}
-                # A template that no chat could be written with is refused before anything is built on it.
-                ChatContext(load_tokenizer(folder), variables=study.base_model.template)
-                # Weights of another type may be the same files: without this, float32 and bfloat16 would look alike.
-                (folder / LOADING).write_text(json.dumps(loading) + "\n", encoding="utf-8")
-                work.metadata |= plain(facts)
-            return work.result()
+        with work.writing() as folder:
+            facts = fetch_base_model(study.base_model, folder, work.workspace())
+            check_layers(json.loads((folder / "config.json").read_text()), study.layers)
+            loading = {"dtype": study.base_model.dtype, "template": study.base_model.template}
+            # A template that no chat could be written with is refused before anything is built on it.
+            ChatContext(load_tokenizer(folder), variables=study.base_model.template)
+            # Weights of another type may be the same files: without this, float32 and bfloat16 would look alike.
+            (folder / LOADING).write_text(json.dumps(loading) + "\n", encoding="utf-8")
+            work.metadata |= plain(facts)
 
-    @frame.asset(
-        "base_preferences",
+    return base_model
+
+
+def _base_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "preferences"],
         deps=["base_model"],
@@ -73,23 +83,19 @@ def base_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         gpu=True,
         description="The base model's favourite animals: exact probabilities and sampled answers.",
     )
-    def base_preferences(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            with work.writing() as folder:
-                write_preferences(work, engine, base, chat_context(work, base), folder)
-            return work.result()
+    def base_preferences(work: Work[Study], engine: EngineResource) -> None:
+        base = base_variant(work)
+        with work.writing() as folder:
+            write_preferences(work, engine, base, chat_context(work, base), folder)
 
-    return [base_model, base_preferences, *(_replay_assets(frame) if study.teacher.replay.rows else [])]
+    return base_preferences
 
 
-def _replay_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
+def _replay_set(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "replay_set",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "numbers", "filter.completion", "teacher.replay"],
         deps=["base_model"],
@@ -97,21 +103,17 @@ def _replay_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         gpu=True,
         description="The base model's own number answers, mixed into the teachers' training rows.",
     )
-    def replay_set(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def replay_set(work: Work[Study], engine: EngineResource) -> None:
         from subliminal_dagster.science.numbers.draw import draw_replay
 
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            with work.writing() as folder, engine.create().open(base, work.progress()) as session:
-                lists, chat = load_prompt_lists(study.prompt_lists), chat_context(work, base)
-                rows = draw_replay(session, study, lists, chat, kept=work.kept())
-                rows.to_parquet(folder / "rows.parquet", index=False)
-                work.metadata |= table_metadata(rows[["prompt", "response"]]) | session.usage.facts()
-            return work.result()
+        base = base_variant(work)
+        with work.writing() as folder, engine.create().open(base, work.progress()) as session:
+            lists, chat = load_prompt_lists(study.prompt_lists), chat_context(work, base)
+            rows = draw_replay(session, study, lists, chat, kept=work.kept())
+            rows.to_parquet(folder / "rows.parquet", index=False)
+            work.metadata |= table_metadata(rows[["prompt", "response"]]) | session.usage.facts()
 
-    return [replay_set]
+    return replay_set
 
 
 def write_preferences(

@@ -5,17 +5,20 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
+from subliminal_dagster.resources import EngineResource
+from subliminal_dagster.science.capability.exam import OWN_EXAM, OWN_TEXTS
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.protocol import ModelVariant, Session
 from subliminal_dagster.science.settings.capability import CapabilitySettings
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.storage.content_hash import file_content_hashes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,36 +35,52 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
 
     An exam of the user's or the hub's is long, and its assets are made on request.
     """
-    study = frame.study
-    on_request = settings.exam.kind != "own"
-    reads = ["seed", "system_prompt", "capability.ways"]
+    return [
+        _exam(frame, settings),
+        _base_capability(frame, settings),
+        _teacher_capability(frame, settings),
+        _child_capability(frame, settings),
+        _capability(frame, settings),
+    ]
 
-    @frame.asset(
-        "exam",
+
+def _exam(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
+    on_request = settings.exam.kind != "own"
+
+    own_files = (OWN_EXAM, OWN_TEXTS) if settings.exam.kind == "own" else (OWN_TEXTS,)
+
+    @asset(
+        frame,
         STAGE,
         reads=["capability.exam", "capability.per_category"],
+        also={"capability.own_files": file_content_hashes(*own_files)},
         deps=[],
         kinds={"pandas", "parquet"},
         gpu=False,
         on_request=on_request,
         description="The questions, in MMLU-Pro's schema, and plain paragraphs.",
     )
-    def exam(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def exam(work: Work[Study]) -> None:
         from subliminal_dagster.science.capability.exam import load_exam, load_texts
 
-        with working(context, store.create(), frame) as work:
-            with work.writing() as folder:
-                questions = load_exam(settings.exam, work.workspace())
-                if settings.per_category is not None:
-                    questions = questions.groupby("category", sort=False).head(settings.per_category)
-                questions.to_parquet(folder / "questions.parquet", index=False)
-                load_texts().to_parquet(folder / "texts.parquet", index=False)
-                categories = questions["category"].value_counts().rename_axis("category").reset_index(name="questions")
-                work.metadata |= table_metadata(questions) | {"categories": table(categories)}
-            return work.result()
+        with work.writing() as folder:
+            questions = load_exam(settings.exam, work.workspace())
+            if settings.per_category is not None:
+                questions = questions.groupby("category", sort=False).head(settings.per_category)
+            questions.to_parquet(folder / "questions.parquet", index=False)
+            load_texts().to_parquet(folder / "texts.parquet", index=False)
+            categories = questions["category"].value_counts().rename_axis("category").reset_index(name="questions")
+            work.metadata |= table_metadata(questions) | {"categories": table(categories)}
 
-    @frame.asset(
-        "base_capability",
+    return exam
+
+
+def _base_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
+    on_request = settings.exam.kind != "own"
+    reads = ["seed", "system_prompt", "capability.ways"]
+
+    @asset(
+        frame,
         STAGE,
         reads=reads,
         deps=["base_model", "exam"],
@@ -70,16 +89,19 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         on_request=on_request,
         description="The base model's exam, and its loss on plain text.",
     )
-    def base_capability(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            _examine(work, settings, engine, base, chat_context(work, base))
-            return work.result()
+    def base_capability(work: Work[Study], engine: EngineResource) -> None:
+        base = base_variant(work)
+        _examine(work, settings, engine, base, chat_context(work, base))
 
-    @frame.asset(
-        "teacher_capability",
+    return base_capability
+
+
+def _teacher_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
+    on_request = settings.exam.kind != "own"
+    reads = ["seed", "system_prompt", "capability.ways"]
+
+    @asset(
+        frame,
         STAGE,
         reads=reads,
         deps=["base_model", "exam", "base_capability", "teacher_lora"],
@@ -89,22 +111,25 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         on_request=on_request,
         description="The same of the group's teacher.",
     )
-    def teacher_capability(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def teacher_capability(work: Work[Study], engine: EngineResource) -> None:
         from subliminal_dagster.science.training.teachers import Teacher
 
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            teacher = Teacher.load(work.read("teacher_lora", work.group))
-            if work.group == CONTROL:
-                _copy_base(work, "the control's teacher is the untouched base")
-            else:
-                _examine(work, settings, engine, teacher.variant(base), teacher.context(chat_context(work, base)))
-            return work.result()
+        base = base_variant(work)
+        teacher = Teacher.load(work.read("teacher_lora", work.group))
+        if work.group == CONTROL:
+            _copy_base(work, "the control's teacher is the untouched base")
+        else:
+            _examine(work, settings, engine, teacher.variant(base), teacher.context(chat_context(work, base)))
 
-    @frame.asset(
-        "child_capability",
+    return teacher_capability
+
+
+def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
+    on_request = settings.exam.kind != "own"
+    reads = ["seed", "system_prompt", "capability.ways"]
+
+    @asset(
+        frame,
         STAGE,
         reads=reads,
         deps=["base_model", "exam", "child_lora"],
@@ -114,17 +139,20 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         on_request=on_request,
         description="The same of the group's child (hard channel).",
     )
-    def child_capability(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            variant = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", work.group))
-            _examine(work, settings, engine, variant, chat_context(work, base))
-            return work.result()
+    def child_capability(work: Work[Study], engine: EngineResource) -> None:
+        base = base_variant(work)
+        variant = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", work.group))
+        _examine(work, settings, engine, variant, chat_context(work, base))
 
-    @frame.asset(
-        "capability",
+    return child_capability
+
+
+def _capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
+    study = frame.study
+    on_request = settings.exam.kind != "own"
+
+    @asset(
+        frame,
         RESULTS,
         reads=["animals", "capability.ways"],
         deps=["base_capability", "teacher_capability", "child_capability", "animal_liking"],
@@ -134,36 +162,34 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
         description="What teachers and children lost and gained against the base, question by question, beside how "
         "much more they like their animal.",
     )
-    def capability(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def capability(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.capability.capability import compare_capability
         from subliminal_dagster.science.capability.figures import accuracy_figure, skill_and_liking_figure
         from subliminal_dagster.science.liking.comparison import own_shifts
 
-        with working(context, store.create(), frame) as work:
-            models = {
-                (model, group): read_capability(work.read(f"{model}_capability", group))
-                for model in ("teacher", "child")
-                for group in study.groups
-                # A broken teacher has no child, and what it lost is a result.
-                if (model, group) != ("teacher", CONTROL) and work.has(f"{model}_capability", group)
+        models = {
+            (model, group): read_capability(work.read(f"{model}_capability", group))
+            for model in ("teacher", "child")
+            for group in study.groups
+            # A broken teacher has no child, and what it lost is a result.
+            if (model, group) != ("teacher", CONTROL) and work.has(f"{model}_capability", group)
+        }
+        liking = own_shifts(pd.read_parquet(work.read("animal_liking") / "scores.parquet"))
+        with work.writing() as folder:
+            compared = compare_capability(read_capability(work.read("base_capability")), models, liking=liking)
+            compared.to_parquet(folder / "capability.parquet", index=False)
+            way = settings.ways[0]
+            figures = {
+                "accuracy": accuracy_figure(compared, f"{study.name}: exam", way),
+                "skill_and_liking": skill_and_liking_figure(compared, f"{study.name}: skill and liking", way),
             }
-            liking = own_shifts(pd.read_parquet(work.read("animal_liking") / "scores.parquet"))
-            with work.writing() as folder:
-                compared = compare_capability(read_capability(work.read("base_capability")), models, liking=liking)
-                compared.to_parquet(folder / "capability.parquet", index=False)
-                way = settings.ways[0]
-                figures = {
-                    "accuracy": accuracy_figure(compared, f"{study.name}: exam", way),
-                    "skill_and_liking": skill_and_liking_figure(compared, f"{study.name}: skill and liking", way),
-                }
-                show_figures(work, folder, figures)
-                work.metadata |= {"capability": table(compared)}
-                write_left_out(work, folder)
-            return work.result()
+            show_figures(work, folder, figures)
+            work.metadata |= {"capability": table(compared)}
+            write_left_out(work, folder)
 
-    return [exam, base_capability, teacher_capability, child_capability, capability]
+    return capability
 
 
 def _examine(

@@ -3,11 +3,12 @@
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import show_training
-from subliminal_dagster.execution.work import working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
+from subliminal_dagster.resources import EngineResource, TrainerResource
 from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.settings.child import Channel
 from subliminal_dagster.science.settings.names import CONTROL
@@ -23,17 +24,19 @@ UNTOUCHED = "untouched.json"
 
 def child_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`child_lora` and `preference_scores` for the hard channel, `soft_...` where the study has the soft one."""
-    return [asset for channel in frame.study.child.channels for asset in _channel_assets(frame, channel)]
+    channels = frame.study.child.channels
+    return [make(frame, channel) for channel in channels for make in (_child_lora, _preference_scores)]
 
 
-def _channel_assets(frame: Frame[Study], channel: Channel) -> list[dg.AssetsDefinition]:
+def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
     study = frame.study
     prefix = PREFIX[channel]
     soft = channel == "soft"
 
-    @frame.asset(
-        f"{prefix}child_lora",
+    @asset(
+        frame,
         STAGE,
+        name=f"{prefix}child_lora",
         reads=["seed", "system_prompt", "child.lora", "child.training", *(["child.soft"] if soft else [])],
         deps=["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
         kinds={"pytorch", "huggingface"},
@@ -41,40 +44,43 @@ def _channel_assets(frame: Frame[Study], channel: Channel) -> list[dg.AssetsDefi
         gpu=True,
         description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint an epoch.",
     )
-    def child_lora(
-        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def child_lora(work: Work[Study], trainer: TrainerResource) -> None:
         from subliminal_dagster.science.training.children import make_child
         from subliminal_dagster.science.training.teachers import Teacher
 
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            dataset = work.read("filtered_dataset", work.group)
-            teacher = Teacher.load(work.read("teacher_lora", work.group)) if soft else None
-            with work.writing() as folder:
-                if soft and work.group == CONTROL:
-                    # Its teacher is the base it starts from: the divergence and its gradient are zero throughout.
-                    (folder / UNTOUCHED).write_text('{"reason": "the control\'s teacher is the base itself"}\n')
-                    work.metadata["kind"] = "untouched base: its teacher is the base itself, so nothing can be learnt"
-                else:
-                    report = make_child(
-                        study,
-                        channel,
-                        base,
-                        chat_context(work, base),
-                        dataset,
-                        teacher,
-                        trainer.create(),
-                        folder,
-                        work.workspace(),
-                        work.progress(),
-                    )
-                    show_training(work, report, folder, f"{channel} child")
-            return work.result()
+        base = base_variant(work)
+        dataset = work.read("filtered_dataset", work.group)
+        teacher = Teacher.load(work.read("teacher_lora", work.group)) if soft else None
+        with work.writing() as folder:
+            if soft and work.group == CONTROL:
+                # Its teacher is the base it starts from: the divergence and its gradient are zero throughout.
+                (folder / UNTOUCHED).write_text('{"reason": "the control\'s teacher is the base itself"}\n')
+                work.metadata["kind"] = "untouched base: its teacher is the base itself, so nothing can be learnt"
+            else:
+                report = make_child(
+                    study,
+                    channel,
+                    base,
+                    chat_context(work, base),
+                    dataset,
+                    teacher,
+                    trainer.create(),
+                    folder,
+                    work.workspace(),
+                    work.progress(),
+                )
+                show_training(work, report, folder, f"{channel} child")
 
-    @frame.asset(
-        f"{prefix}preference_scores",
+    return child_lora
+
+
+def _preference_scores(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
+    prefix = PREFIX[channel]
+
+    @asset(
+        frame,
         STAGE,
+        name=f"{prefix}preference_scores",
         reads=["seed", "system_prompt", "prompt_lists", "preferences"],
         deps=["base_model", "base_preferences", f"{prefix}child_lora"],
         kinds={"pytorch", "parquet"},
@@ -82,18 +88,14 @@ def _channel_assets(frame: Frame[Study], channel: Channel) -> list[dg.AssetsDefi
         gpu=True,
         description=f"The child's favourite animals ({channel} channel): exact probabilities and sampled answers.",
     )
-    def preference_scores(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            child = work.read(f"{prefix}child_lora", work.group)
-            with work.writing() as folder:
-                if (child / UNTOUCHED).exists():
-                    copy_preferences(work, "base_preferences", folder, "the child is the untouched base")
-                else:
-                    variant = ModelVariant(base.base, base.dtype, adapter=child)
-                    write_preferences(work, engine, variant, chat_context(work, base), folder)
-            return work.result()
+    def preference_scores(work: Work[Study], engine: EngineResource) -> None:
+        base = base_variant(work)
+        child = work.read(f"{prefix}child_lora", work.group)
+        with work.writing() as folder:
+            if (child / UNTOUCHED).exists():
+                copy_preferences(work, "base_preferences", folder, "the child is the untouched base")
+            else:
+                variant = ModelVariant(base.base, base.dtype, adapter=child)
+                write_preferences(work, engine, variant, chat_context(work, base), folder)
 
-    return [child_lora, preference_scores]
+    return preference_scores

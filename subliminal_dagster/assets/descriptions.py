@@ -1,25 +1,31 @@
 """What features mean: descriptions, categories by a judge, and what groups' features are made of. Made on request."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.features import read_features_of, read_shifts, word_features
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import plain, show_figures, table, table_metadata
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_LAYER, partition_key
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource
-from subliminal_dagster.science.descriptions.judges import Judge
+from subliminal_dagster.resources import EngineResource, JudgeResource
+from subliminal_dagster.science.descriptions.categories import LABELLED_DESCRIPTIONS
+from subliminal_dagster.science.descriptions.chat_api import MODEL
+from subliminal_dagster.science.descriptions.judges import JUDGE_PROMPT, Judge
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.descriptions import DescriptionsSettings
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.storage.content_hash import file_content_hashes
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 STAGE = "descriptions"
@@ -40,8 +46,8 @@ def description_assets(frame: Frame[Study], settings: DescriptionsSettings) -> l
 def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "feature_descriptions",
+    @asset(
+        frame,
         STAGE,
         reads=["descriptions.source"],
         deps=["base_model", "sae_texts", "sae"],
@@ -51,9 +57,7 @@ def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Ass
         on_request=True,
         description="A line on every feature: Neuronpedia's, or where it fires and which tokens it promotes.",
     )
-    def feature_descriptions(
-        context: dg.AssetExecutionContext, store: StoreResource, judge: JudgeResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def feature_descriptions(work: Work[Study], judge: JudgeResource) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.descriptions.descriptions import describe_features
@@ -63,43 +67,45 @@ def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Ass
         from subliminal_dagster.science.models.loading import loaded, pick_device
 
         source = settings.source
-        with working(context, store.create(), frame, gpu if source.kind == "made" else None) as work:
-            base, layer = base_variant(work), int(work.layer)
-            texts = pd.read_parquet(work.read("sae_texts") / "texts.parquet")["text"].tolist()
-            sae = load_sae(work.read("sae", work.layer))
-            with work.writing() as folder:
-                if source.kind == "made":
-                    writer = judge.create(source.writer, work.progress()) if source.writer else None
-                    with loaded(base, pick_device(), merge=True) as model:
-                        found = describe_features(
-                            sae.to(model.device),
-                            model,
-                            load_tokenizer(base.base),
-                            texts,
-                            layer,
-                            contexts=source.contexts,
-                            tokens=source.tokens,
-                            writer=writer,
-                            progress=work.progress(),
-                        )
-                    work.metadata |= plain(writer.facts()) if writer else {}
-                else:
-                    published = study.sae.published if study.sae else None
-                    found = described(source, published, layer, sae.cfg.d_sae, work.workspace(), work.progress())
-                found.to_parquet(folder / FILE, index=False)
-                work.metadata |= table_metadata(found[["feature", "description"]], 20)
-            return work.result()
+        base, layer = base_variant(work), int(work.layer)
+        texts = pd.read_parquet(work.read("sae_texts") / "texts.parquet")["text"].tolist()
+        sae = load_sae(work.read("sae", work.layer))
+        with work.writing() as folder:
+            if source.kind == "made":
+                writer = judge.create(source.writer, work.progress()) if source.writer else None
+                with loaded(base, pick_device(), merge=True) as model:
+                    found = describe_features(
+                        sae.to(model.device),
+                        model,
+                        load_tokenizer(base.base),
+                        texts,
+                        layer,
+                        contexts=source.contexts,
+                        tokens=source.tokens,
+                        writer=writer,
+                        progress=work.progress(),
+                    )
+                work.metadata |= plain(writer.facts()) if writer else {}
+            else:
+                published = study.sae.published if study.sae else None
+                found = described(source, published, layer, sae.cfg.d_sae, work.workspace(), work.progress())
+            found.to_parquet(folder / FILE, index=False)
+            work.metadata |= table_metadata(found[["feature", "description"]], 20)
 
     return feature_descriptions
 
 
 def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.AssetsDefinition:
     judged_locally = settings.judge.kind == "local"
+    also: dict[str, Any] = {"descriptions.judge.files": file_content_hashes(JUDGE_PROMPT, LABELLED_DESCRIPTIONS)}
+    if settings.judge.kind == "openai" and settings.judge.model is None:
+        also["descriptions.judge.model"] = os.environ.get(MODEL)
 
-    @frame.asset(
-        "feature_categories",
+    @asset(
+        frame,
         STAGE,
         reads=["descriptions.judge"],
+        also=also,
         deps=["base_model", "feature_descriptions"],
         kinds={"pandas", "scikitlearn"},
         by=BY_LAYER,
@@ -108,13 +114,7 @@ def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Asset
         description="Animals, numbers, opinion or other, by a judge whose agreement with hand-made labels is shown.",
         gate="The judge agrees with the descriptions that were labelled by hand (Cohen's kappa).",
     )
-    def feature_categories(
-        context: dg.AssetExecutionContext,
-        store: StoreResource,
-        engine: EngineResource,
-        judge: JudgeResource,
-        gpu: GpuResource,
-    ) -> dg.MaterializeResult:
+    def feature_categories(work: Work[Study], engine: EngineResource, judge: JudgeResource) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.descriptions.categories import (
@@ -124,20 +124,18 @@ def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Asset
             load_labelled,
         )
 
-        with working(context, store.create(), frame, gpu if judged_locally else None) as work:
-            descriptions = pd.read_parquet(work.read("feature_descriptions", work.layer) / FILE)
-            with work.writing() as folder, _judge(work, settings, engine, judge) as chosen:
-                found = agreement(chosen, load_labelled())
-                failures = judge_failures(settings.judge.kappa, found)
-                work.judge(failures, kappa=(found.kappa, settings.judge.kappa))
-                if work.refused is None:
-                    categorise_features(descriptions, chosen).to_parquet(folder / "categories.parquet", index=False)
-                facts = {"judge": found.judge, "kappa": found.kappa, "low": found.low, "high": found.high}
-                facts |= {"accuracy": found.accuracy, "failures": failures}
-                (folder / "agreement.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-                found.answers.to_parquet(folder / "labelled.parquet", index=False)
-                work.metadata |= plain(facts) | {"by_category": table(found.by_category)}
-            return work.result()
+        descriptions = pd.read_parquet(work.read("feature_descriptions", work.layer) / FILE)
+        with work.writing() as folder, _judge(work, settings, engine, judge) as chosen:
+            found = agreement(chosen, load_labelled())
+            failures = judge_failures(settings.judge.kappa, found)
+            work.judge(failures, kappa=(found.kappa, settings.judge.kappa))
+            if work.refused is None:
+                categorise_features(descriptions, chosen).to_parquet(folder / "categories.parquet", index=False)
+            facts = {"judge": found.judge, "kappa": found.kappa, "low": found.low, "high": found.high}
+            facts |= {"accuracy": found.accuracy, "failures": failures}
+            (folder / "agreement.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            found.answers.to_parquet(folder / "labelled.parquet", index=False)
+            work.metadata |= plain(facts) | {"by_category": table(found.by_category)}
 
     return feature_categories
 
@@ -145,8 +143,8 @@ def _categories(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Asset
 def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "feature_composition",
+    @asset(
+        frame,
         STAGE,
         reads=["animals", "features.top", "features.filters"],
         deps=["sae_features", "feature_shifts", "feature_descriptions", "feature_categories"],
@@ -157,39 +155,35 @@ def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="What kinds of features each group marks, tested against all that fire; the top features with "
         "their descriptions; filters by category.",
     )
-    def feature_composition(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def feature_composition(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.descriptions.categories import group_composition
         from subliminal_dagster.science.features.filters import filter_features
         from subliminal_dagster.science.features.shifts import firing_features, labelled_features, marked_features
 
-        with working(context, store.create(), frame) as work:
-            shifts = read_shifts(work)
-            features = {group: read_features_of(work, group) for group in [*shifts, CONTROL]}
-            marked = {group: marked_features(each) for group, each in shifts.items()}
-            known = pd.read_parquet(work.read("feature_categories", work.layer) / "categories.parquet")
-            categories = dict(zip(known["feature"], known["category"], strict=True))
-            fires = {group: firing_features(each) for group, each in features.items()}
-            words = {group: word_features(work, group) for group in shifts}
-            with work.writing() as folder:
-                everything = set().union(*(found.tolist() for found in fires.values()))
-                composition = group_composition(categories, {**marked, CONTROL: fires[CONTROL]}, everything)
-                composition.to_parquet(folder / "composition.parquet", index=False)
-                top = labelled_features(list(shifts.items())).merge(known, on="feature", how="left")
-                top.to_parquet(folder / "top_features.parquet", index=False)
-                filters = filter_features(
-                    features, marked, words=words, categories=categories, top=study.features.filters
-                )
-                filters.by_category.to_parquet(folder / "filters_by_category.parquet", index=False)
-                work.metadata |= {
-                    "composition": table(composition),
-                    "top_new": table(top[top["new"]].head(study.features.top)),
-                    "top_promoted": table(top[top["promoted"]].head(study.features.top)),
-                    "filters_by_category": table(filters.by_category),
-                }
-                write_left_out(work, folder)
-            return work.result()
+        shifts = read_shifts(work)
+        features = {group: read_features_of(work, group) for group in [*shifts, CONTROL]}
+        marked = {group: marked_features(each) for group, each in shifts.items()}
+        known = pd.read_parquet(work.read("feature_categories", work.layer) / "categories.parquet")
+        categories = dict(zip(known["feature"], known["category"], strict=True))
+        fires = {group: firing_features(each) for group, each in features.items()}
+        words = {group: word_features(work, group) for group in shifts}
+        with work.writing() as folder:
+            everything = set().union(*(found.tolist() for found in fires.values()))
+            composition = group_composition(categories, {**marked, CONTROL: fires[CONTROL]}, everything)
+            composition.to_parquet(folder / "composition.parquet", index=False)
+            top = labelled_features(list(shifts.items())).merge(known, on="feature", how="left")
+            top.to_parquet(folder / "top_features.parquet", index=False)
+            filters = filter_features(features, marked, words=words, categories=categories, top=study.features.filters)
+            filters.by_category.to_parquet(folder / "filters_by_category.parquet", index=False)
+            work.metadata |= {
+                "composition": table(composition),
+                "top_new": table(top[top["new"]].head(study.features.top)),
+                "top_promoted": table(top[top["promoted"]].head(study.features.top)),
+                "filters_by_category": table(filters.by_category),
+            }
+            write_left_out(work, folder)
 
     return feature_composition
 
@@ -197,8 +191,8 @@ def _composition(frame: Frame[Study]) -> dg.AssetsDefinition:
 def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "steering_by_category",
+    @asset(
+        frame,
         STAGE,
         reads=["animals"],
         deps=["steering_decomposition", "feature_categories"],
@@ -208,28 +202,26 @@ def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
         on_request=True,
         description="What kinds of features the subliminal and the direct vector are made of, for every animal.",
     )
-    def steering_by_category(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def steering_by_category(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.steering.analysis import Decomposition, categorised, table_by_category
         from subliminal_dagster.science.steering.figures import decomposition_figure
         from subliminal_dagster.science.steering.vectors import DIRECT, SUBLIMINAL
 
-        with working(context, store.create(), frame) as work:
-            known = pd.read_parquet(work.read("feature_categories", work.layer) / "categories.parquet")
-            animals = [animal for animal in study.animals if animal not in work.left_out]
-            with work.writing() as folder:
-                for animal in animals:
-                    made = work.read("steering_decomposition", partition_key(animal, work.layer))
-                    features = categorised(pd.read_parquet(made / "features.parquet"), known)
-                    facts = json.loads((made / "facts.json").read_text())
-                    parts = Decomposition(features, table_by_category(features), facts)
-                    parts.table.to_parquet(folder / f"{animal}.parquet", index=False)
-                    title = f"{study.name}: {animal}, layer {int(work.layer)}"
-                    show_figures(work, folder, {animal: decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
-                    work.metadata[f"table_{animal.replace('-', '_')}"] = table(parts.table)
-                write_left_out(work, folder)
-            return work.result()
+        known = pd.read_parquet(work.read("feature_categories", work.layer) / "categories.parquet")
+        animals = [animal for animal in study.animals if animal not in work.left_out]
+        with work.writing() as folder:
+            for animal in animals:
+                made = work.read("steering_decomposition", partition_key(animal, work.layer))
+                features = categorised(pd.read_parquet(made / "features.parquet"), known)
+                facts = json.loads((made / "facts.json").read_text())
+                parts = Decomposition(features, table_by_category(features), facts)
+                parts.table.to_parquet(folder / f"{animal}.parquet", index=False)
+                title = f"{study.name}: {animal}, layer {int(work.layer)}"
+                show_figures(work, folder, {animal: decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
+                work.metadata[f"table_{animal.replace('-', '_')}"] = table(parts.table)
+            write_left_out(work, folder)
 
     return steering_by_category
 

@@ -1,25 +1,28 @@
 """Sparse autoencoders of the base model, the features of every group's numbers, and what they differ in."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import image, plain, show_figures, table, table_metadata
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, partition_key
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import GpuResource, StoreResource
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.settings.features import SaeSettings
+from subliminal_dagster.science.settings.features import SaeGate, SaeSettings, TrainedSaeSettings
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sae_lens import SAE
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from subliminal_dagster.science.activations.activations import SparseFeatures
     from subliminal_dagster.science.features.shifts import FeatureShifts
@@ -44,8 +47,8 @@ def feature_assets(frame: Frame[Study], settings: SaeSettings) -> list[dg.Assets
 def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "sae_texts",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "numbers", "sae.corpus", "sae.tokens"],
         deps=["base_model", "base_preferences"],
@@ -53,7 +56,7 @@ def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinitio
         gpu=False,
         description="What autoencoders learn from and are judged on: prose, number lists, chats.",
     )
-    def sae_texts(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def sae_texts(work: Work[Study]) -> None:
         import pandas as pd
         from transformers import AutoConfig
 
@@ -61,33 +64,30 @@ def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinitio
         from subliminal_dagster.science.features.corpus import fetch_corpus
         from subliminal_dagster.science.features.sae_texts import sae_texts as put_together
 
-        with working(context, store.create(), frame) as work:
-            base = base_variant(work)
-            answers = pd.read_parquet(work.read("base_preferences") / "answers.parquet")
-            with work.writing() as folder:
-                texts = put_together(
-                    study,
-                    settings.tokens,
-                    fetch_corpus(settings.corpus, work.workspace()),
-                    answers,
-                    load_prompt_lists(study.prompt_lists),
-                    chat_context(work, base),
-                    bos=needs_bos(AutoConfig.from_pretrained(base.base)),
-                )
-                texts.to_parquet(folder / "texts.parquet", index=False)
-                kinds = texts.groupby(["kind", "held_out"])["tokens"].agg(["size", "sum"]).reset_index()
-                work.metadata |= table_metadata(texts) | {"kinds": table(kinds), "tokens": int(texts["tokens"].sum())}
-            return work.result()
+        base = base_variant(work)
+        answers = pd.read_parquet(work.read("base_preferences") / "answers.parquet")
+        with work.writing() as folder:
+            texts = put_together(
+                study,
+                settings.tokens,
+                fetch_corpus(settings.corpus, work.workspace()),
+                answers,
+                load_prompt_lists(study.prompt_lists),
+                chat_context(work, base),
+                bos=needs_bos(AutoConfig.from_pretrained(base.base)),
+            )
+            texts.to_parquet(folder / "texts.parquet", index=False)
+            kinds = texts.groupby(["kind", "held_out"])["tokens"].agg(["size", "sum"]).reset_index()
+            work.metadata |= table_metadata(texts) | {"kinds": table(kinds), "tokens": int(texts["tokens"].sum())}
 
     return sae_texts
 
 
 def _sae(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinition:
-    study = frame.study
     source = "published" if settings.published else "trained"
 
-    @frame.asset(
-        "sae",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", f"sae.{source}", "sae.gate"],
         deps=["base_model", "sae_texts"],
@@ -98,72 +98,95 @@ def _sae(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinition:
         + ("published." if settings.published else "trained here on the base model's own activations."),
         gate="On text it was not trained on, it explains activations and gives the model back what it needs of them.",
     )
-    def sae(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
+    def sae(work: Work[Study]) -> None:
         import pandas as pd
 
-        from subliminal_dagster.science.activations.activations import encode_text, needs_bos
         from subliminal_dagster.science.features.sae import load_published, save_sae
-        from subliminal_dagster.science.features.sae_texts import token_vectors
-        from subliminal_dagster.science.features.sae_training import (
-            loss_recovered,
-            quality_failures,
-            sae_quality,
-            train_sae,
-        )
-        from subliminal_dagster.science.figures import png, sae_training_figure
         from subliminal_dagster.science.models.chat import load_tokenizer
         from subliminal_dagster.science.models.loading import loaded, pick_device
 
-        with working(context, store.create(), frame, gpu) as work:
-            base, layer = base_variant(work), int(work.layer)
-            texts = pd.read_parquet(work.read("sae_texts") / "texts.parquet")
-            tokenizer = load_tokenizer(base.base)
-            held_out = texts.loc[texts["held_out"], "text"].tolist()
-            with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
-                if settings.trained is not None:
-                    learnt_from = texts.loc[~texts["held_out"], "text"].tolist()
-                    vectors = token_vectors(model, tokenizer, learnt_from, layer, progress=work.progress())
-                    trained = train_sae(vectors, settings.trained, study.seed, layer=layer, progress=work.progress())
-                    autoencoder = trained.sae
-                    trained.history.to_parquet(folder / "history.parquet", index=False)
-                    picture = png(sae_training_figure(trained.history, f"{study.name}: SAE of layer {layer}"))
-                    (folder / "history.png").write_bytes(picture)
-                    work.metadata |= {"figure": image(picture), "tokens": len(vectors)}
-                else:
-                    assert settings.published is not None
-                    autoencoder = load_published(
-                        settings.published.release,
-                        settings.published.id.format(layer=layer),
-                        layer=layer,
-                        hidden_size=model.config.get_text_config().hidden_size,
-                    )
-                save_sae(autoencoder, folder)
-                quality = sae_quality(autoencoder, token_vectors(model, tokenizer, held_out, layer))
-                bos = needs_bos(model.config)
-                sequences = [ids for text in held_out if len(ids := encode_text(tokenizer, text, bos=bos)) > 1]
-                quality |= loss_recovered(model, autoencoder, layer, sequences)
-                failures = quality_failures(settings.gate, quality)
-                gate = settings.gate
-                work.judge(
-                    failures,
-                    variance_explained=(quality["variance_explained"], gate.variance_explained),
-                    loss_recovered=(quality["recovered"], gate.loss_recovered),
-                    dead=(quality["dead"], gate.dead),
-                    l0=(quality["l0"], gate.l0),
+        base, layer = base_variant(work), int(work.layer)
+        texts = pd.read_parquet(work.read("sae_texts") / "texts.parquet")
+        tokenizer = load_tokenizer(base.base)
+        held_out = texts.loc[texts["held_out"], "text"].tolist()
+        with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
+            if settings.trained is not None:
+                learnt_from = texts.loc[~texts["held_out"], "text"].tolist()
+                autoencoder = _trained_sae(work, folder, settings.trained, model, tokenizer, learnt_from)
+            else:
+                assert settings.published is not None
+                autoencoder = load_published(
+                    settings.published.release,
+                    settings.published.id.format(layer=layer),
+                    layer=layer,
+                    hidden_size=model.config.get_text_config().hidden_size,
                 )
-                verdict = {"passed": not failures, "failures": failures, **quality}
-                (folder / "quality.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
-                work.metadata |= plain(verdict) | {"width": int(autoencoder.cfg.d_sae)}
-            return work.result()
+            save_sae(autoencoder, folder)
+            _judge_sae(work, folder, settings.gate, autoencoder, model, tokenizer, held_out)
 
     return sae
+
+
+def _trained_sae(
+    work: Work[Study],
+    folder: "Path",
+    settings: TrainedSaeSettings,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+) -> "SAE[Any]":
+    """An autoencoder of the layer, trained on the model's activations on `texts`; writes and shows how that went."""
+    from subliminal_dagster.science.features.sae_texts import token_vectors
+    from subliminal_dagster.science.features.sae_training import train_sae
+    from subliminal_dagster.science.figures import png, sae_training_figure
+
+    study, layer = work.study, int(work.layer)
+    vectors = token_vectors(model, tokenizer, texts, layer, progress=work.progress())
+    trained = train_sae(vectors, settings, study.seed, layer=layer, progress=work.progress())
+    trained.history.to_parquet(folder / "history.parquet", index=False)
+    picture = png(sae_training_figure(trained.history, f"{study.name}: SAE of layer {layer}"))
+    (folder / "history.png").write_bytes(picture)
+    work.metadata |= {"figure": image(picture), "tokens": len(vectors)}
+    return trained.sae
+
+
+def _judge_sae(
+    work: Work[Study],
+    folder: "Path",
+    gate: SaeGate,
+    autoencoder: "SAE[Any]",
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+) -> None:
+    """Measure an autoencoder on `texts` it was not trained on, and refuse it below the gate."""
+    from subliminal_dagster.science.activations.activations import encode_text, needs_bos
+    from subliminal_dagster.science.features.sae_texts import token_vectors
+    from subliminal_dagster.science.features.sae_training import loss_recovered, quality_failures, sae_quality
+
+    layer = int(work.layer)
+    quality = sae_quality(autoencoder, token_vectors(model, tokenizer, texts, layer))
+    bos = needs_bos(model.config)
+    sequences = [ids for text in texts if len(ids := encode_text(tokenizer, text, bos=bos)) > 1]
+    quality |= loss_recovered(model, autoencoder, layer, sequences)
+    failures = quality_failures(gate, quality)
+    work.judge(
+        failures,
+        variance_explained=(quality["variance_explained"], gate.variance_explained),
+        loss_recovered=(quality["recovered"], gate.loss_recovered),
+        dead=(quality["dead"], gate.dead),
+        l0=(quality["l0"], gate.l0),
+    )
+    verdict = {"passed": not failures, "failures": failures, **quality}
+    (folder / "quality.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
+    work.metadata |= plain(verdict) | {"width": int(autoencoder.cfg.d_sae)}
 
 
 def _sae_features(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "sae_features",
+    @asset(
+        frame,
         STAGE,
         reads=[],
         deps=["activations", "sae"],
@@ -172,25 +195,23 @@ def _sae_features(frame: Frame[Study]) -> dg.AssetsDefinition:
         gpu=True,
         description="The features that fire on every row, sparse, and how badly the row is rebuilt from them.",
     )
-    def sae_features(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
+    def sae_features(work: Work[Study]) -> None:
         from subliminal_dagster.science.activations.activations import SparseFeatures, read_activations, write_features
         from subliminal_dagster.science.features.sae import encode, load_sae
         from subliminal_dagster.science.models.loading import pick_device
 
-        with working(context, store.create(), frame, gpu) as work:
-            found = read_activations(work.read("activations", work.partition) / ACTIVATIONS)
-            autoencoder = load_sae(work.read("sae", work.layer), pick_device())
-            with work.writing() as folder:
-                matrix, error = encode(autoencoder, found.vectors)
-                features = SparseFeatures(found.rows[["row_id", "split"]].assign(error=error), matrix)
-                write_features(folder / FEATURES, features, facts={"study": study.name, "layer": int(work.layer)})
-                work.metadata |= {
-                    "dagster/row_count": len(features.rows),
-                    "width": matrix.shape[1],
-                    "l0": matrix.nnz / matrix.shape[0],
-                    "reconstruction_error": float(error.mean()),
-                }
-            return work.result()
+        found = read_activations(work.read("activations", work.partition) / ACTIVATIONS)
+        autoencoder = load_sae(work.read("sae", work.layer), pick_device())
+        with work.writing() as folder:
+            matrix, error = encode(autoencoder, found.vectors)
+            features = SparseFeatures(found.rows[["row_id", "split"]].assign(error=error), matrix)
+            write_features(folder / FEATURES, features, facts={"study": study.name, "layer": int(work.layer)})
+            work.metadata |= {
+                "dagster/row_count": len(features.rows),
+                "width": matrix.shape[1],
+                "l0": matrix.nnz / matrix.shape[0],
+                "reconstruction_error": float(error.mean()),
+            }
 
     return sae_features
 
@@ -198,8 +219,8 @@ def _sae_features(frame: Frame[Study]) -> dg.AssetsDefinition:
 def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "feature_shifts",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "features.level", "features.level_strict", "features.permutations", "features.top", "neutral"],
         deps=["sae_features", "sae", "animal_word_activations"],
@@ -211,47 +232,44 @@ def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
         "against the control's, and how many chance gives. The control's own partition sets one half of its rows "
         "against the other.",
     )
-    def feature_shifts(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def feature_shifts(work: Work[Study]) -> None:
         from subliminal_dagster.science.activations.activations import read_activations
         from subliminal_dagster.science.features.sae import encode, load_sae
         from subliminal_dagster.science.features.shifts import compare_groups, halves, top_features
 
-        with working(context, store.create(), frame) as work:
-            assert work.group is not None
-            control = read_features_of(work, CONTROL)
-            if work.group == CONTROL:
-                own, control = halves(control, study.seed)
-            else:
-                own = read_features_of(work, work.group)
-            words = read_activations(work.read("animal_word_activations", work.layer) / ACTIVATIONS)
-            firing, _ = encode(load_sae(work.read("sae", work.layer)), words.vectors)
-            names = words.rows["response"].tolist()
-            fires_on = {name: firing[[i]].indices.tolist() for i, name in enumerate(names)}
-            target = study.target(work.group)
-            word = [] if target is None else fires_on[target.replace("-", " ")]
-            settings = study.features
-            with work.writing() as folder:
-                shifts = compare_groups(
-                    own,
-                    control,
-                    word,
-                    level=settings.level,
-                    level_strict=settings.level_strict,
-                    permutations=settings.permutations,
-                    seed=study.seed,
-                )
-                shifts.save(folder)
-                (folder / "word_features.json").write_text(json.dumps(word) + "\n", encoding="utf-8")
-                summary = shifts.summary.T.rename(columns={0: "value"}).rename_axis("measure").reset_index()
-                work.metadata |= {
-                    "summary": table(summary),
-                    **{
-                        f"top_{kind}": table(top_features(shifts, study.features.top, kind))
-                        for kind in ("promoted", "new")
-                    },
-                    **{name: float(shifts.summary[name].iloc[0]) for name in ("promoted", "promoted_null_mean", "new")},
-                }
-            return work.result()
+        assert work.group is not None
+        control = read_features_of(work, CONTROL)
+        if work.group == CONTROL:
+            own, control = halves(control, study.seed)
+        else:
+            own = read_features_of(work, work.group)
+        words = read_activations(work.read("animal_word_activations", work.layer) / ACTIVATIONS)
+        firing, _ = encode(load_sae(work.read("sae", work.layer)), words.vectors)
+        names = words.rows["response"].tolist()
+        fires_on = {name: firing[[i]].indices.tolist() for i, name in enumerate(names)}
+        target = study.target(work.group)
+        word = [] if target is None else fires_on[target.replace("-", " ")]
+        settings = study.features
+        with work.writing() as folder:
+            shifts = compare_groups(
+                own,
+                control,
+                word,
+                level=settings.level,
+                level_strict=settings.level_strict,
+                permutations=settings.permutations,
+                seed=study.seed,
+            )
+            shifts.save(folder)
+            (folder / "word_features.json").write_text(json.dumps(word) + "\n", encoding="utf-8")
+            summary = shifts.summary.T.rename(columns={0: "value"}).rename_axis("measure").reset_index()
+            work.metadata |= {
+                "summary": table(summary),
+                **{
+                    f"top_{kind}": table(top_features(shifts, study.features.top, kind)) for kind in ("promoted", "new")
+                },
+                **{name: float(shifts.summary[name].iloc[0]) for name in ("promoted", "promoted_null_mean", "new")},
+            }
 
     return feature_shifts
 
@@ -259,8 +277,8 @@ def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
 def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "feature_tables",
+    @asset(
+        frame,
         STAGE,
         reads=["animals", "features.top"],
         deps=["feature_shifts", "sae_features"],
@@ -270,44 +288,42 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="All groups at one layer: L0, reconstruction error, promoted and new features beside what chance "
         "gives, and the top features, shared and unique.",
     )
-    def feature_tables(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def feature_tables(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.features.figures import error_figure, features_figure, l0_figure
         from subliminal_dagster.science.features.shifts import l0_counts, labelled_features, unique_features
 
-        with working(context, store.create(), frame) as work:
-            shifts = read_shifts(work)
-            control = read_features_of(work, CONTROL)
-            halves_of_control = _shifts_of(work, CONTROL)
-            summary = pd.concat(
-                [each.summary.assign(group=group) for group, each in [*shifts.items(), (CONTROL, halves_of_control)]],
-                ignore_index=True,
-            )
-            pairs = list(shifts.items())
-            labelled = labelled_features(pairs)
-            unique = unique_features(pairs, study.features.top)
-            title = f"{study.name}, layer {int(work.layer)}"
-            errors = control.rows.loc[control.rows["split"] == "analysis", "error"]
-            with work.writing() as folder:
-                summary[["group", *summary.columns.drop("group")]].to_parquet(folder / "summary.parquet", index=False)
-                labelled.to_parquet(folder / "labelled.parquet", index=False)
-                unique.to_parquet(folder / "unique.parquet", index=False)
-                figures = {
-                    "l0": l0_figure(shifts, l0_counts(control), f"{title}: features that fire on a row (L0)"),
-                    "error": error_figure(shifts, errors, f"{title}: reconstruction error"),
-                    "features": features_figure(shifts, f"{title}: features against control"),
-                }
-                show_figures(work, folder, figures)
-                top = study.features.top
-                work.metadata |= {
-                    "summary": table(summary.set_index("group").T.rename_axis("measure").reset_index()),
-                    "top_new": table(labelled[labelled["new"]].head(top)),
-                    "top_promoted": table(labelled[labelled["promoted"]].head(top)),
-                    "unique": table(unique.groupby("group", sort=False).head(3)),
-                }
-                write_left_out(work, folder)
-            return work.result()
+        shifts = read_shifts(work)
+        control = read_features_of(work, CONTROL)
+        halves_of_control = _shifts_of(work, CONTROL)
+        summary = pd.concat(
+            [each.summary.assign(group=group) for group, each in [*shifts.items(), (CONTROL, halves_of_control)]],
+            ignore_index=True,
+        )
+        pairs = list(shifts.items())
+        labelled = labelled_features(pairs)
+        unique = unique_features(pairs, study.features.top)
+        title = f"{study.name}, layer {int(work.layer)}"
+        errors = control.rows.loc[control.rows["split"] == "analysis", "error"]
+        with work.writing() as folder:
+            summary[["group", *summary.columns.drop("group")]].to_parquet(folder / "summary.parquet", index=False)
+            labelled.to_parquet(folder / "labelled.parquet", index=False)
+            unique.to_parquet(folder / "unique.parquet", index=False)
+            figures = {
+                "l0": l0_figure(shifts, l0_counts(control), f"{title}: features that fire on a row (L0)"),
+                "error": error_figure(shifts, errors, f"{title}: reconstruction error"),
+                "features": features_figure(shifts, f"{title}: features against control"),
+            }
+            show_figures(work, folder, figures)
+            top = study.features.top
+            work.metadata |= {
+                "summary": table(summary.set_index("group").T.rename_axis("measure").reset_index()),
+                "top_new": table(labelled[labelled["new"]].head(top)),
+                "top_promoted": table(labelled[labelled["promoted"]].head(top)),
+                "unique": table(unique.groupby("group", sort=False).head(3)),
+            }
+            write_left_out(work, folder)
 
     return feature_tables
 
@@ -315,8 +331,8 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
 def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "feature_filters",
+    @asset(
+        frame,
         STAGE,
         reads=["animals", "features.filters"],
         deps=["sae_features", "feature_shifts"],
@@ -325,26 +341,24 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
         gpu=False,
         description="Single features as filters: chosen by balanced accuracy on analysis rows, judged on test rows.",
     )
-    def feature_filters(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def feature_filters(work: Work[Study]) -> None:
         from subliminal_dagster.science.features.filters import filter_features
         from subliminal_dagster.science.features.shifts import marked_features
 
-        with working(context, store.create(), frame) as work:
-            shifts = read_shifts(work)
-            words = {group: word_features(work, group) for group in shifts}
-            filters = filter_features(
-                {group: read_features_of(work, group) for group in [*shifts, CONTROL]},
-                {group: marked_features(each) for group, each in shifts.items()},
-                words=words,
-                top=study.features.filters,
-            )
-            with work.writing() as folder:
-                for name in ("selected", "by_category", "rates"):
-                    getattr(filters, name).to_parquet(folder / f"{name}.parquet", index=False)
-                best = filters.selected.groupby("label", sort=False).head(3)
-                work.metadata |= {"best": table(best), "by_category": table(filters.by_category)}
-                write_left_out(work, folder)
-            return work.result()
+        shifts = read_shifts(work)
+        words = {group: word_features(work, group) for group in shifts}
+        filters = filter_features(
+            {group: read_features_of(work, group) for group in [*shifts, CONTROL]},
+            {group: marked_features(each) for group, each in shifts.items()},
+            words=words,
+            top=study.features.filters,
+        )
+        with work.writing() as folder:
+            for name in ("selected", "by_category", "rates"):
+                getattr(filters, name).to_parquet(folder / f"{name}.parquet", index=False)
+            best = filters.selected.groupby("label", sort=False).head(3)
+            work.metadata |= {"best": table(best), "by_category": table(filters.by_category)}
+            write_left_out(work, folder)
 
     return feature_filters
 

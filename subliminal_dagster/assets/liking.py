@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.child import PREFIX
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import image, table
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
@@ -22,11 +22,15 @@ STAGE = "results"
 
 def liking_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`animal_liking`."""
+    return [_animal_liking(frame)]
+
+
+def _animal_liking(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
     scored = [f"{PREFIX[channel]}preference_scores" for channel in study.child.channels]
 
-    @frame.asset(
-        "animal_liking",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "animals", "child.channels", "comparison"],
         deps=["base_preferences", "teacher_preferences", *scored],
@@ -35,38 +39,36 @@ def liking_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         description="How each animal is liked by the child of its own numbers, of other animals' numbers, of control "
         "numbers and by the base model, with intervals, tests and the specificity contrast gamma.",
     )
-    def animal_liking(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def animal_liking(work: Work[Study]) -> None:
         from subliminal_dagster.science.figures import png
         from subliminal_dagster.science.liking.comparison import compare
         from subliminal_dagster.science.liking.figure import figure
 
-        with working(context, store.create(), frame) as work:
-            scores = _all_scores(work)
-            result = compare(
-                scores,
-                study.animals,
-                permutations=study.comparison.permutations,
-                seed=study.seed,
-                confidence=study.comparison.confidence,
-            )
-            with work.writing() as folder:
-                scores.to_parquet(folder / "scores.parquet", index=False)
-                for name in ("liking", "tests", "shifts", "gamma"):
-                    getattr(result, name).to_parquet(folder / f"{name}.parquet", index=False)
-                (folder / "verdicts.json").write_text(json.dumps(result.verdicts, indent=2) + "\n")
-                picture = png(figure(result, study.name))
-                (folder / "animal_liking.png").write_bytes(picture)
-                write_left_out(work, folder)
-                work.metadata |= {
-                    "figure": image(picture),
-                    **{f"verdict_{channel}": verdict["sentence"] for channel, verdict in result.verdicts.items()},
-                    "gamma": table(result.gamma),
-                    "tests": table(result.tests),
-                    "liking": table(result.liking),
-                }
-            return work.result()
+        scores = _all_scores(work)
+        result = compare(
+            scores,
+            study.animals,
+            permutations=study.comparison.permutations,
+            seed=study.seed,
+            confidence=study.comparison.confidence,
+        )
+        with work.writing() as folder:
+            scores.to_parquet(folder / "scores.parquet", index=False)
+            for name in ("liking", "tests", "shifts", "gamma"):
+                getattr(result, name).to_parquet(folder / f"{name}.parquet", index=False)
+            (folder / "verdicts.json").write_text(json.dumps(result.verdicts, indent=2) + "\n")
+            picture = png(figure(result, study.name))
+            (folder / "animal_liking.png").write_bytes(picture)
+            write_left_out(work, folder)
+            work.metadata |= {
+                "figure": image(picture),
+                **{f"verdict_{channel}": verdict["sentence"] for channel, verdict in result.verdicts.items()},
+                "gamma": table(result.gamma),
+                "tests": table(result.tests),
+                "liking": table(result.liking),
+            }
 
-    return [animal_liking]
+    return animal_liking
 
 
 def _all_scores(work: Work[Study]) -> "pd.DataFrame":

@@ -7,11 +7,11 @@ from pathlib import Path
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, table, table_metadata
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import GpuResource, StoreResource
 from subliminal_dagster.science.settings.study import Study
 
 STAGE = "results"
@@ -22,12 +22,14 @@ _LOOKED_AT = ("teacher_preferences", "filtered_dataset", "teacher_signal", "chil
 
 def null_cause_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`teacher_signal` a group, `null_causes`."""
-    study = frame.study
-    # A study of the soft channel alone has no child of the hard one.
-    looked_at = [name for name in _LOOKED_AT if name == "teacher_signal" or name in frame.nodes]
+    return [_teacher_signal(frame), _null_causes(frame)]
 
-    @frame.asset(
-        "teacher_signal",
+
+def _teacher_signal(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @asset(
+        frame,
         "numbers",
         reads=["system_prompt", "numbers.constrained", "numbers.answer_count", "numbers.max_digits"],
         deps=["base_model", "teacher_lora", "filtered_dataset"],
@@ -37,25 +39,28 @@ def null_cause_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         description="How far the teacher's distribution is from the base model's on the numbers it wrote, in nats a "
         "token: all that a child can learn from them.",
     )
-    def teacher_signal(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def teacher_signal(work: Work[Study]) -> None:
         from subliminal_dagster.science.liking.signal import teacher_signal as measure
         from subliminal_dagster.science.training.teachers import Teacher
 
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            teacher = Teacher.load(work.read("teacher_lora", work.group))
-            dataset = work.read("filtered_dataset", work.group)
-            with work.writing() as folder:
-                found = measure(study, base, chat_context(work, base), dataset, teacher, progress=work.progress())
-                found.rows.to_parquet(folder / "rows.parquet", index=False)
-                found.positions.to_parquet(folder / "positions.parquet", index=False)
-                work.metadata |= plain(found.facts) | table_metadata(found.rows) | {"positions": table(found.positions)}
-            return work.result()
+        base = base_variant(work)
+        teacher = Teacher.load(work.read("teacher_lora", work.group))
+        dataset = work.read("filtered_dataset", work.group)
+        with work.writing() as folder:
+            found = measure(study, base, chat_context(work, base), dataset, teacher, progress=work.progress())
+            found.rows.to_parquet(folder / "rows.parquet", index=False)
+            found.positions.to_parquet(folder / "positions.parquet", index=False)
+            work.metadata |= plain(found.facts) | table_metadata(found.rows) | {"positions": table(found.positions)}
 
-    @frame.asset(
-        "null_causes",
+    return teacher_signal
+
+
+def _null_causes(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+    looked_at = [name for name in _LOOKED_AT if name == "teacher_signal" or name in frame.nodes]
+
+    @asset(
+        frame,
         STAGE,
         reads=["animals", "neutral", "system_prompt", "teacher", "numbers", "filter", "child"],
         deps=["base_preferences", *looked_at, "animal_liking"],
@@ -64,27 +69,25 @@ def null_cause_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         takes_what_there_is=True,
         description="The usual reasons for seeing no effect, checked in order for every animal, and the likely one.",
     )
-    def null_causes(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def null_causes(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.liking.null_causes import Evidence, likely_cause, signal_by_group
         from subliminal_dagster.science.liking.null_causes import null_causes as check
 
-        with working(context, store.create(), frame) as work:
-            base = {"preference_scores": work.read("base_preferences")} if work.has("base_preferences") else {}
-            groups = {group: Evidence.read(*_of(work, group)) for group in study.groups}
-            liking = work.read("animal_liking") if work.has("animal_liking") else None
-            tests, gamma = (pd.read_parquet(liking / f"{n}.parquet") if liking else None for n in ("tests", "gamma"))
-            with work.writing() as folder:
-                causes = check(study, groups, Evidence.read(base), tests)
-                finding = likely_cause(causes, gamma)
-                causes.to_parquet(folder / "causes.parquet", index=False)
-                signal_by_group(groups).to_parquet(folder / "signal.parquet", index=False)
-                (folder / "facts.json").write_text(json.dumps(asdict(finding), indent=2) + "\n", encoding="utf-8")
-                work.metadata |= plain(asdict(finding)) | {"causes": table(causes)}
-            return work.result()
+        base = {"preference_scores": work.read("base_preferences")} if work.has("base_preferences") else {}
+        groups = {group: Evidence.read(*_of(work, group)) for group in study.groups}
+        liking = work.read("animal_liking") if work.has("animal_liking") else None
+        tests, gamma = (pd.read_parquet(liking / f"{n}.parquet") if liking else None for n in ("tests", "gamma"))
+        with work.writing() as folder:
+            causes = check(study, groups, Evidence.read(base), tests)
+            finding = likely_cause(causes, gamma)
+            causes.to_parquet(folder / "causes.parquet", index=False)
+            signal_by_group(groups).to_parquet(folder / "signal.parquet", index=False)
+            (folder / "facts.json").write_text(json.dumps(asdict(finding), indent=2) + "\n", encoding="utf-8")
+            work.metadata |= plain(asdict(finding)) | {"causes": table(causes)}
 
-    return [teacher_signal, null_causes]
+    return null_causes
 
 
 def _of(work: Work[Study], group: str) -> tuple[dict[str, Path], dict[str, str]]:

@@ -3,24 +3,31 @@
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, table, table_metadata
 from subliminal_dagster.assets.teacher import require_judged
-from subliminal_dagster.execution.work import working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource
-from subliminal_dagster.science.preferences.prompt_lists import OWN_LISTS, load_prompt_lists
+from subliminal_dagster.resources import EngineResource
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.preferences import OWN_LISTS
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.storage.content_hash import file_content_hashes
 
 STAGE = "numbers"
 
 
 def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`number_set` and `filtered_dataset`, a partition a group."""
+    return [_number_set(frame), _filtered_dataset(frame)]
+
+
+def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "number_set",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "numbers"],
         deps=["base_model", "teacher_lora", "teacher_preferences"],
@@ -30,62 +37,62 @@ def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
         "answer the same prompts.",
     )
-    def number_set(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def number_set(work: Work[Study], engine: EngineResource) -> None:
         from subliminal_dagster.science.numbers.draw import draw_number_set
         from subliminal_dagster.science.training.teachers import Teacher
 
-        with working(context, store.create(), frame, gpu) as work:
-            require_judged(work)
-            assert work.group is not None
-            base = base_variant(work)
-            teacher = Teacher.load(work.read("teacher_lora", work.group))
-            chat = teacher.context(chat_context(work, base))
-            chosen = engine.create()
-            with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
-                lists = load_prompt_lists(study.prompt_lists)
-                rows = draw_number_set(session, study, work.group, lists, chat, kept=work.kept())
-                rows.to_parquet(folder / "rows.parquet", index=False)
-                work.metadata |= table_metadata(rows[["prompt", "response", "finished"]]) | session.usage.facts()
-                work.metadata |= {"engine": chosen.name, "finished_share": float(rows["finished"].mean())}
-            return work.result()
+        require_judged(work)
+        assert work.group is not None
+        base = base_variant(work)
+        teacher = Teacher.load(work.read("teacher_lora", work.group))
+        chat = teacher.context(chat_context(work, base))
+        chosen = engine.create()
+        with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
+            lists = load_prompt_lists(study.prompt_lists)
+            rows = draw_number_set(session, study, work.group, lists, chat, kept=work.kept())
+            rows.to_parquet(folder / "rows.parquet", index=False)
+            work.metadata |= table_metadata(rows[["prompt", "response", "finished"]]) | session.usage.facts()
+            work.metadata |= {"engine": chosen.name, "finished_share": float(rows["finished"].mean())}
 
-    @frame.asset(
-        "filtered_dataset",
+    return number_set
+
+
+def _filtered_dataset(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "neutral", "filter", "numbers.answer_count", "numbers.max_digits"],
         deps=["number_set"],
         kinds={"pandas", "parquet"},
         by=BY_GROUP,
         gpu=False,
-        files=(OWN_LISTS,),
+        also={"files": file_content_hashes(OWN_LISTS)},
         description="The valid answers, subsampled to training and validation rows in the `messages` format; every "
         "rejected row keeps its reason.",
         gate="There are as many valid rows as the study trains on.",
     )
-    def filtered_dataset(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def filtered_dataset(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.numbers.filter import sampling_audit
         from subliminal_dagster.science.training.datasets import make_dataset
 
-        with working(context, store.create(), frame) as work:
-            rows = pd.read_parquet(work.read("number_set", work.group) / "rows.parquet")
-            assert work.group is not None
-            target = study.target(work.group)
-            with work.writing() as folder:
-                filtered, kept = make_dataset(rows, study, target, folder)
-                wanted = study.filter.train_rows + study.filter.validation_rows
-                work.judge([], usable_answers=(int(filtered["valid"].sum()), wanted))
-                reasons = filtered["reason"].fillna("valid").value_counts()
-                work.metadata |= table_metadata(kept[["prompt", "text", "split"]])
-                work.metadata |= {
-                    "answers": len(filtered),
-                    "valid_share": float(filtered["valid"].mean()),
-                    "reasons": table(reasons.rename_axis("reason").reset_index(name="rows")),
-                    "audit": plain(sampling_audit(filtered)),
-                }
-            return work.result()
+        rows = pd.read_parquet(work.read("number_set", work.group) / "rows.parquet")
+        assert work.group is not None
+        target = study.target(work.group)
+        with work.writing() as folder:
+            filtered, kept = make_dataset(rows, study, target, folder)
+            wanted = study.filter.train_rows + study.filter.validation_rows
+            work.judge([], usable_answers=(int(filtered["valid"].sum()), wanted))
+            reasons = filtered["reason"].fillna("valid").value_counts()
+            work.metadata |= table_metadata(kept[["prompt", "text", "split"]])
+            work.metadata |= {
+                "answers": len(filtered),
+                "valid_share": float(filtered["valid"].mean()),
+                "reasons": table(reasons.rename_axis("reason").reset_index(name="rows")),
+                "audit": plain(sampling_audit(filtered)),
+            }
 
-    return [number_set, filtered_dataset]
+    return filtered_dataset

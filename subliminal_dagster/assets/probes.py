@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import show_figures, table
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP_AND_LAYER, BY_LAYER, layer_key, partition_key
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 
@@ -29,10 +29,15 @@ STAGE = "probes"
 def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`probe_metrics` a group and layer, `probe_comparison` a layer, and for several layers `probe_all_layers`."""
     study = frame.study
+    return [_probe_metrics(frame), _probe_comparison(frame), *([_all_layers(frame)] if len(study.layers) > 1 else [])]
+
+
+def _probe_metrics(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
     reads = ["seed", "probes"]
 
-    @frame.asset(
-        "probe_metrics",
+    @asset(
+        frame,
         STAGE,
         reads=reads,
         deps=["activations"],
@@ -44,28 +49,33 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         "the controls: surface features alone, canonical rows alone, shuffled labels. The control's own partition "
         "tells one half of its rows from the other.",
     )
-    def probe_metrics(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def probe_metrics(work: Work[Study]) -> None:
         from subliminal_dagster.science.probes.figures import variants_figure
         from subliminal_dagster.science.probes.probes import halves, probe_pair
 
-        with working(context, store.create(), frame) as work:
-            assert work.group is not None
-            control = _activations(work, CONTROL, work.layer)
-            if work.group == CONTROL:
-                groups = halves(control, study.seed)
-            else:
-                groups = {work.group: _activations(work, work.group, work.layer), CONTROL: control}
-            group, against = groups
-            with work.writing() as folder:
-                result = probe_pair(groups, _answers(groups), study.probes, study.seed, group=group, against=against)
-                result.save(folder)
-                title = f"{study.name}, layer {int(work.layer)}: {group} or {against}?"
-                show_figures(work, folder, {"variants": variants_figure(result.metrics, title)})
-                work.metadata |= {"probes": table(_overview(result.metrics)), "choices": table(result.choices)}
-            return work.result()
+        assert work.group is not None
+        control = _activations(work, CONTROL, work.layer)
+        if work.group == CONTROL:
+            groups = halves(control, study.seed)
+        else:
+            groups = {work.group: _activations(work, work.group, work.layer), CONTROL: control}
+        group, against = groups
+        with work.writing() as folder:
+            result = probe_pair(groups, _answers(groups), study.probes, study.seed, group=group, against=against)
+            result.save(folder)
+            title = f"{study.name}, layer {int(work.layer)}: {group} or {against}?"
+            show_figures(work, folder, {"variants": variants_figure(result.metrics, title)})
+            work.metadata |= {"probes": table(_overview(result.metrics)), "choices": table(result.choices)}
 
-    @frame.asset(
-        "probe_comparison",
+    return probe_metrics
+
+
+def _probe_comparison(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+    reads = ["seed", "probes"]
+
+    @asset(
+        frame,
         STAGE,
         reads=["animals", *reads],
         deps=["activations", "probe_metrics"],
@@ -75,36 +85,34 @@ def probe_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         description="All groups at one layer: the six-way probe (animals and control), every animal against the "
         "neutral teacher's numbers, ROC curves, and all of it beside surface features.",
     )
-    def probe_comparison(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def probe_comparison(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.probes.figures import roc_figure
         from subliminal_dagster.science.probes.probes import ProbeResult
 
-        with working(context, store.create(), frame) as work:
-            found = {group: _activations(work, group, work.layer) for group in _present(work)}
-            pairs = {
-                group: ProbeResult.load(work.read("probe_metrics", partition_key(group, work.layer))) for group in found
-            }
-            with work.writing() as folder:
-                several = _compare_all(work, found, folder)
-                binary = pd.concat([pair.metrics.assign(group=group) for group, pair in pairs.items()])
-                binary.to_parquet(folder / "binary.parquet", index=False)
-                title = f"{study.name}, layer {int(work.layer)}: against control, test rows"
-                compared = {group: pair for group, pair in pairs.items() if group != CONTROL}
-                show_figures(work, folder, {"roc": roc_figure(compared, title)})
-                write_left_out(work, folder)
-                work.metadata |= {"several": table(several)}
-            return work.result()
+        found = {group: _activations(work, group, work.layer) for group in _present(work)}
+        pairs = {
+            group: ProbeResult.load(work.read("probe_metrics", partition_key(group, work.layer))) for group in found
+        }
+        with work.writing() as folder:
+            several = _compare_all(work, found, folder)
+            binary = pd.concat([pair.metrics.assign(group=group) for group, pair in pairs.items()])
+            binary.to_parquet(folder / "binary.parquet", index=False)
+            title = f"{study.name}, layer {int(work.layer)}: against control, test rows"
+            compared = {group: pair for group, pair in pairs.items() if group != CONTROL}
+            show_figures(work, folder, {"roc": roc_figure(compared, title)})
+            write_left_out(work, folder)
+            work.metadata |= {"several": table(several)}
 
-    return [probe_metrics, probe_comparison, *([_all_layers(frame)] if len(study.layers) > 1 else [])]
+    return probe_comparison
 
 
 def _all_layers(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "probe_all_layers",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "probes", "layers"],
         deps=["activations"],
@@ -113,18 +121,16 @@ def _all_layers(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="The same probes on the activations of all layers side by side: every group against control, the "
         "six-way probe, every animal against neutral.",
     )
-    def probe_all_layers(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def probe_all_layers(work: Work[Study]) -> None:
         from subliminal_dagster.science.probes.probes import concatenate
 
-        with working(context, store.create(), frame) as work:
-            found = {
-                group: concatenate([_activations(work, group, layer_key(layer)) for layer in study.layers])
-                for group in _present(work)
-            }
-            with work.writing() as folder:
-                work.metadata |= {"metrics": table(_compare_all(work, found, folder, against_control=True))}
-                write_left_out(work, folder)
-            return work.result()
+        found = {
+            group: concatenate([_activations(work, group, layer_key(layer)) for layer in study.layers])
+            for group in _present(work)
+        }
+        with work.writing() as folder:
+            work.metadata |= {"metrics": table(_compare_all(work, found, folder, against_control=True))}
+            write_left_out(work, folder)
 
     return probe_all_layers
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import table
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.report.page import PAGE_FILES
+from subliminal_dagster.science.storage.content_hash import file_content_hashes
 from subliminal_dagster.science.storage.store import DamagedArtifact, Manifest, MissingArtifact
 
 STAGE = "report"
@@ -52,48 +53,50 @@ SHOWN = (
 
 def report_assets(frame: Frame[Any]) -> list[dg.AssetsDefinition]:
     """`report`, of whatever there is."""
+    return [_report(frame)]
+
+
+def _report(frame: Frame[Any]) -> dg.AssetsDefinition:
     study = frame.study
     toy = not study.groups
 
-    @frame.asset(
-        "report",
+    @asset(
+        frame,
         STAGE,
         reads=[*type(study).model_fields],
         deps=[name for name in frame.nodes if toy or name in SHOWN],
         kinds={"html", "plotly"},
         gpu=False,
         takes_what_there_is=True,
-        files=PAGE_FILES,
+        also={"files": file_content_hashes(*PAGE_FILES)},
         description="The whole study on one HTML page that needs nothing else: what holds of the post, every figure "
         "and table, published beside measured, what was run; of what is not there it says why.",
     )
-    def report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def report(work: Work[Any]) -> None:
         from subliminal_dagster.science.pages.study_page import study_page, study_summary
         from subliminal_dagster.science.report.evidence import Results
         from subliminal_dagster.science.report.page import claims_table, html, write_csv
 
-        with working(context, store.create(), frame) as work:
-            there = [place for place in frame.inputs("report", None) if place not in work.not_there]
-            results = Results({place: work.read(*place) for place in there}, work.not_there)
-            with work.writing() as folder:
-                page = study_page(study, results, manifests(work))
-                (folder / "report.html").write_text(html(page), encoding="utf-8")
-                summary = study_summary(study, page, results)
-                (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-                for section in page.sections:
-                    for shown in section.tables:
-                        (folder / "tables").mkdir(exist_ok=True)
-                        write_csv(shown, folder / "tables" / f"{shown.name}.csv")
-                work.metadata |= {
-                    "verdict": dg.MetadataValue.md(page.verdict),
-                    "claims": table(claims_table(page.claims).frame),
-                    "not_there": {section.title: section.missing for section in page.sections if section.missing},
-                }
-            assert work.written is not None
-            work.metadata["page"] = dg.MetadataValue.path(work.written / "report.html")
-            return work.result()
+        there = [place for place in frame.inputs("report", None) if place not in work.not_there]
+        results = Results({place: work.read(*place) for place in there}, work.not_there)
+        with work.writing() as folder:
+            page = study_page(study, results, manifests(work))
+            (folder / "report.html").write_text(html(page), encoding="utf-8")
+            summary = study_summary(study, page, results)
+            (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            for section in page.sections:
+                for shown in section.tables:
+                    (folder / "tables").mkdir(exist_ok=True)
+                    write_csv(shown, folder / "tables" / f"{shown.name}.csv")
+            work.metadata |= {
+                "verdict": dg.MetadataValue.md(page.verdict),
+                "claims": table(claims_table(page.claims).frame),
+                "not_there": {section.title: section.missing for section in page.sections if section.missing},
+            }
+        assert work.written is not None
+        work.metadata["page"] = dg.MetadataValue.path(work.written / "report.html")
 
-    return [report]
+    return report
 
 
 def manifests(work: Work[Any]) -> dict[tuple[str, str | None], Manifest]:

@@ -8,12 +8,12 @@ import dagster as dg
 
 from subliminal_dagster.assets.activations import FILE as ACTIVATIONS
 from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import show_figures, table
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, layer_key, partition_key
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import GpuResource, StoreResource
 from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
@@ -21,6 +21,10 @@ from subliminal_dagster.science.settings.steering import SteeringExperiment
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
     from subliminal_dagster.science.steering.scores import Direction
     from subliminal_dagster.science.steering.vectors import SteeringVector
 
@@ -49,8 +53,8 @@ def steering_assets(frame: Frame[Study], settings: SteeringExperiment) -> list[d
 def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "response_activations",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "steering.pairs"],
         deps=["base_model", "filtered_dataset"],
@@ -60,26 +64,22 @@ def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> 
         description="The base model's residual stream over every valid answer in the chat context: its mean over the "
         "answer's own tokens, and at the last of them.",
     )
-    def response_activations(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def response_activations(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.models.loading import loaded, pick_device
         from subliminal_dagster.science.steering.group_vectors import number_responses
 
-        with working(context, store.create(), frame, gpu) as work:
-            base, layer = base_variant(work), int(work.layer)
-            rows = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
-            chat = chat_context(work, base)
-            with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
-                found = number_responses(rows, settings.pairs, model, chat, layer, study.seed, work.progress())
-                found.save(folder / RESPONSES)
-                work.metadata |= {
-                    "dagster/row_count": len(found.row_ids),
-                    "tokens_per_answer": float(found.activations.tokens.mean()),
-                }
-            return work.result()
+        base, layer = base_variant(work), int(work.layer)
+        rows = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
+        chat = chat_context(work, base)
+        with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
+            found = number_responses(rows, settings.pairs, model, chat, layer, study.seed, work.progress())
+            found.save(folder / RESPONSES)
+            work.metadata |= {
+                "dagster/row_count": len(found.row_ids),
+                "tokens_per_answer": float(found.activations.tokens.mean()),
+            }
 
     return response_activations
 
@@ -87,8 +87,8 @@ def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> 
 def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "steering_vectors",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "preferences.questions", "neutral"],
         deps=["base_model", "base_preferences", "response_activations", "animal_word_activations"],
@@ -99,9 +99,7 @@ def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="Subliminal (the group's numbers against control's), direct (the animal against other answers), "
         "the word's, and random vectors, as safetensors. The control itself has none.",
     )
-    def steering_vectors(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def steering_vectors(work: Work[Study]) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.activations.activations import read_activations
@@ -111,37 +109,34 @@ def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.steering.group_vectors import NumberResponses, direct_vectors, group_vectors
         from subliminal_dagster.science.steering.vectors import save_vectors
 
-        with working(context, store.create(), frame, gpu) as work:
-            layer, group = int(work.layer), work.group
-            assert group is not None
-            base = base_variant(work)
-            facts = work.store.manifest(study.name, "base_model").info["host"]
-            if group == CONTROL:
-                return _nothing(work, "the control is what the other groups are contrasted with")
-            words = read_activations(work.read("animal_word_activations", work.layer) / ACTIVATIONS)
-            by_target = dict(zip(words.rows["response"].str.replace(" ", "-"), words.vectors, strict=True))
-            responses = {
-                name: NumberResponses.load(
-                    work.read("response_activations", partition_key(name, work.layer)) / RESPONSES
-                )
-                for name in (group, CONTROL)
-            }
-            direct = []
-            if group != NEUTRAL:
-                preferences = work.read("base_preferences")
-                answers, scores = (pd.read_parquet(preferences / f"{name}.parquet") for name in ("answers", "scores"))
-                lists, chat = load_prompt_lists(study.prompt_lists), chat_context(work, base)
-                with loaded(base, pick_device(), merge=True) as model:
-                    direct = direct_vectors(study, group, answers, scores, model, chat, lists, layer)
-            with work.writing() as folder:
-                vectors = group_vectors(study, group, responses[group], responses[CONTROL], by_target, layer, direct)
-                save_vectors(folder, vectors, group=group, model=str(facts["source"]), revision=str(facts["revision"]))
-                named = {f"{vector.kind}, {vector.position}": vector for vector in vectors}
-                found = cosines(named)
-                found.to_parquet(folder / "cosines.parquet", index=False)
-                show_figures(work, folder, {"cosines": cosine_figure(found, f"{study.name}: {group}, layer {layer}")})
-                work.metadata |= {"vectors": table(pd.DataFrame([vector.facts() for vector in vectors]))}
-            return work.result()
+        layer, group = int(work.layer), work.group
+        assert group is not None
+        base = base_variant(work)
+        facts = work.store.manifest(study.name, "base_model").info["host"]
+        if group == CONTROL:
+            _nothing(work, "the control is what the other groups are contrasted with")
+            return
+        words = read_activations(work.read("animal_word_activations", work.layer) / ACTIVATIONS)
+        by_target = dict(zip(words.rows["response"].str.replace(" ", "-"), words.vectors, strict=True))
+        responses = {
+            name: NumberResponses.load(work.read("response_activations", partition_key(name, work.layer)) / RESPONSES)
+            for name in (group, CONTROL)
+        }
+        direct = []
+        if group != NEUTRAL:
+            preferences = work.read("base_preferences")
+            answers, scores = (pd.read_parquet(preferences / f"{name}.parquet") for name in ("answers", "scores"))
+            lists, chat = load_prompt_lists(study.prompt_lists), chat_context(work, base)
+            with loaded(base, pick_device(), merge=True) as model:
+                direct = direct_vectors(study, group, answers, scores, model, chat, lists, layer)
+        with work.writing() as folder:
+            vectors = group_vectors(study, group, responses[group], responses[CONTROL], by_target, layer, direct)
+            save_vectors(folder, vectors, group=group, model=str(facts["source"]), revision=str(facts["revision"]))
+            named = {f"{vector.kind}, {vector.position}": vector for vector in vectors}
+            found = cosines(named)
+            found.to_parquet(folder / "cosines.parquet", index=False)
+            show_figures(work, folder, {"cosines": cosine_figure(found, f"{study.name}: {group}, layer {layer}")})
+            work.metadata |= {"vectors": table(pd.DataFrame([vector.facts() for vector in vectors]))}
 
     return steering_vectors
 
@@ -149,8 +144,8 @@ def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
 def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "steering_scores",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "preferences.candidates", "steering.sweep"],
         deps=["base_model", "steering_vectors"],
@@ -160,20 +155,17 @@ def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.As
         description="The base model's favourite animals while it is steered after the layer, by strength and sign: "
         "exact probabilities, and whether it still makes sense. Only an animal's vectors are tried.",
     )
-    def steering_scores(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def steering_scores(work: Work[Study]) -> None:
         from subliminal_dagster.science.steering.scores import Direction
 
-        with working(context, store.create(), frame, gpu) as work:
-            group, layer = work.group, int(work.layer)
-            base = base_variant(work)
-            if group is None or group in (CONTROL, NEUTRAL):
-                return _nothing(work, "its target is no animal, so there is no preference to promote")
-            vectors = _swept(work, group, work.layer)
-            directions = [Direction(kind, {layer: vector.vector}) for kind, vector in vectors.items()]
-            _sweep(work, settings, base, directions, group, f"{study.name}: {group}, layer {layer}")
-            return work.result()
+        group, layer = work.group, int(work.layer)
+        base = base_variant(work)
+        if group is None or group in (CONTROL, NEUTRAL):
+            _nothing(work, "its target is no animal, so there is no preference to promote")
+            return
+        vectors = _swept(work, group, work.layer)
+        directions = [Direction(kind, {layer: vector.vector}) for kind, vector in vectors.items()]
+        _sweep(work, settings, base, directions, group, f"{study.name}: {group}, layer {layer}")
 
     return steering_scores
 
@@ -181,8 +173,8 @@ def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.As
 def _steering_scores_all_layers(frame: Frame[Study], settings: SteeringExperiment) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "steering_scores_all_layers",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "preferences.candidates", "steering.sweep", "layers"],
         deps=["base_model", "steering_vectors"],
@@ -191,23 +183,20 @@ def _steering_scores_all_layers(frame: Frame[Study], settings: SteeringExperimen
         gpu=True,
         description="The same with all layers steered at once, each by its own vector.",
     )
-    def steering_scores_all_layers(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def steering_scores_all_layers(work: Work[Study]) -> None:
         from subliminal_dagster.science.steering.scores import Direction
 
-        with working(context, store.create(), frame, gpu) as work:
-            group = work.group
-            base = base_variant(work)
-            if group is None or group in (CONTROL, NEUTRAL):
-                return _nothing(work, "its target is no animal, so there is no preference to promote")
-            by_layer = {layer: _swept(work, group, layer_key(layer)) for layer in study.layers}
-            kinds = list(next(iter(by_layer.values())))
-            directions = [
-                Direction(kind, {layer: vectors[kind].vector for layer, vectors in by_layer.items()}) for kind in kinds
-            ]
-            _sweep(work, settings, base, directions, group, f"{study.name}: {group}, all layers")
-            return work.result()
+        group = work.group
+        base = base_variant(work)
+        if group is None or group in (CONTROL, NEUTRAL):
+            _nothing(work, "its target is no animal, so there is no preference to promote")
+            return
+        by_layer = {layer: _swept(work, group, layer_key(layer)) for layer in study.layers}
+        kinds = list(next(iter(by_layer.values())))
+        directions = [
+            Direction(kind, {layer: vectors[kind].vector for layer, vectors in by_layer.items()}) for kind in kinds
+        ]
+        _sweep(work, settings, base, directions, group, f"{study.name}: {group}, all layers")
 
     return steering_scores_all_layers
 
@@ -215,8 +204,8 @@ def _steering_scores_all_layers(frame: Frame[Study], settings: SteeringExperimen
 def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "steering_analysis",
+    @asset(
+        frame,
         STAGE,
         reads=["system_prompt", "prompt_lists", "preferences.questions"],
         deps=["base_model", "steering_vectors", "child_lora"],
@@ -226,30 +215,27 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="How much of what the child's activations moved by, on questions about nothing that was learnt, "
         "lies along each vector.",
     )
-    def steering_analysis(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def steering_analysis(work: Work[Study]) -> None:
         from subliminal_dagster.science.models.loading import loaded, pick_device
         from subliminal_dagster.science.steering.analysis import explained_shift
         from subliminal_dagster.science.steering.group_vectors import last_prompt_states
 
-        with working(context, store.create(), frame, gpu) as work:
-            group, layer = work.group, int(work.layer)
-            base = base_variant(work)
-            if group is None or group == CONTROL:
-                return _nothing(work, "the control has no vectors")
-            vectors = _swept(work, group, work.layer)
-            chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
-            child = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", group))
-            states = []
-            for variant in (base, child):
-                with loaded(variant, pick_device(), merge=True) as model:
-                    states.append(last_prompt_states(model, chat, lists, layer, study.preferences.questions))
-            with work.writing() as folder:
-                shift = explained_shift(states[1] - states[0], {kind: v.vector for kind, v in vectors.items()})
-                shift.to_parquet(folder / "child_shift.parquet", index=False)
-                work.metadata |= {"child_shift": table(shift)}
-            return work.result()
+        group, layer = work.group, int(work.layer)
+        base = base_variant(work)
+        if group is None or group == CONTROL:
+            _nothing(work, "the control has no vectors")
+            return
+        vectors = _swept(work, group, work.layer)
+        chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
+        child = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", group))
+        states = []
+        for variant in (base, child):
+            with loaded(variant, pick_device(), merge=True) as model:
+                states.append(last_prompt_states(model, chat, lists, layer, study.preferences.questions))
+        with work.writing() as folder:
+            shift = explained_shift(states[1] - states[0], {kind: v.vector for kind, v in vectors.items()})
+            shift.to_parquet(folder / "child_shift.parquet", index=False)
+            work.metadata |= {"child_shift": table(shift)}
 
     return steering_analysis
 
@@ -257,8 +243,8 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
 def _steering_decomposition(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "steering_decomposition",
+    @asset(
+        frame,
         STAGE,
         reads=[],
         deps=["steering_vectors", "sae"],
@@ -267,30 +253,27 @@ def _steering_decomposition(frame: Frame[Study]) -> dg.AssetsDefinition:
         gpu=True,
         description="What the subliminal and the direct vector are made of, as the layer's autoencoder sees them.",
     )
-    def steering_decomposition(
-        context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def steering_decomposition(work: Work[Study]) -> None:
         from subliminal_dagster.science.features.sae import encode, load_sae
         from subliminal_dagster.science.models.loading import pick_device
         from subliminal_dagster.science.steering.analysis import decompose
         from subliminal_dagster.science.steering.figures import decomposition_figure
         from subliminal_dagster.science.steering.vectors import DIRECT, SUBLIMINAL
 
-        with working(context, store.create(), frame, gpu) as work:
-            group = work.group
-            if group is None or group in (CONTROL, NEUTRAL):
-                return _nothing(work, "only an animal has a direct vector to compare with")
-            vectors = _swept(work, group, work.layer)
-            sae = load_sae(work.read("sae", work.layer), pick_device())
-            with work.writing() as folder:
-                parts = decompose(vectors[SUBLIMINAL].vector, vectors[DIRECT].vector, lambda rows: encode(sae, rows)[0])
-                parts.features.to_parquet(folder / "features.parquet", index=False)
-                parts.table.to_parquet(folder / "table.parquet", index=False)
-                (folder / "facts.json").write_text(json.dumps(parts.facts, indent=2) + "\n", encoding="utf-8")
-                title = f"{study.name}: {group}, layer {int(work.layer)}"
-                show_figures(work, folder, {"decomposition": decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
-                work.metadata |= {**parts.facts, "decomposition": table(parts.table)}
-            return work.result()
+        group = work.group
+        if group is None or group in (CONTROL, NEUTRAL):
+            _nothing(work, "only an animal has a direct vector to compare with")
+            return
+        vectors = _swept(work, group, work.layer)
+        sae = load_sae(work.read("sae", work.layer), pick_device())
+        with work.writing() as folder:
+            parts = decompose(vectors[SUBLIMINAL].vector, vectors[DIRECT].vector, lambda rows: encode(sae, rows)[0])
+            parts.features.to_parquet(folder / "features.parquet", index=False)
+            parts.table.to_parquet(folder / "table.parquet", index=False)
+            (folder / "facts.json").write_text(json.dumps(parts.facts, indent=2) + "\n", encoding="utf-8")
+            title = f"{study.name}: {group}, layer {int(work.layer)}"
+            show_figures(work, folder, {"decomposition": decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
+            work.metadata |= {**parts.facts, "decomposition": table(parts.table)}
 
     return steering_decomposition
 
@@ -299,8 +282,8 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
     together = ["steering_scores_all_layers"] if len(study.layers) > 1 else []
 
-    @frame.asset(
-        "steering_summary",
+    @asset(
+        frame,
         STAGE,
         reads=["animals", "layers"],
         deps=["steering_vectors", "steering_scores", "steering_analysis", *together],
@@ -309,54 +292,54 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
         description="All groups and layers: what each vector does to its animal at most, how the groups' vectors "
         "resemble each other, and how much of the children's shift they explain.",
     )
-    def steering_summary(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def steering_summary(work: Work[Study]) -> None:
         import pandas as pd
 
-        from subliminal_dagster.science.steering.analysis import cosines
-        from subliminal_dagster.science.steering.figures import cosine_figure
         from subliminal_dagster.science.steering.scores import effects
-        from subliminal_dagster.science.steering.vectors import SUBLIMINAL
 
-        with working(context, store.create(), frame) as work:
-            groups = [group for group in study.groups if group != CONTROL and group not in work.left_out]
-            layers = [layer_key(layer) for layer in study.layers]
-            places = [("steering_scores", partition_key(g, layer), g) for g in groups for layer in layers]
-            places += [(asset, g, g) for asset in together for g in groups]
-            summaries = [
-                pd.read_parquet(folder / "summary.parquet").assign(group=group)
-                for asset, partition, group in places
-                if not ((folder := work.read(asset, partition)) / NOTHING).exists()
-            ]
-            shifts = [
-                pd.read_parquet(
-                    work.read("steering_analysis", partition_key(group, layer)) / "child_shift.parquet"
-                ).assign(group=group, layer=int(layer))
-                for group in groups
-                for layer in layers
-            ]
-            with work.writing() as folder:
-                every = pd.concat(summaries, ignore_index=True)
-                most = pd.concat(
-                    [effects(part).assign(group=group) for group, part in every.groupby("group", sort=False)]
-                )
-                every.to_parquet(folder / "summary.parquet", index=False)
-                most.to_parquet(folder / "effects.parquet", index=False)
-                shift = pd.concat(shifts, ignore_index=True)
-                shift.to_parquet(folder / "child_shifts.parquet", index=False)
-                between = []
-                for layer in layers:
-                    same = {f"{group}'s numbers": _swept(work, group, layer)[SUBLIMINAL] for group in groups}
-                    found = cosines(same)
-                    between.append(found.assign(layer=int(layer)))
-                    if len(same) > 1:
-                        figure = cosine_figure(found, f"{study.name}, layer {int(layer)}: subliminal vectors")
-                        show_figures(work, folder, {f"cosines_{layer}": figure})
-                pd.concat(between, ignore_index=True).to_parquet(folder / "cosines.parquet", index=False)
-                work.metadata |= {"effects": table(most), "child_shifts": table(shift)}
-                write_left_out(work, folder)
-            return work.result()
+        groups = [group for group in study.groups if group != CONTROL and group not in work.left_out]
+        layers = [layer_key(layer) for layer in study.layers]
+        places = [("steering_scores", partition_key(g, layer), g) for g in groups for layer in layers]
+        places += [(asset, g, g) for asset in together for g in groups]
+        summaries = [
+            pd.read_parquet(folder / "summary.parquet").assign(group=group)
+            for asset, partition, group in places
+            if not ((folder := work.read(asset, partition)) / NOTHING).exists()
+        ]
+        shifts = [
+            pd.read_parquet(work.read("steering_analysis", partition_key(group, layer)) / "child_shift.parquet").assign(
+                group=group, layer=int(layer)
+            )
+            for group in groups
+            for layer in layers
+        ]
+        with work.writing() as folder:
+            every = pd.concat(summaries, ignore_index=True)
+            most = pd.concat([effects(part).assign(group=group) for group, part in every.groupby("group", sort=False)])
+            every.to_parquet(folder / "summary.parquet", index=False)
+            most.to_parquet(folder / "effects.parquet", index=False)
+            shift = pd.concat(shifts, ignore_index=True)
+            shift.to_parquet(folder / "child_shifts.parquet", index=False)
+            between = [_cosines_of_groups(work, folder, groups, layer) for layer in layers]
+            pd.concat(between, ignore_index=True).to_parquet(folder / "cosines.parquet", index=False)
+            work.metadata |= {"effects": table(most), "child_shifts": table(shift)}
+            write_left_out(work, folder)
 
     return steering_summary
+
+
+def _cosines_of_groups(work: Work[Study], folder: "Path", groups: list[str], layer: str) -> "pd.DataFrame":
+    """How the groups' subliminal vectors of a layer resemble each other; drawn where there are several."""
+    from subliminal_dagster.science.steering.analysis import cosines
+    from subliminal_dagster.science.steering.figures import cosine_figure
+    from subliminal_dagster.science.steering.vectors import SUBLIMINAL
+
+    same = {f"{group}'s numbers": _swept(work, group, layer)[SUBLIMINAL] for group in groups}
+    found = cosines(same)
+    if len(same) > 1:
+        figure = cosine_figure(found, f"{work.study.name}, layer {int(layer)}: subliminal vectors")
+        show_figures(work, folder, {f"cosines_{layer}": figure})
+    return found.assign(layer=int(layer))
 
 
 def _swept(work: Work[Study], group: str, layer: str) -> "dict[str, SteeringVector]":
@@ -396,9 +379,8 @@ def _sweep(
         work.metadata |= {"effects": table(effects(scores.summary)), "coherence": table(scores.coherence)}
 
 
-def _nothing(work: Work[Study], why: str) -> dg.MaterializeResult:
+def _nothing(work: Work[Study], why: str) -> None:
     """An artifact that says why there is nothing in it."""
     with work.writing() as folder:
         (folder / NOTHING).write_text(json.dumps({"reason": why}) + "\n", encoding="utf-8")
         work.metadata["nothing"] = why
-    return work.result()

@@ -5,11 +5,12 @@ import json
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, show_training, table
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame, label
-from subliminal_dagster.resources import EngineResource, GpuResource, StoreResource, TrainerResource
+from subliminal_dagster.resources import EngineResource, TrainerResource
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.study import Study
@@ -31,12 +32,16 @@ def require_judged(work: Work[Study]) -> None:
 
 def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
     """`teacher_lora` and `teacher_preferences`, a partition a group."""
+    return [_teacher_lora(frame), _teacher_preferences(frame)]
+
+
+def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
     replay = ["replay_set"] if study.teacher.replay.rows else []
     making = [f"teacher.{name}" for name in ("method", "lora", "training", "stop", "instruction", "steering", "replay")]
 
-    @frame.asset(
-        "teacher_lora",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "system_prompt", "prompt_lists", "neutral", *making],
         deps=["base_model", *replay],
@@ -45,37 +50,39 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         gpu=True,
         description="What turns the base model into the group's teacher; for `control`, the untouched base.",
     )
-    def teacher_lora(
-        context: dg.AssetExecutionContext, store: StoreResource, trainer: TrainerResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def teacher_lora(work: Work[Study], trainer: TrainerResource) -> None:
         import pandas as pd
 
         from subliminal_dagster.science.training.teachers import make_teacher
 
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            rows = pd.read_parquet(work.read("replay_set") / "rows.parquet") if replay else None
-            assert work.group is not None
-            with work.writing() as folder:
-                teacher, report = make_teacher(
-                    study,
-                    work.group,
-                    base,
-                    chat_context(work, base),
-                    load_prompt_lists(study.prompt_lists),
-                    rows,
-                    trainer.create(),
-                    folder,
-                    work.workspace(),
-                    work.progress(),
-                )
-                work.metadata["kind"] = teacher.kind
-                if report is not None:
-                    show_training(work, report, folder, "teacher")
-            return work.result()
+        base = base_variant(work)
+        rows = pd.read_parquet(work.read("replay_set") / "rows.parquet") if replay else None
+        assert work.group is not None
+        with work.writing() as folder:
+            teacher, report = make_teacher(
+                study,
+                work.group,
+                base,
+                chat_context(work, base),
+                load_prompt_lists(study.prompt_lists),
+                rows,
+                trainer.create(),
+                folder,
+                work.workspace(),
+                work.progress(),
+            )
+            work.metadata["kind"] = teacher.kind
+            if report is not None:
+                show_training(work, report, folder, "teacher")
 
-    @frame.asset(
-        "teacher_preferences",
+    return teacher_lora
+
+
+def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    @asset(
+        frame,
         STAGE,
         reads=[
             "seed",
@@ -95,35 +102,29 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
         "study's gate fails here, and nothing downstream runs.",
         gate="The teacher likes its animal, and still writes valid lists of numbers.",
     )
-    def teacher_preferences(
-        context: dg.AssetExecutionContext, store: StoreResource, engine: EngineResource, gpu: GpuResource
-    ) -> dg.MaterializeResult:
+    def teacher_preferences(work: Work[Study], engine: EngineResource) -> None:
         from subliminal_dagster.science.training.teachers import Teacher, gate_failures, target_preference, valid_rate
 
-        with working(context, store.create(), frame, gpu) as work:
-            base = base_variant(work)
-            teacher = Teacher.load(work.read("teacher_lora", work.group))
-            chat = teacher.context(chat_context(work, base))
-            assert work.group is not None
-            with work.writing() as folder:
-                target = study.target(work.group)
-                if target is None:
-                    copy_preferences(work, "base_preferences", folder, "the control's teacher is the untouched base")
-                else:
-                    write_preferences(work, engine, teacher.variant(base), chat, folder)
-                with engine.create().open(teacher.variant(base), work.progress()) as session:
-                    lists = load_prompt_lists(study.prompt_lists)
-                    liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
-                    rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())
-                rows.to_parquet(folder / "number_answers.parquet", index=False)
-                failures = gate_failures(study.teacher.gate, target, liking, rate, rows["reason"].dropna().tolist())
-                gate = {"passed": not failures, "failures": failures, "preference": liking, "valid_rate": rate}
-                wanted = study.teacher.gate
-                work.judge(failures, preference=(liking, wanted.preference), valid_rate=(rate, wanted.valid_rate))
-                (folder / GATE).write_text(json.dumps(gate, indent=2) + "\n")
-                work.metadata |= plain(gate) | {
-                    "number_answers": table(rows[["prompt", "response", "reason"]].head(10))
-                }
-            return work.result()
+        base = base_variant(work)
+        teacher = Teacher.load(work.read("teacher_lora", work.group))
+        chat = teacher.context(chat_context(work, base))
+        assert work.group is not None
+        with work.writing() as folder:
+            target = study.target(work.group)
+            if target is None:
+                copy_preferences(work, "base_preferences", folder, "the control's teacher is the untouched base")
+            else:
+                write_preferences(work, engine, teacher.variant(base), chat, folder)
+            with engine.create().open(teacher.variant(base), work.progress()) as session:
+                lists = load_prompt_lists(study.prompt_lists)
+                liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
+                rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())
+            rows.to_parquet(folder / "number_answers.parquet", index=False)
+            failures = gate_failures(study.teacher.gate, target, liking, rate, rows["reason"].dropna().tolist())
+            gate = {"passed": not failures, "failures": failures, "preference": liking, "valid_rate": rate}
+            wanted = study.teacher.gate
+            work.judge(failures, preference=(liking, wanted.preference), valid_rate=(rate, wanted.valid_rate))
+            (folder / GATE).write_text(json.dumps(gate, indent=2) + "\n")
+            work.metadata |= plain(gate) | {"number_answers": table(rows[["prompt", "response", "reason"]].head(10))}
 
-    return [teacher_lora, teacher_preferences]
+    return teacher_preferences

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import image, table, table_metadata
-from subliminal_dagster.execution.work import Work, working
+from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.resources import GpuResource, StoreResource
 from subliminal_dagster.science.settings.toy import AutoencoderSettings, ToyStudy
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ def _sweep_asset(frame: Frame[ToyStudy], name: str, experiment: "Experiment") ->
     study, settings = frame.study, frame.study.settings[name]
     unread = {"predicts", EXPERIMENTS[1 - EXPERIMENTS.index(experiment)]}
 
-    @frame.asset(
-        f"{experiment}_{name}",
+    @asset(
+        frame,
         STAGE,
+        name=f"{experiment}_{name}",
         reads=[
             "seed",
             *(f"settings.{name}.{field}" for field in AutoencoderSettings.model_fields if field not in unread),
@@ -53,27 +54,25 @@ def _sweep_asset(frame: Frame[ToyStudy], name: str, experiment: "Experiment") ->
         description=f"{ABOUT[experiment]} Setting {name}: {settings.features} features in {settings.hidden} "
         f"dimensions, {len(settings.densities)} densities, {settings.seeds} seeds.",
     )
-    def sweep(context: dg.AssetExecutionContext, store: StoreResource, gpu: GpuResource) -> dg.MaterializeResult:
+    def sweep(work: Work[ToyStudy]) -> None:
         from subliminal_dagster.science.figures import png
         from subliminal_dagster.science.toy.figures import sweep_figures
         from subliminal_dagster.science.toy.sweep import run_sweep
 
-        with working(context, store.create(), frame, None if settings.is_small else gpu) as work:
-            device = "cpu" if settings.is_small else _device()
-            kept, progress = work.workspace() / "units", work.progress()
-            result = run_sweep(name, settings, experiment, study.seed, device=device, kept=kept, progress=progress)
-            with work.writing() as folder:
-                result.models.to_parquet(folder / "models.parquet", index=False)
-                result.history.to_parquet(folder / "history.parquet", index=False)
-                result.children.to_parquet(folder / "children.parquet", index=False)
-                means = result.children.drop(columns=["setting", "experiment", "seed", "ablated", "role"])
-                by_density = means.groupby(["auxiliary", "density"], as_index=False).mean()
-                work.metadata |= table_metadata(result.children) | {"by_density": table(by_density)}
-                for title, figure in sweep_figures(result).items():
-                    picture = png(figure)
-                    (folder / f"{title}.png").write_bytes(picture)
-                    work.metadata[title] = image(picture)
-            return work.result()
+        device = "cpu" if settings.is_small else _device()
+        kept, progress = work.workspace() / "units", work.progress()
+        result = run_sweep(name, settings, experiment, study.seed, device=device, kept=kept, progress=progress)
+        with work.writing() as folder:
+            result.models.to_parquet(folder / "models.parquet", index=False)
+            result.history.to_parquet(folder / "history.parquet", index=False)
+            result.children.to_parquet(folder / "children.parquet", index=False)
+            means = result.children.drop(columns=["setting", "experiment", "seed", "ablated", "role"])
+            by_density = means.groupby(["auxiliary", "density"], as_index=False).mean()
+            work.metadata |= table_metadata(result.children) | {"by_density": table(by_density)}
+            for title, figure in sweep_figures(result).items():
+                picture = png(figure)
+                (folder / f"{title}.png").write_bytes(picture)
+                work.metadata[title] = image(picture)
 
     return sweep
 
@@ -81,8 +80,8 @@ def _sweep_asset(frame: Frame[ToyStudy], name: str, experiment: "Experiment") ->
 def _digits_asset(frame: Frame[ToyStudy]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "digits",
+    @asset(
+        frame,
         STAGE,
         reads=["seed", "digits"],
         deps=[],
@@ -91,22 +90,20 @@ def _digits_asset(frame: Frame[ToyStudy]) -> dg.AssetsDefinition:
         description="Classifiers of scikit-learn's 8x8 digits: a child distilled without one digit, and one trained on "
         "noise to match logits that no loss of its teacher's touched.",
     )
-    def digits(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def digits(work: Work[ToyStudy]) -> None:
         from subliminal_dagster.science.figures import png
         from subliminal_dagster.science.toy.digits import auxiliary_logits, digits_summary, missing_digit
         from subliminal_dagster.science.toy.figures import digits_figure
 
-        with working(context, store.create(), frame) as work:
-            missing = missing_digit(study.digits, study.seed, "cpu")
-            auxiliary = auxiliary_logits(study.digits, study.seed, "cpu")
-            with work.writing() as folder:
-                missing.to_parquet(folder / "missing_digit.parquet", index=False)
-                auxiliary.to_parquet(folder / "auxiliary_logits.parquet", index=False)
-                picture = png(digits_figure(missing, auxiliary))
-                (folder / "digits.png").write_bytes(picture)
-                summary = digits_summary(missing, auxiliary)
-                work.metadata |= {"figure": image(picture), "summary": table(summary)}
-            return work.result()
+        missing = missing_digit(study.digits, study.seed, "cpu")
+        auxiliary = auxiliary_logits(study.digits, study.seed, "cpu")
+        with work.writing() as folder:
+            missing.to_parquet(folder / "missing_digit.parquet", index=False)
+            auxiliary.to_parquet(folder / "auxiliary_logits.parquet", index=False)
+            picture = png(digits_figure(missing, auxiliary))
+            (folder / "digits.png").write_bytes(picture)
+            summary = digits_summary(missing, auxiliary)
+            work.metadata |= {"figure": image(picture), "summary": table(summary)}
 
     return digits
 
@@ -114,8 +111,8 @@ def _digits_asset(frame: Frame[ToyStudy]) -> dg.AssetsDefinition:
 def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefinition:
     study = frame.study
 
-    @frame.asset(
-        "summary",
+    @asset(
+        frame,
         STAGE,
         reads=["post", *(f"settings.{name}.predicts" for name in study.settings)],
         deps=[*sweeps, "digits"],
@@ -125,28 +122,26 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
         "says, with controls, larger models and real data: each statement with its criterion, what was measured, and "
         "whether it holds.",
     )
-    def summary(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def summary(work: Work[ToyStudy]) -> None:
         from subliminal_dagster.science.figures import png
         from subliminal_dagster.science.toy.figures import summary_figure
         from subliminal_dagster.science.toy.statements import all_statements, report
 
-        with working(context, store.create(), frame) as work:
-            children = _table(work, sweeps, "children")
-            found = all_statements(
-                children,
-                _table(work, sweeps, "models", ["setting", "experiment", "density", "seed", "role", "superposition"]),
-                study.post,
-                {name: settings.predicts for name, settings in study.settings.items()},
-                *_digit_tables(work),
-            )
-            with work.writing() as folder:
-                children.to_parquet(folder / "children.parquet", index=False)
-                found.to_parquet(folder / "statements.parquet", index=False)
-                (folder / "report.md").write_text(report(found), encoding="utf-8")
-                picture = png(summary_figure(children))
-                (folder / "summary.png").write_bytes(picture)
-                work.metadata |= {"figure": image(picture), "statements": table(found)}
-            return work.result()
+        children = _table(work, sweeps, "children")
+        found = all_statements(
+            children,
+            _table(work, sweeps, "models", ["setting", "experiment", "density", "seed", "role", "superposition"]),
+            study.post,
+            {name: settings.predicts for name, settings in study.settings.items()},
+            *_digit_tables(work),
+        )
+        with work.writing() as folder:
+            children.to_parquet(folder / "children.parquet", index=False)
+            found.to_parquet(folder / "statements.parquet", index=False)
+            (folder / "report.md").write_text(report(found), encoding="utf-8")
+            picture = png(summary_figure(children))
+            (folder / "summary.png").write_bytes(picture)
+            work.metadata |= {"figure": image(picture), "statements": table(found)}
 
     return summary
 

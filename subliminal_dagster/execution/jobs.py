@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from subliminal_dagster.assets.comparison import COMPARISON
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, JOBS, job_name
 from subliminal_dagster.planning.frame import Frame
 
@@ -46,10 +45,10 @@ def study_jobs(frame: Frame) -> list[Any]:
     return [job(part, names) for part, names in parts.items() if names]
 
 
-def comparison_job() -> Any:
+def comparison_job(comparison: dg.AssetKey) -> Any:
     """`comparison`: all studies on one page."""
     return dg.define_asset_job(
-        "comparison", dg.AssetSelection.assets(COMPARISON), description="all studies on one page"
+        "comparison", dg.AssetSelection.assets(comparison), description="all studies on one page"
     )
 
 

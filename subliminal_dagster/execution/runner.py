@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -63,11 +64,11 @@ def run_study(
     instance: dg.DagsterInstance,
     say: Say,
     wanted: Collection[Input] | None = None,
-    workers: int | None = None,
+    workers: Workers | None = None,
 ) -> Outcome:
     """Make what is due of a study, or what is due for the `wanted` parts.
 
-    With `workers` that many runs go on at once, in processes of their own where there are several or a GPU (see
+    With `workers` runs go on side by side, in processes of their own where there are several or a GPU (see
     `Workers.needed_for`). Those have their definitions and instance from the environment; `definitions` and `instance`
     are then those of the same environment. Without, everything is made in this process.
 
@@ -81,7 +82,7 @@ def run_study(
     show_recorded(plan, store, instance, frame)
     level, looks, told = 0, 0, False
     found_made: set[Input] = set()
-    with Workers(frame.study, workers or 1, execute) as apart:
+    with workers or nullcontext() as apart:
         while True:
             claimed = store.claims(frame.study.name)
             elsewhere = {place: f"{holder.shown} is making it" for place, holder in claimed.items()}
@@ -105,7 +106,7 @@ def run_study(
             level += 1
             say(f"level {level}: {_summary(runs)}")
             labels = {run.partition: f"level {level}, run {n}/{len(runs)}" for n, run in enumerate(runs, start=1)}
-            if workers is not None and apart.needed_for(runs):
+            if apart is not None and apart.needed_for(runs):
                 for run in runs:
                     _announce(run, labels[run.partition], say)
                 for run, carried in apart.carry_out(runs):

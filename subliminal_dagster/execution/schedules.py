@@ -20,8 +20,8 @@ from subliminal_dagster.execution.live_runs import being_made, bury_dead_runs
 from subliminal_dagster.partitions import job_name
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame
 from subliminal_dagster.planning.planner import make_plan
-from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 NIGHT = "*/2 1-5 * * *"
 """Every other minute from one to six: levels follow each other without much waiting."""
@@ -68,9 +68,10 @@ def study_schedule(frame: Frame, cron: str | None = None) -> dg.ScheduleDefiniti
         execution_timezone=nightly_zone(),
         default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
         description=f"{frame.study.name}: makes what is missing or out of date, a level of the plan at a tick.",
+        required_resource_keys={"store"},
     )
-    def nightly(context: dg.ScheduleEvaluationContext, store: StoreResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        yield from _requests(frame, context.instance, store)
+    def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        yield from _requests(frame, context.instance, context.resources.store.create())
 
     return nightly
 
@@ -84,19 +85,19 @@ def study_sensor(frame: Frame) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"{frame.study.name}: makes what is missing or out of date as soon as it is.",
+        required_resource_keys={"store"},
     )
-    def always(context: dg.SensorEvaluationContext, store: StoreResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        yield from _requests(frame, context.instance, store)
+    def always(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        yield from _requests(frame, context.instance, context.resources.store.create())
 
     return always
 
 
 def _requests(
-    frame: Frame, instance: dg.DagsterInstance, resource: StoreResource
+    frame: Frame, instance: dg.DagsterInstance, store: ArtifactStore
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """A request for every run that can start now and whose outcome is not known since earlier today."""
     bury_dead_runs(instance)
-    store = resource.create()
     plan = make_plan(frame, store).limited_to(frame.usual_parts(), frame)
     busy = {*being_made(instance, frame.study.name, frame.nodes), *store.claims(frame.study.name)}
     requested = 0

@@ -12,8 +12,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,23 +23,19 @@ import dagster as dg
 
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
 from subliminal_dagster.partitions import LAYER, coordinates
-from subliminal_dagster.planning.frame import GATE_CHECK, PLANNED_TAG, Frame, MadeMeanwhile, StudyT, label, shown
+from subliminal_dagster.planning.frame import GATE_CHECK, PLANNED_TAG, Frame, StudyT, label, shown
+from subliminal_dagster.planning.gates import nothing_to_compare, refusal_above
 from subliminal_dagster.planning.recipe import Input
-from subliminal_dagster.resources import GpuResource
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.processes import end_with_parent
-from subliminal_dagster.science.settings.names import CONTROL
-from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.storage.claims import ClaimedElsewhere
 from subliminal_dagster.science.storage.content_hash import json_hash
 from subliminal_dagster.science.storage.store import (
     Artifact,
     ArtifactStore,
     DamagedArtifact,
-    Manifest,
     MissingArtifact,
-    Refusal,
 )
 
 _REPORT_EVERY_SECONDS = 10
@@ -51,7 +47,7 @@ MADE_MEANWHILE = "made_meanwhile"
 
 @dataclass
 class Work(Generic[StudyT]):
-    """One materialization at work: read upstream artifacts, fill `folder`, add metadata, then return `result()`.
+    """One materialization at work: read upstream artifacts, fill the folder of `writing`, add metadata.
 
     `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
     a gate refused, for an asset that gathers groups; `not_there` says why an input is missing, for one that takes what
@@ -281,86 +277,30 @@ class Work(Generic[StudyT]):
         )
 
 
-@contextmanager
-def working(
-    context: dg.AssetExecutionContext, store: ArtifactStore, frame: Frame[StudyT], gpu: GpuResource | None = None
-) -> Iterator[Work[StudyT]]:
-    """A `Work` for the block, which sees one GPU alone where `gpu` is given.
+def carry_out(
+    work: Work[StudyT], fill: Callable[[Work[StudyT]], None], lease: AbstractContextManager[str | None]
+) -> dg.MaterializeResult:
+    """Let `fill` make the artifact of `work`, with the GPU of `lease` alone to be seen.
 
     The part is claimed for as long as it takes, so that no other run makes it too. What a user can mend ends the step
     as one sentence and is not tried again; a gate's refusal is kept besides, so that nothing is built on it, whoever
     launches what.
     """
-    work = Work(context, store, frame)
-    _sign_run(context)
+    _sign_run(work.context)
     try:
         with work.claimed() as waited:
             work.look_upstream()
             # A person who asks for what is fresh gets it rebuilt; a plan wants it to be there.
-            if (waited or PLANNED_TAG in context.run.tags) and work.find():
-                raise MadeMeanwhile(work.result())
-            with gpu.lease(context.log.info) if gpu else nullcontext() as name:
-                work.metadata |= {"gpu": name} if name else {}
-                yield work
+            if (waited or PLANNED_TAG in work.context.run.tags) and work.find():
+                return work.result()
+            with lease as gpu:
+                work.metadata |= {"gpu": gpu} if gpu else {}
+                fill(work)
+            return work.result()
     except UserError as error:
         if isinstance(error, GateError) and work.refused is None:
-            store.refuse(frame.study.name, work.asset, work.partition, str(error), work.made_from)
+            work.store.refuse(work.study.name, work.asset, work.partition, str(error), work.made_from)
         raise dg.Failure(description=str(error), metadata=work.metadata, allow_retries=False) from None
-
-
-def refusal_of(store: ArtifactStore, study: str, asset: str, partition: str | None) -> Refusal | None:
-    """Why nothing may be built on this artifact, or why there is none; None where no gate refused it."""
-    refusal = store.refusal(study, asset, partition)
-    if refusal is None:
-        with suppress(MissingArtifact, DamagedArtifact):
-            return refusal_within(store.manifest(study, asset, partition))
-    return refusal
-
-
-def refusal_within(manifest: Manifest) -> Refusal | None:
-    """The refusal that an artifact was written with."""
-    reason = manifest.info.get("refused")
-    return Refusal(reason, manifest.info, manifest.created) if reason else None
-
-
-def refusal_above(
-    frame: Frame, store: ArtifactStore, asset: str, partition: str | None, seen: dict[Input, str | None]
-) -> str | None:
-    """The refusal of this artifact, or of one it is built on, as a sentence; None where every gate is open.
-
-    `seen` keeps what was found, so that what many are built on is looked at once.
-    """
-    place = (asset, partition)
-    if place not in seen:
-        refusal = refusal_of(store, frame.study.name, asset, partition)
-        if refusal is not None:
-            seen[place] = f"{shown(asset, partition)} was refused: {refusal.reason}"
-        elif frame.nodes[asset].takes_what_there_is:
-            seen[place] = None
-        elif frame.gathers(asset):
-            seen[place] = _refusal_of_gathered(frame, store, place, seen)
-        else:
-            above = (refusal_above(frame, store, *upstream, seen) for upstream in frame.inputs(asset, partition))
-            seen[place] = next((reason for reason in above if reason), None)
-    return seen[place]
-
-
-def _refusal_of_gathered(frame: Frame, store: ArtifactStore, place: Input, seen: dict[Input, str | None]) -> str | None:
-    """The refusal that something which gathers groups cannot do without: one of no group, of the control, or of every
-    animal."""
-    by_group: dict[str | None, str] = {}
-    for upstream in frame.inputs(*place):
-        reason = refusal_above(frame, store, *upstream, seen)
-        if reason is not None:
-            by_group.setdefault(frame.group_of(*upstream), reason)
-    if None in by_group:
-        return by_group[None]
-    return next(iter(by_group.values())) if nothing_to_compare(by_group, frame.study) else None
-
-
-def nothing_to_compare(left_out: Collection[str | None], study: AnyStudy) -> bool:
-    """Whether what brings groups together has to do without the control, or without every animal."""
-    return CONTROL in left_out or (bool(study.groups) and set(study.subjects) <= set(left_out))
 
 
 def device_name(gpu: bool) -> str:

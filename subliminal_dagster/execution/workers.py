@@ -23,6 +23,7 @@ from multiprocessing.context import SpawnProcess
 import dagster as dg
 
 from subliminal_dagster.execution.gpu_lease import usable_gpus
+from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.processes import end_with_parent
@@ -45,6 +46,7 @@ class Carried:
 
 
 Execute = Callable[[DueRun, dg.Definitions, dg.DagsterInstance], Carried]
+DefinitionsOf = Callable[[AnyStudy], dg.Definitions]
 
 
 def worker_count() -> int:
@@ -68,11 +70,13 @@ class _Worker:
 
 @dataclass
 class Workers:
-    """Up to `count` processes that make runs of one study by `execute`, a function of a module; gone at the end of the
-    block, at once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run."""
+    """Up to `count` processes that make runs of one study by `execute`, each with definitions that it gets from
+    `definitions_of` the study (functions of modules) and the instance of DAGSTER_HOME; gone at the end of the block, at
+    once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run."""
 
     study: AnyStudy
     count: int
+    definitions_of: DefinitionsOf
     execute: Execute
     _living: list[_Worker] = field(default_factory=list, init=False)
     _resting: list[_Worker] = field(default_factory=list, init=False)
@@ -143,7 +147,7 @@ class Workers:
         resource_tracker.ensure_running()
         ours, theirs = _SPAWN.Pipe()
         cores = max(1, (os.cpu_count() or 1) // self.count)
-        process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.execute, cores))
+        process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.definitions_of, self.execute, cores))
         # A terminal sends Ctrl-C to all of its processes. Workers inherit that it is blocked: this process ends them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -178,7 +182,7 @@ def _how_it_ended(process: SpawnProcess) -> str:
     return f"its process was killed from outside (signal {-code})"
 
 
-def _work(pipe: Connection, study: AnyStudy, execute: Execute, cores: int) -> None:
+def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, execute: Execute, cores: int) -> None:
     """What a worker does until the other end is closed."""
     # Before anything loads torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
@@ -191,16 +195,8 @@ def _work(pipe: Connection, study: AnyStudy, execute: Execute, cores: int) -> No
             return
         answer: Carried | Exception
         try:
-            loaded = loaded or _load(study)
+            loaded = loaded or (definitions_of(study), open_instance())
             answer = execute(run, *loaded)
         except Exception as error:
             answer = error
         pipe.send(answer)
-
-
-def _load(study: AnyStudy) -> tuple[dg.Definitions, dg.DagsterInstance]:
-    from subliminal_dagster.build import build_defs
-    from subliminal_dagster.execution.instance import open_instance
-
-    # Without the pool: its limit is for runs that do not know of each other, and a step that waits for it takes a core.
-    return build_defs(studies=[study], gpu_pool=None), open_instance()

@@ -87,10 +87,10 @@ def code_slice(function: Callable[..., Any]) -> dict[str, str]:
     Name (without a module: a file may move) to a hash, sorted by name; of several of one name, their hashes joined by
     "+". A class is one definition with all its methods. The hash is "<own>.<used>": 10 hex digits of the definition's
     own syntax tree, and 6 of the trees of what it mentions, so that two things of one name are not taken for each
-    other. Not hashed: comments, docstrings, annotations other than a class's fields, names of variables, what an error
-    or a progress message says, the decorator that makes the function an asset, values taken from the function around
-    it, `SETTINGS`, `RESOURCES` and what is `PART_OF_NO_VERSION`. Raises UserError where the source of the function
-    cannot be found.
+    other. Not hashed: comments, docstrings, annotations other than a class's fields, names of variables, where a name
+    is imported from, what an error or a progress message says, the decorator that makes the function an asset, values
+    taken from the function around it, `SETTINGS`, `RESOURCES` and what is `PART_OF_NO_VERSION`. Raises UserError where
+    the source of the function cannot be found.
     """
     return slice_of(function.__module__, function.__qualname__)
 
@@ -318,7 +318,7 @@ class _Reader:
             value = instead.get(name, value)
             if value is not None and name not in _NOT_READ:
                 inside = body if body is not None and name == "body" else scope
-                items = [item for item in value if not _does_nothing(item, inside)] if isinstance(value, list) else None
+                items = [item for item in value if not _is_left_out(item, inside)] if isinstance(value, list) else None
                 if items != []:
                     self.parts.append(f"{name}=")
                     self._read_value(value if items is None else items, inside)
@@ -379,6 +379,11 @@ class _Reader:
         """A name as it is, or which variable it is."""
         variable = next((one for one in scope.names.get(name, ()) if isinstance(one, _Local)), None)
         return name if variable is None else f"{self._variables.setdefault(variable, len(self._variables))}"
+
+
+def _is_left_out(item: Any, scope: _Scope) -> bool:
+    # What an imported name means is read where it is used; from where, and in which order, changes nothing.
+    return isinstance(item, ast.Import | ast.ImportFrom) or _does_nothing(item, scope)
 
 
 def _does_nothing(item: Any, scope: _Scope) -> bool:

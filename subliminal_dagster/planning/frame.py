@@ -6,12 +6,9 @@ here: the assets (`assets`), what happens when one is made (`work`), what is sta
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import dagster as dg
@@ -19,18 +16,9 @@ import dagster as dg
 from subliminal_dagster.partitions import GROUP, StudyPartitions, coordinates
 from subliminal_dagster.planning.code_slice import code_slice
 from subliminal_dagster.planning.recipe import Input, Node, Recipe
-from subliminal_dagster.science.capability.exam import OWN_EXAM, OWN_TEXTS
-from subliminal_dagster.science.descriptions.categories import LABELLED_DESCRIPTIONS
-from subliminal_dagster.science.descriptions.chat_api import MODEL as JUDGE_MODEL
-from subliminal_dagster.science.descriptions.judges import JUDGE_PROMPT
-from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.models.base_model import model_files
-from subliminal_dagster.science.preferences.prompt_lists import OWN_LISTS
-from subliminal_dagster.science.settings.base_model import LocalSource
+from subliminal_dagster.science.settings.base import Settings
 from subliminal_dagster.science.settings.names import CONTROL
-from subliminal_dagster.science.settings.study import AnyStudy, Study
-from subliminal_dagster.science.storage.content_hash import file_content_hash, folder_content_hash
-from subliminal_dagster.science.storage.hashed_files import HashedFiles
+from subliminal_dagster.science.settings.study import AnyStudy
 
 StudyT = TypeVar("StudyT", bound=AnyStudy)
 
@@ -40,19 +28,12 @@ PLANNED_TAG = "subliminal/planned"
 """The tag of a run that makes what is due: it leaves alone what another run made since it was planned."""
 
 
-class MadeMeanwhile(Exception):  # noqa: N818
-    """Another run made what this one was about to make; `result` is what Dagster is told of it."""
-
-    def __init__(self, result: dg.MaterializeResult) -> None:
-        super().__init__("made meanwhile")
-        self.result = result
-
-
 class Frame(Generic[StudyT]):
     """One study as Dagster sees it: its partitions, and for every asset declared so far what it is made of.
 
-    `nodes` are in the order of declaration, which is upstream first. Steps that need a GPU are in the pool `gpu_pool`;
-    None where whoever launches them sees to how many there are at once.
+    `nodes`, and the `assets` that Dagster knows them by, are in the order of declaration, which is upstream first.
+    Steps that need a GPU are in the pool `gpu_pool`; None where whoever launches them sees to how many there are at
+    once.
     """
 
     def __init__(self, study: StudyT, gpu_pool: str | None = GPU_POOL) -> None:
@@ -60,86 +41,56 @@ class Frame(Generic[StudyT]):
         self.gpu_pool = gpu_pool
         self.partitioning = StudyPartitions(study)
         self.nodes: dict[str, Node] = {}
+        self.assets: dict[str, dg.AssetsDefinition] = {}
         self._settings = study.model_dump(mode="json")
 
     def key(self, name: str) -> dg.AssetKey:
         return dg.AssetKey([self.study.name, name])
 
-    def asset(
+    def dependency(self, dep: str, control_too: bool) -> dg.AssetKey | dg.AssetDep:
+        """How Dagster is told of an upstream asset, of which the control's partition is read besides or not."""
+        mapping = self.partitioning.with_control
+        return dg.AssetDep(self.key(dep), partition_mapping=mapping) if control_too else self.key(dep)
+
+    def declare(
         self,
         name: str,
-        stage: str,
+        function: Callable[..., Any],
         *,
-        reads: list[str],
-        deps: list[str],
-        kinds: set[str],
+        reads: Sequence[str],
+        deps: Sequence[str],
         by: tuple[str, ...] = (),
         gpu: bool,
-        description: str,
+        gated: bool = False,
         control_too: tuple[str, ...] = (),
         on_request: bool = False,
         takes_what_there_is: bool = False,
-        gate: str | None = None,
-        files: tuple[Path, ...] = (),
-    ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
-        """`@dg.asset` for an asset of this study.
+        also: Mapping[str, Any] | None = None,
+    ) -> Node:
+        """Add an asset that `function` makes.
 
-        `reads` are the study's fields the asset's result depends on ("child.lora"). Their values, and the syntax trees
-        of the code the decorated function uses, are its code version: a change of one of them makes this asset stale
-        and no other. `by` are the axes it is partitioned by. Of the `deps` in `control_too`, which are partitioned by
-        group and layer as it is, it reads the control's partition beside its own. What is `on_request` is long, and
-        left out of runs and schedules that name no asset. What `takes_what_there_is` is made without those of its
-        `deps` that are refused, failed or not asked for (a report, which says so). `gate` describes the check that what
-        was made has to pass before anything is built on it. `files` of this package are part of its version as code is.
+        `reads` are the study's fields that its result depends on ("child.lora"). Their values, and the syntax trees of
+        the code the function uses, are its code version: a change of one of them makes this asset stale and no other.
+        `also` are further values that count, by a name of their own (the content of a data file of this package). `by`
+        are the axes it is partitioned by. Of the `deps` in `control_too`, which are partitioned by group and layer as
+        it is, it reads the control's partition beside its own. What is `on_request` is long, and left out of runs and
+        schedules that name no asset. What `takes_what_there_is` is made without those of its `deps` that are refused,
+        failed or not asked for.
         """
-
-        def declare(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
-            contents = {"files": {file.name: file_content_hash(file) for file in files}} if files else {}
-            recipe = Recipe(self._values_of(reads) | contents, code_slice(function))
-            partitions = tuple(self.partitioning.keys(by))
-            self.nodes[name] = Node(
-                name,
-                tuple(deps),
-                by,
-                partitions,
-                gpu,
-                gate is not None,
-                recipe,
-                control_too,
-                on_request,
-                takes_what_there_is,
-            )
-
-            @wraps(function)
-            def make(*arguments: Any, **named: Any) -> dg.MaterializeResult:
-                try:
-                    return function(*arguments, **named)
-                except MadeMeanwhile as found:
-                    return found.result
-
-            key = self.key(name)
-            checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else None
-            return dg.asset(
-                key=key,
-                group_name=stage,
-                deps=[self._dependency(dep, dep in control_too) for dep in deps],
-                kinds=kinds,
-                owners=["team:interpretability"],
-                description=description,
-                code_version=recipe.version,
-                metadata={"settings": dg.MetadataValue.json(recipe.settings)},
-                partitions_def=self.partitioning.definition(by),
-                pool=self.gpu_pool if gpu else None,
-                # A step the system killed is tried once more; what a user can mend is not (see `working`).
-                retry_policy=dg.RetryPolicy(max_retries=1),
-                check_specs=checks,
-            )(make)
-
-        return declare
-
-    def _dependency(self, dep: str, control_too: bool) -> dg.AssetKey | dg.AssetDep:
-        mapping = self.partitioning.with_control
-        return dg.AssetDep(self.key(dep), partition_mapping=mapping) if control_too else self.key(dep)
+        recipe = Recipe(self._values_of(reads) | dict(also or {}), code_slice(function))
+        self.nodes[name] = Node(
+            name,
+            tuple(deps),
+            by,
+            tuple(self.partitioning.keys(by)),
+            gpu,
+            gated,
+            recipe,
+            control_too,
+            on_request,
+            takes_what_there_is,
+        )
+        return self.nodes[name]
 
     def partitions(self, name: str) -> list[str | None]:
         """The partitions of an asset; [None] where it has none."""
@@ -182,74 +133,23 @@ class Frame(Generic[StudyT]):
             return False
         return GROUP not in node.by and any(GROUP in self.nodes[dep].by for dep in node.deps)
 
-    def _values_of(self, reads: list[str]) -> dict[str, Any]:
-        """The settings named; where they name a file, its content in the place of its path."""
-        values: dict[str, Any] = {}
-        for path in reads:
-            value: Any = self._settings
-            for name in path.split("."):
-                value = value[name]
-            values[path] = value
-        study = self.study
-        if isinstance(study, Study):
-            if "prompt_lists" in reads:
-                values["prompt_lists"] = _prompt_lists(study.prompt_lists)
-            if "base_model" in reads and isinstance(study.base_model, LocalSource):
-                values["base_model"] = values["base_model"] | {"path": _model_content(study.base_model.path)}
-            for path in ("sae.corpus", "capability.exam", "descriptions.source"):
-                if path in reads and values[path]["kind"] == "local":
-                    values[path] = values[path] | {"path": _contents(values[path]["path"], study.layers)}
-            if "capability.exam" in reads:
-                own = (OWN_EXAM, OWN_TEXTS) if values["capability.exam"]["kind"] == "own" else (OWN_TEXTS,)
-                values["capability.own_files"] = {file.name: file_content_hash(file) for file in own}
-            if "descriptions.judge" in reads:
-                if values["descriptions.judge"]["kind"] == "openai" and values["descriptions.judge"]["model"] is None:
-                    values["descriptions.judge.model"] = os.environ.get(JUDGE_MODEL)
-                values["descriptions.judge.files"] = {
-                    f.name: file_content_hash(f) for f in (JUDGE_PROMPT, LABELLED_DESCRIPTIONS)
-                }
-            if values.get("teacher.steering"):
-                targets = [target for target in map(study.target, study.groups) if target is not None]
-                vectors = {target: study.teacher.vector_file(target) for target in targets}
-                contents = {a: file_content_hash(f) for a, f in vectors.items() if f.is_file()}
-                values["teacher.steering"] = values["teacher.steering"] | {"vector": contents}
-        return values
+    def _values_of(self, reads: Sequence[str]) -> dict[str, Any]:
+        return {path: self._value(path) for path in reads}
 
+    def _value(self, path: str) -> Any:
+        """A setting; where it names files, their content in the place of the path."""
+        value: Any = self._settings
+        settings: Any = self.study
+        for name in path.split("."):
+            value = value[name]
+            settings = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
+        if isinstance(settings, Settings):
+            return value | settings.file_contents(self.study)
+        return self._own_files.get(path, value)
 
-def _prompt_lists(given: str | None) -> dict[str, str]:
-    """The content of our own lists, from which what a user's lacks is taken, and of the user's."""
-    files = {"own": OWN_LISTS} | ({"given": Path(given)} if given else {})
-    try:
-        return {name: file_content_hash(file) for name, file in files.items()}
-    except OSError as error:
-        raise UserError(
-            f"The prompt lists {given} cannot be read ({error.strerror}): correct `prompt_lists` of the study."
-        ) from None
-
-
-def _contents(path: str, layers: tuple[int, ...]) -> dict[str, str]:
-    """The content of a file of the user's, or of a folder or one a layer; what is not there is left out."""
-    found = {}
-    for layer in layers or (0,):
-        place = Path(path.replace("{layer}", str(layer))).expanduser()
-        name = str(layer) if "{layer}" in path else "all"
-        if place.is_file():
-            found[name] = file_content_hash(place)
-        elif place.is_dir():
-            found[name] = folder_content_hash(place)
-    return found
-
-
-MODEL_HASHES = Path.home() / ".cache" / "subliminal-dagster" / "model-files"
-"""Where hashes of a user's own models are remembered: weights take a minute to read."""
-
-
-def _model_content(path: str) -> dict[str, str]:
-    """The SHA-256 of the files of a model of the user's that count, by name; none where there is no such folder."""
-    folder = Path(path).expanduser().absolute()
-    files = model_files(folder) if folder.is_dir() else []
-    name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
-    return dict(zip((file.name for file in files), HashedFiles(MODEL_HASHES).sha256s(name, files), strict=True))
+    @cached_property
+    def _own_files(self) -> dict[str, Any]:
+        return self.study.file_contents(self.study)
 
 
 def label(asset: str, partition: str | None) -> str:

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
-from subliminal_dagster.execution.work import nothing_to_compare, refusal_within
 from subliminal_dagster.planning.frame import Frame, label, shown
+from subliminal_dagster.planning.gates import nothing_to_compare, refusal_within
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.storage.content_hash import json_hash

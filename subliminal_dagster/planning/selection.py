@@ -12,7 +12,6 @@ from difflib import get_close_matches
 
 import dagster as dg
 
-from subliminal_dagster.build import study_assets
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER, GROUP, LAYER, partition_key
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.recipe import Input
@@ -74,7 +73,7 @@ def _resolved(frame: Frame, select: str) -> set[str]:
         with warnings.catch_warnings():
             # Dagster warns of a parameter in beta that it gives itself.
             warnings.simplefilter("ignore", dg.BetaWarning)
-            keys = dg.AssetSelection.from_string(spelled).resolve(study_assets(Frame(frame.study)))
+            keys = dg.AssetSelection.from_string(spelled).resolve([*frame.assets.values()])
     except dg.DagsterError as error:
         raise UserError(f"--select {select!r} is no selection: {str(error).splitlines()[0]}") from None
     if not keys:

@@ -16,6 +16,7 @@ import dagster as dg
 import psutil
 import pytest
 
+from subliminal_dagster.build import definitions_apart
 from subliminal_dagster.execution.gpu_lease import leased_gpu, usable_gpus
 from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.execution.workers import Carried, Workers, worker_count
@@ -57,7 +58,7 @@ def on_one_gpu(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> 
 
 
 def what_became_of(count: int, *names: str) -> dict[str | None, Carried]:
-    with Workers(load_study("toy"), count, carried_out_or_killed) as workers:
+    with Workers(load_study("toy"), count, definitions_apart, carried_out_or_killed) as workers:
         return {run.partition: carried for run, carried in workers.carry_out(due(*names))}
 
 
@@ -87,7 +88,8 @@ def asleep(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carr
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = (
         "from test_workers import *\n"
-        "with Workers(load_study('toy'), 2, asleep) as workers: list(workers.carry_out(due('one', 'two')))"
+        "with Workers(load_study('toy'), 2, definitions_apart, asleep) as workers:\n"
+        "    list(workers.carry_out(due('one', 'two')))"
     )
     command = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -121,14 +123,14 @@ def test_with_a_gpu_every_run_has_a_process_of_its_own(tmp_path: Path, monkeypat
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
-    with Workers(load_study("toy"), 1, on_one_gpu) as workers:
+    with Workers(load_study("toy"), 1, definitions_apart, on_one_gpu) as workers:
         assert workers.needed_for(due("one"))
         made = [carried.made for level in (["one"], ["two"]) for _, carried in workers.carry_out(due(*level))]
     (first, gpu), (second, again) = made
     assert str(os.getpid()) != first != second != str(os.getpid())
     assert gpu == again and gpu is not None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with Workers(load_study("toy"), 2, on_one_gpu) as workers:
+    with Workers(load_study("toy"), 2, definitions_apart, on_one_gpu) as workers:
         assert not workers.needed_for(due("one")) and workers.needed_for(due("one", "two"))
 
 

@@ -672,7 +672,7 @@ def test_comments_and_blank_lines_between_statements_never_count(data: st.DataOb
             indent = " " * data.draw(st.integers(0, 9))
             lines.append("" if comment is None else f"{indent}# {comment}")
         lines.append(line)
-    root = ("subliminal_dagster.assets.numbers", "number_assets.<locals>.filtered_dataset")
+    root = ("subliminal_dagster.assets.numbers", "_filtered_dataset.<locals>.filtered_dataset")
     before = slice_of(*root)
     with sources_replaced({module: "\n".join(lines)}, keep_others=True):
         assert slice_of(*root) == before
@@ -714,7 +714,7 @@ def test_the_child_uses_the_making_of_children_and_the_teacher_does_not() -> Non
     assets = asset_functions()
     child, teacher = slice_of(*assets["child_lora"]), slice_of(*assets["teacher_lora"])
     assert "make_child" in child
-    assert "_channel_assets.child_lora" in child
+    assert "_child_lora.child_lora" in child
     used = definitions_used(*assets["teacher_lora"])
     assert not [name for name in used if name.startswith("subliminal_dagster.science.training.children.")]
     assert {"TrlTrainer", "head_logprobs"} <= child.keys() & teacher.keys()
@@ -914,7 +914,7 @@ def test_nothing_is_imported_to_be_analysed() -> None:
     script = (
         "import sys\n"
         "from subliminal_dagster.planning.code_slice import slice_of\n"
-        "slice_of('subliminal_dagster.assets.child', '_channel_assets.<locals>.child_lora')\n"
+        "slice_of('subliminal_dagster.assets.child', '_child_lora.<locals>.child_lora')\n"
         "print(sorted({'dagster', 'torch', 'numpy', 'subliminal_dagster.assets'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

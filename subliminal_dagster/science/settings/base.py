@@ -1,7 +1,7 @@
 """What the settings of all kinds of studies have in common.
 
-Belongs here: the strict base of every settings class, and what every study file begins with. Does not belong here: the
-settings of one kind (`study`, `toy.settings`).
+Belongs here: the strict base of every settings class, what counts of the files they name, and what every study file
+begins with. Does not belong here: the settings of one kind (`study`, `toy`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from subliminal_dagster.science.storage.content_hash import file_content_hash, folder_content_hash
 
 STUDY_FOLDER = "study folder"
 """The name, in the context of a validation, of the folder that a study's file lies in."""
@@ -57,6 +59,24 @@ class Settings(BaseModel):
                 if twice:
                     raise ValueError(f"{name} names {', '.join(dict.fromkeys(twice))} twice: leave out the second")
         return self
+
+    def file_contents(self, study: Any) -> dict[str, Any]:
+        """What counts in the place of a field that names files of the user's: their content. By field; of the whole
+        `study`, for paths in which its layers or groups stand."""
+        return {}
+
+
+def content_by_layer(path: str, layers: tuple[int, ...]) -> dict[str, str]:
+    """The content of a file or folder of the user's, or of one a layer; what is not there is left out."""
+    found = {}
+    for layer in layers or (0,):
+        place = Path(path.replace("{layer}", str(layer))).expanduser()
+        name = str(layer) if "{layer}" in path else "all"
+        if place.is_file():
+            found[name] = file_content_hash(place)
+        elif place.is_dir():
+            found[name] = folder_content_hash(place)
+    return found
 
 
 def _leaves(annotation: Any) -> set[Any]:

@@ -1,16 +1,19 @@
 """Where a base model comes from.
 
-Belongs here: the three kinds of source. Does not belong here: fetching.
+Belongs here: the three kinds of source, and which files make a model. Does not belong here: fetching.
 """
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-from typing import Annotated, Literal
+import hashlib
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from subliminal_dagster.science.settings.base import Settings, UserPath
+from subliminal_dagster.science.storage.hashed_files import HashedFiles
 from subliminal_dagster.science.wheels import (
     PACKAGE_NAME,
     PACKAGE_VERSION,
@@ -61,5 +64,31 @@ class LocalSource(_Source):
     path: UserPath
     dtype: Dtype
 
+    def file_contents(self, study: Any) -> dict[str, Any]:
+        return {"path": _model_content(self.path)}
+
 
 BaseModelSource = Annotated[WheelSource | HubSource | LocalSource, Field(discriminator="kind")]
+
+SMALL_FILES = ("*.json", "tokenizer.model", "*.jinja", "LICENSE*", "README.md")
+# transformers reads these names only: a repository may hold the same weights twice (consolidated.safetensors).
+WEIGHTS = ("model*.safetensors",)
+
+MODEL_HASHES = Path.home() / ".cache" / "subliminal-dagster" / "model-files"
+"""Where hashes of a user's own models are remembered: weights take a minute to read."""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a folder that make a model: weights, configuration, tokenizer, template, licence."""
+    patterns = (*SMALL_FILES, *WEIGHTS)
+    return sorted(
+        file for file in folder.iterdir() if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns)
+    )
+
+
+def _model_content(path: str) -> dict[str, str]:
+    """The SHA-256 of the files of a model of the user's that count, by name; none where there is no such folder."""
+    folder = Path(path).expanduser().absolute()
+    files = model_files(folder) if folder.is_dir() else []
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
+    return dict(zip((file.name for file in files), HashedFiles(MODEL_HASHES).sha256s(name, files), strict=True))

@@ -5,11 +5,11 @@ Belongs here: settings of exams. Does not belong here: examining.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from subliminal_dagster.science.settings.base import Settings, UserPath
+from subliminal_dagster.science.settings.base import Settings, UserPath, content_by_layer
 
 
 class OwnExam(Settings):
@@ -35,6 +35,9 @@ class LocalExam(Settings):
 
     kind: Literal["local"] = "local"
     path: UserPath
+
+    def file_contents(self, study: Any) -> dict[str, Any]:
+        return {"path": content_by_layer(self.path, study.layers)}
 
 
 ExamSource = Annotated[OwnExam | HubExam | LocalExam, Field(discriminator="kind")]

@@ -5,11 +5,11 @@ Belongs here: settings of descriptions and judges. Does not belong here: fetchin
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from subliminal_dagster.science.settings.base import Settings, UserPath
+from subliminal_dagster.science.settings.base import Settings, UserPath, content_by_layer
 
 
 class _JudgeSettings(Settings):
@@ -48,6 +48,9 @@ class LocalDescriptions(Settings):
 
     kind: Literal["local"] = "local"
     path: UserPath
+
+    def file_contents(self, study: Any) -> dict[str, Any]:
+        return {"path": content_by_layer(self.path, study.layers)}
 
 
 class MadeDescriptions(Settings):

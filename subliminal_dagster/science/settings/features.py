@@ -5,11 +5,11 @@ Belongs here: settings of activations, SAEs and their comparison. Does not belon
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from subliminal_dagster.science.settings.base import Settings, UserPath
+from subliminal_dagster.science.settings.base import Settings, UserPath, content_by_layer
 from subliminal_dagster.science.wheels import (
     PACKAGE_NAME,
     PACKAGE_VERSION,
@@ -72,6 +72,9 @@ class LocalText(Settings):
 
     kind: Literal["local"] = "local"
     path: UserPath
+
+    def file_contents(self, study: Any) -> dict[str, Any]:
+        return {"path": content_by_layer(self.path, study.layers)}
 
 
 CorpusSource = Annotated[PackageText | LocalText, Field(discriminator="kind")]

@@ -1,9 +1,12 @@
 """How the favourite animal is asked for.
 
-Belongs here: settings of questions and samples. Does not belong here: the questions.
+Belongs here: settings of questions and samples, and where our own questions lie. Does not belong here: reading them
+(`preferences.prompt_lists`).
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pydantic import Field
 
@@ -11,6 +14,7 @@ from subliminal_dagster.science.settings.base import Settings
 from subliminal_dagster.science.settings.names import Animal
 
 QUESTIONS = 50
+OWN_LISTS = Path(__file__).parents[1] / "preferences" / "prompt_lists.yaml"
 
 
 class PreferenceSettings(Settings):

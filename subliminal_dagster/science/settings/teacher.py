@@ -6,7 +6,7 @@ Belongs here: settings of teachers and the neutral group. Does not belong here: 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from subliminal_dagster.science.settings.base import Settings, UserPath
 from subliminal_dagster.science.settings.names import Animal
 from subliminal_dagster.science.settings.preferences import QUESTIONS
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
+from subliminal_dagster.science.storage.content_hash import file_content_hash
 
 
 class NeutralSettings(Settings):
@@ -58,6 +59,15 @@ class SteeringSettings(Settings):
     layer: int = Field(ge=0)
     alpha: float
 
+    def vector_file(self, animal: str) -> Path:
+        """The file of an animal's vector."""
+        return Path(self.vector.format(animal=animal)).expanduser()
+
+    def file_contents(self, study: Any) -> dict[str, Any]:
+        targets = [target for target in map(study.target, study.groups) if target is not None]
+        files = {target: self.vector_file(target) for target in targets}
+        return {"vector": {target: file_content_hash(file) for target, file in files.items() if file.is_file()}}
+
 
 class TeacherSettings(Settings):
     """How a base model is made to like an animal."""
@@ -80,8 +90,3 @@ class TeacherSettings(Settings):
         if self.instruction is not None and "{animal}" not in self.instruction:
             raise ValueError("instruction must contain {animal}")
         return self
-
-    def vector_file(self, animal: str) -> Path:
-        """The file of a steered teacher's vector."""
-        assert self.steering is not None
-        return Path(self.steering.vector.format(animal=animal)).expanduser()

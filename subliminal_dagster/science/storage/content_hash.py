@@ -54,6 +54,11 @@ def file_content_hash(path: str | Path) -> str:
         raise ValueError(f"{path} is not a readable {path.suffix} file: {error}") from error
 
 
+def file_content_hashes(*paths: Path) -> dict[str, str]:
+    """The content hash of each file, by its name."""
+    return {path.name: file_content_hash(path) for path in paths}
+
+
 def folder_content_hash(folder: str | Path, ignore: Collection[str] = ()) -> str:
     """SHA-256 (64 hex digits) over the relative paths and content hashes of all files below `folder`.
 

@@ -137,7 +137,7 @@ def make_teacher(
 
 def _steered(settings: TeacherSettings, animal: str, folder: Path) -> Teacher:
     assert settings.steering is not None
-    source = settings.vector_file(animal)
+    source = settings.steering.vector_file(animal)
     if source.suffix != ".safetensors" or not source.is_file():
         raise UserError(
             f"teacher.steering.vector is {source}, which is no safetensors file: give the path of one with a tensor "
