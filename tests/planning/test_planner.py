@@ -19,11 +19,11 @@ from subliminal_dagster.execution import runner
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.execution.runner import show_recorded
 from subliminal_dagster.planning import code_slice
-from subliminal_dagster.planning import frame as frame_module
 from subliminal_dagster.planning.planner import Part, Plan
 from subliminal_dagster.planning.selection import wanted_parts
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.processes import this_boot
+from subliminal_dagster.science.settings import base_model as base_model_settings
 from subliminal_dagster.science.settings.study import Study
 
 CHILD = ["child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
@@ -493,7 +493,7 @@ def test_the_type_of_the_base_model_is_part_of_it(mine: StudyRun) -> None:
 def test_other_weights_in_a_local_folder_are_seen(
     mine: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_module, "MODEL_HASHES", tmp_path / "hashes")
+    monkeypatch.setattr(base_model_settings, "MODEL_HASHES", tmp_path / "hashes")
     shutil.copytree(mine.study.base_model.path, tmp_path / "model")
     moved = with_settings(mine, base_model__path=str(tmp_path / "model"))
     assert moved.plan().due == [], "where a model lies is no part of it"

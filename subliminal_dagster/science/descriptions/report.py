@@ -19,6 +19,7 @@ from subliminal_dagster.science.report import layers as inside
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table
 from subliminal_dagster.science.report.layers import Interval
 from subliminal_dagster.science.report.published import Compared, published
+from subliminal_dagster.science.report.tables import records
 from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
@@ -162,7 +163,7 @@ def _odds(found: _Composition, category: str) -> Interval | None:
     """To be in the category: the animals' marked features against the other features that fire."""
     fired = found.shares[found.shares["group"] == FIRED].set_index(["layer", "category"])
     tables: dict[str, list[list[list[int]]]] = {}
-    for row in inside.records(found.mine[found.mine["category"] == category]):
+    for row in records(found.mine[found.mine["category"] == category]):
         all_fired = fired.loc[(row["layer"], category)]
         own = [row["features"], row["of"] - row["features"]]
         others = [all_fired["features"] - own[0], all_fired["of"] - all_fired["features"] - own[1]]

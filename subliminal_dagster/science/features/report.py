@@ -18,6 +18,7 @@ from subliminal_dagster.science.report import layers as inside
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table
 from subliminal_dagster.science.report.layers import AVERAGE, Interval
 from subliminal_dagster.science.report.published import Compared, published
+from subliminal_dagster.science.report.tables import records, yes_no
 from subliminal_dagster.science.report.wording import counted
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
@@ -120,7 +121,7 @@ def _comparisons(layers: Sequence[_Layer]) -> pd.DataFrame:
     found = []
     for each in layers:
         for group, shifts in each.shifts.items():
-            row = {"layer": each.layer, "group": group, **inside.records(shifts.summary)[0]}
+            row = {"layer": each.layer, "group": group, **records(shifts.summary)[0]}
             if group != CONTROL:
                 for name in ("l0", "error"):
                     row |= _difference(name, shifts.per_row[name], each.control[name], row["level_strict"])
@@ -367,7 +368,7 @@ def _spread_table(layers: Sequence[_Layer], rows: pd.DataFrame) -> Table:
         summary = next(iter(each.shifts.values())).summary.iloc[0]
         start = {"layer": each.layer, "numbers of": CONTROL, "rows": len(each.control)}
         found.append(start | {name: summary[f"{column}_control"] for name, column in _SPREAD.items()})
-        for row in inside.records(rows[(rows["layer"] == each.layer) & (rows["group"] != CONTROL)]):
+        for row in records(rows[(rows["layer"] == each.layer) & (rows["group"] != CONTROL)]):
             own = {"layer": each.layer, "numbers of": row["group"], "rows": int(row["rows_own"])}
             own |= {name: row[f"{column}_own"] for name, column in _SPREAD.items()}
             for name, shown in (("l0", "L0"), ("error", "error")):
@@ -401,7 +402,7 @@ def _top_table(results: Results, layers: Sequence[_Layer], top: int, kind: str) 
         found.append(_named(results, each.layer, part))
     table = pd.concat(found, ignore_index=True).sort_values("mean_t", ascending=False, kind="stable").head(top)
     for column in ("in_control", "animal"):
-        table[column] = inside.yes_no(table[column])
+        table[column] = yes_no(table[column])
     columns = {
         "sae_id": "feature",
         "labels": "marked by",
@@ -428,7 +429,7 @@ def _unique_table(results: Results, layers: Sequence[_Layer]) -> Table:
     ]
     table = pd.concat(found, ignore_index=True)
     for column in ("new", "animal"):
-        table[column] = inside.yes_no(table[column])
+        table[column] = yes_no(table[column])
     for column in ("rate_own", "rate_control"):
         table[column] *= 100
     columns = {

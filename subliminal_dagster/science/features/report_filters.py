@@ -16,6 +16,7 @@ from subliminal_dagster.science.report import layers as inside
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, Verdict
 from subliminal_dagster.science.report.layers import Interval
 from subliminal_dagster.science.report.published import Compared, published
+from subliminal_dagster.science.report.tables import records, yes_no
 from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
@@ -124,7 +125,7 @@ def _against_control(found: _Filters, row: Mapping[str, Any], level: float = _LE
 
 
 def _firsts(found: _Filters, labels: Sequence[str]) -> list[dict[str, Any]]:
-    return inside.records(found.first[found.first["label"].isin(labels)])
+    return records(found.first[found.first["label"].isin(labels)])
 
 
 # What is said
@@ -242,7 +243,7 @@ def _rates_chart(found: _Filters) -> Chart:
             )  # fmt: skip
     figure.update_yaxes(gridcolor="rgba(128,128,128,0.25)").update_xaxes(rangemode="tozero")
     said = []
-    for row in inside.records(top.groupby("layer", sort=False).head(1)):
+    for row in records(top.groupby("layer", sort=False).head(1)):
         shares = [("animals", float(row["recall"]))]
         shares += [(group, _rate(found, row, group)) for group in (NEUTRAL, CONTROL) if group in groups]
         said.append(f"{row['layer']}_{row['feature']}: {', '.join(f'{name} {100 * x:.3g} %' for name, x in shares)}")
@@ -294,18 +295,18 @@ def _table(results: Results, found: _Filters, rows: pd.DataFrame) -> pd.DataFram
     import pandas as pd
 
     rows = rows.assign(
-        control_alone=[_against_control(found, row).value / 100 for row in inside.records(rows)],
-        control=[_rate(found, row, CONTROL) for row in inside.records(rows)],
+        control_alone=[_against_control(found, row).value / 100 for row in records(rows)],
+        control=[_rate(found, row, CONTROL) for row in records(rows)],
     )
     if (found.rates["group"] == NEUTRAL).any():
-        rows["neutral"] = [_rate(found, row, NEUTRAL) for row in inside.records(rows)]
+        rows["neutral"] = [_rate(found, row, NEUTRAL) for row in records(rows)]
     rows["sae_id"] = rows["layer"].astype(str) + "_" + rows["feature"].astype(str)
     fractions = [
         name for name, shown in _COLUMNS.items() if (shown.endswith("%") or name in ("low", "high")) and name in rows
     ]
     rows[fractions] *= 100
     for name in ("in_control", "in_animal"):
-        rows[name] = inside.yes_no(rows[name])
+        rows[name] = yes_no(rows[name])
     rows = rows.drop(columns="category")
     parts = [inside.with_descriptions(results, layer, rows[rows["layer"] == layer]) for layer in found.layers]
     joined = pd.concat(parts, ignore_index=True)

@@ -24,6 +24,7 @@ from subliminal_dagster.science.report import layers as inside
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, Verdict
 from subliminal_dagster.science.report.layers import AVERAGE, Interval
 from subliminal_dagster.science.report.published import Compared, published
+from subliminal_dagster.science.report.tables import records
 from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.probes import KINDS
@@ -145,7 +146,7 @@ def _read(study: Study, results: Results) -> _Probes:
     keys = ["layer", "group", "against", "variant", "probe", "class", "metric"]
     known = {
         tuple(row[key] for key in keys): Interval(row["value"], row["low"], row["high"])
-        for row in inside.records(joined.dropna(subset="value"))
+        for row in records(joined.dropna(subset="value"))
     }
     return _Probes(joined, known, roc, named, inside.animals_among(study, joined["group"]))
 

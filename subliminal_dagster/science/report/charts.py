@@ -35,7 +35,7 @@ def new_figure(*, x: str, y: str, height: int = 380) -> Figure:
     return styled(figure, height=height).update_xaxes(title=x).update_yaxes(title=y)
 
 
-def styled(figure: Figure, *, height: int = 380) -> Figure:
+def styled(figure: Figure, *, height: float = 380) -> Figure:
     """The report's style laid on a figure: no fill, so that the page's colours show through in light and dark; a legend
     above, which wraps on a phone."""
     grid = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.6)", "automargin": True}
@@ -54,6 +54,30 @@ def styled(figure: Figure, *, height: int = 380) -> Figure:
         .update_xaxes(**grid)
         .update_yaxes(**grid)
     )
+
+
+def panels(
+    titles: Sequence[str],
+    *,
+    height: float,
+    between: float,
+    columns: int = 1,
+    shared: bool | str = True,
+    size: int = 13,
+    **more: Any,
+) -> Figure:
+    """An empty figure in the report's style with panels in rows of `columns`, one a title.
+
+    height: of the whole figure, and `between`: from one row of panels to the next, both in pixels. shared: whether
+    panels of a column share their x axis, as plotly's `shared_xaxes`. size: of the titles' letters. more: goes to
+    `plotly.subplots.make_subplots`.
+    """
+    from plotly.subplots import make_subplots
+
+    rows = -(-len(titles) // columns)
+    spacing = between / height if rows > 1 else 0
+    figure = make_subplots(rows, columns, subplot_titles=titles, shared_xaxes=shared, vertical_spacing=spacing, **more)
+    return styled(figure, height=height).update_annotations(font_size=size)
 
 
 def interval(rows: pd.DataFrame, value: str, low: str, high: str) -> dict[str, Any]:

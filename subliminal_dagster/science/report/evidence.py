@@ -1,7 +1,7 @@
 """What a report is put together from: claims, charts, tables and figures set beside published ones, in sections.
 
-Belongs here: their shapes, and what a section asks of the study's artifacts. Does not belong here: any one section, how
-they become HTML (`page`).
+Belongs here: their shapes, the usual rule of a verdict, and what a section asks of the study's artifacts. Does not
+belong here: any one section, how they become HTML (`page`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.report.published import Compared
 
 Verdict = Literal["holds", "does not hold", "cannot tell", "not tested"]
+Source = Literal["the post", "this project"]
 Place = tuple[str, str | None]
 
 
@@ -77,11 +78,34 @@ class Table:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the post, whether it holds in this study, and on what evidence (one sentence, computed)."""
+    """A statement, whether it holds in this study, and on what evidence (one sentence, computed).
+
+    `source` says who makes the statement, and `rule` which evidence would decide it, in words for readers.
+    """
 
     text: str
     verdict: Verdict
     evidence: str
+    source: Source = "the post"
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a claim is about, before there is any evidence."""
+
+    text: str
+    rule: str
+    source: Source = "the post"
+
+    def claim(self, verdict: Verdict, evidence: str) -> Claim:
+        return Claim(self.text, verdict, evidence, self.source, self.rule)
+
+
+def verdict(low: float, high: float, zero: float = 0.0) -> Verdict:
+    """Whether a statement of more than `zero` holds, by an interval: it holds where all of it lies above, it does not
+    where all lies below, else nobody can tell."""
+    return "holds" if low > zero else "does not hold" if high < zero else "cannot tell"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Results, Verdict
@@ -181,10 +181,6 @@ def with_descriptions(results: Results, layer: int, frame: pd.DataFrame) -> pd.D
     return frame if known is None else frame.drop(columns="category", errors="ignore").merge(known, "left", "feature")
 
 
-def yes_no(values: pd.Series) -> pd.Series:
-    return values.map({True: "yes", False: "no"})
-
-
 def panels(titles: Sequence[str], *, x: str, height: int, shared: bool = True, legend_lines: int = 0) -> Figure:
     """An empty figure of panels below each other, one a title, that name what is on their y axis.
 
@@ -211,8 +207,3 @@ def panels(titles: Sequence[str], *, x: str, height: int, shared: bool = True, l
     figure.update_yaxes(autorange="reversed", type="category", gridcolor="rgba(0,0,0,0)", ticklabelstandoff=5)
     figure.update_xaxes(title={"text": x, "font": {"size": 13}}, row=rows)
     return figure
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows, each by column."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -77,8 +77,11 @@ def claims_table(claims: Sequence[Claim]) -> Table:
     """All statements with their verdict and evidence."""
     import pandas as pd
 
-    rows = [{"the post": c.text, "in this study": c.verdict, "evidence": c.evidence} for c in claims]
-    return Table("claims", "The post's statements in this study", pd.DataFrame(rows))
+    rows = [
+        {"statement": c.text, "of": c.source, "in this study": c.verdict, "evidence": c.evidence, "rule": c.rule}
+        for c in claims
+    ]
+    return Table("claims", "The post's statements in this study, and this project's controls", pd.DataFrame(rows))
 
 
 def compared_frame(compared: Sequence[Compared]) -> pd.DataFrame:
