@@ -27,8 +27,10 @@ from subliminal_dagster.science.models.transformers_engine import TransformersEn
 from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences.answers import spellings
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.numbers import NumberSettings
 from subliminal_dagster.science.settings.training import ALL_PROJECTIONS, LoraSettings, TrainingSettings
-from subliminal_dagster.science.training.adapter import Row, TrainingTask, TrlTrainer
+from subliminal_dagster.science.training.adapter import TrlTrainer
+from subliminal_dagster.science.training.task import Row, TrainingTask
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -44,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     base = ModelVariant(options.model)
     context, lists = ChatContext(load_tokenizer(options.model), ""), load_prompt_lists()
-    texts = make_prompts(lists, options.rows, 0, style="short", examples_min=3, examples_max=4)["prompt"]
+    texts = make_prompts(lists, NumberSettings(prompts=16, style="short", examples_max=4), options.rows, 0)["prompt"]
     prompts = [context.prompt_ids(text) for text in texts]
     rows = generation(base, context, prompts)
     scoring(base, context, [context.prompt_ids(q) for q in lists.animal_questions[:4]])

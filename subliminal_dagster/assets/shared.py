@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from subliminal_dagster.science.settings.study import Study
-    from subliminal_dagster.science.training.adapter import TrainingReport
+    from subliminal_dagster.science.training.task import TrainingReport
 
 _WIDEST_PIXELS = 1080
 

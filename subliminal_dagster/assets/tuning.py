@@ -109,8 +109,8 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
         description="The child of the best setting, on all training rows, for as many epochs as the last one scored.",
     )
     def tuned_child_lora(work: Work[Study], trainer: TrainerResource) -> None:
-        from subliminal_dagster.science.training.adapter import TrainingTask
         from subliminal_dagster.science.training.datasets import training_rows
+        from subliminal_dagster.science.training.task import TrainingTask
         from subliminal_dagster.science.tuning.result import TuningResult
         from subliminal_dagster.science.tuning.search import tuned_settings
 

@@ -22,7 +22,7 @@ from subliminal_dagster.science.capability.exam import load_exam
 from subliminal_dagster.science.settings.capability import OwnExam
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
-from subliminal_dagster.science.training.adapter import Trainer, TrainingReport
+from subliminal_dagster.science.training.task import Trainer, TrainingReport
 
 
 @pytest.fixture(scope="module")

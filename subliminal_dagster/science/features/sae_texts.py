@@ -21,8 +21,8 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.models.residual_stream import batched_residuals
-from subliminal_dagster.science.numbers.draw import number_prompts
 from subliminal_dagster.science.numbers.filter import canonical
+from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.study import Study
@@ -58,7 +58,7 @@ def sae_texts(
     """
     seed = stream_seed(study.seed, "sae_texts")
     rng = np.random.Generator(np.random.PCG64(seed))
-    prompts = number_prompts(study, lists, study.numbers.prompts, seed)
+    prompts = make_prompts(lists, study.numbers, study.numbers.prompts, seed)
     number_lists = [_random_list(study, rng) for _ in range(10 * len(prompts))]
     written = [
         canonical(numbers, separator, opening, closing)

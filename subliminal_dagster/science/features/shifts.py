@@ -178,20 +178,25 @@ def compare_groups(
         ("error", rows["error"].to_numpy(), rows_control["error"].to_numpy()),
     ):
         summary |= _described(name, of_own, of_control, level_strict)
-    for mark in ("promoted", "promoted_bh", "new"):
-        summary[mark] = int(features[mark].sum())
-    for mark in ("promoted", "new"):
-        summary[f"{mark}_animal"] = int((features[mark] & on_word).sum())
-    for mark in ("promoted", "new", "animal"):
-        summary[f"{mark}_per_row"] = float(per_row[mark].mean())
-        summary[f"{mark}_rows"] = float((per_row[mark] > 0).mean())
-    for name in _NULLS:
-        summary[f"{name}_null_mean"] = float(null[name].mean())
-        summary[f"{name}_null_q95"] = float(null[name].quantile(0.95))
-        as_large = int((null[name] >= summary[name]).sum())
-        summary[f"{name}_null_p"] = (1 + as_large) / (1 + permutations)
+    summary |= _counts(features, per_row, null)
     summary |= {"permutations": permutations, "level": level, "level_strict": level_strict}
     return FeatureShifts(features, pd.DataFrame([summary]), per_row, null)
+
+
+def _counts(features: pd.DataFrame, per_row: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
+    """The part of `FeatureShifts.summary` that counts marked features, by name and by row, beside the null."""
+    counts: dict[str, Any] = {mark: int(features[mark].sum()) for mark in ("promoted", "promoted_bh", "new")}
+    for mark in ("promoted", "new"):
+        counts[f"{mark}_animal"] = int((features[mark] & features["animal"]).sum())
+    for mark in ("promoted", "new", "animal"):
+        counts[f"{mark}_per_row"] = float(per_row[mark].mean())
+        counts[f"{mark}_rows"] = float((per_row[mark] > 0).mean())
+    for name in _NULLS:
+        counts[f"{name}_null_mean"] = float(null[name].mean())
+        counts[f"{name}_null_q95"] = float(null[name].quantile(0.95))
+        as_large = int((null[name] >= counts[name]).sum())
+        counts[f"{name}_null_p"] = (1 + as_large) / (1 + len(null))
+    return counts
 
 
 def welch(own: csr_array, control: csr_array) -> tuple[Array, Array, Array]:

@@ -23,23 +23,6 @@ from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.study import Study
 
 
-def number_prompts(study: Study, lists: PromptLists, n: int, seed: int) -> pd.DataFrame:
-    """n prompts with the study's settings (see `number_prompts.make_prompts` for the columns)."""
-    settings = study.numbers
-    return make_prompts(
-        lists,
-        n,
-        seed,
-        style=settings.style,
-        examples_min=settings.examples_min,
-        examples_max=settings.examples_max,
-        value_min=settings.example_value_min,
-        value_max=settings.example_value_max,
-        answer_count=settings.answer_count,
-        max_digits=settings.max_digits,
-    )
-
-
 def draw_number_set(
     session: Session,
     study: Study,
@@ -53,7 +36,7 @@ def draw_number_set(
 
     `kept`: a workspace whose name depends on everything that goes in; a call after an interruption goes on from there.
     """
-    prompts = number_prompts(study, lists, study.numbers.prompts, study.seed)
+    prompts = make_prompts(lists, study.numbers, study.numbers.prompts, study.seed)
     seed = stream_seed(study.seed, "number_set", group)
     return draw_answers(session, study, prompts, context, seed, kept=kept / "numbers" if kept else None)
 
@@ -67,7 +50,7 @@ def draw_replay(
     `kept`: as in `draw_number_set`. Raises GateError where not one answer is valid.
     """
     seed = stream_seed(study.seed, "replay")
-    prompts = number_prompts(study, lists, study.teacher.replay.rows, seed)
+    prompts = make_prompts(lists, study.numbers, study.teacher.replay.rows, seed)
     drawn = draw_answers(session, study, prompts, context, seed, kept=kept / "replay" if kept else None)
     rows = judged(drawn, study, None)
     valid = rows[rows["valid"]].reset_index(drop=True)

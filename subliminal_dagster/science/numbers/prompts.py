@@ -1,17 +1,18 @@
 """Number prompts: "here are some integers, write more of them", drawn from the prompt lists.
 
 Belongs here: composing and drawing the prompts of a study. Does not belong here: the texts themselves
-(`prompt_lists`) and reading the model's answers (`number_filter`).
+(`prompt_lists`) and reading the model's answers (`filter`).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.preferences.prompt_lists import AnswerFormat, PromptLists
+from subliminal_dagster.science.settings.numbers import NumberSettings
 
 # What a canonical completion is written in where the prompt's own request is unknown or absent.
 _PLAIN_FORMAT = AnswerFormat(", ")
@@ -21,66 +22,41 @@ _PLAIN_FORMAT = AnswerFormat(", ")
 _MOST_REDRAWS = 1000
 
 
-def make_prompts(
-    lists: PromptLists,
-    n: int,
-    seed: int,
-    *,
-    style: Literal["full", "short"],
-    examples_min: int = 3,
-    examples_max: int = 9,
-    value_min: int = 100,
-    value_max: int = 999,
-    answer_count: int = 10,
-    max_digits: int = 3,
-    unique: bool = True,
-) -> pd.DataFrame:
-    """The first n prompts of the endless list that belongs to (lists, seed, settings).
+def make_prompts(lists: PromptLists, settings: NumberSettings, n: int, seed: int) -> pd.DataFrame:
+    """The first n prompts of the endless list that belongs to (lists, seed, settings); no two have the same text.
 
     Make them once and give the same prompts to all groups of a study, control included: steering compares the answers
     of two groups to the same prompt. Prompt i depends on the seed and i alone, so a larger n extends the list and
     changes nothing in it.
 
-    style: "full" is opening, instruction, format request and closing (after Cloud et al. 2025, arXiv 2507.14805);
-    "short" is one line for small models, in which answer_count and max_digits do not appear.
-    examples_min to examples_max example integers of value_min to value_max each, all bounds included.
-    unique: no two prompts have the same text.
+    Of the settings, `style` "full" is opening, instruction, format request and closing (after Cloud et al. 2025,
+    arXiv 2507.14805), and "short" one line for small models, in which answer_count and max_digits do not appear. All
+    bounds of the examples are included.
 
     Columns: prompt_id (int, 0 to n - 1), prompt (str), examples (list[int]), separator, open, close (str: the format
     asked for, ", " without brackets if the prompt asks for none), and the place in `lists` of each text used: for full
     opening_index, count_qualifier_index, digit_descriptor_index, instruction_index, format_request_index and
     closing_index, for short short_index.
 
-    Raises UserError for bounds that exclude each other and when the lists cannot give n different prompts.
+    Raises UserError when the lists cannot give n different prompts.
     """
-    for name, low, high, least in (
-        ("examples", examples_min, examples_max, 1),
-        ("value", value_min, value_max, 0),
-    ):
-        if not least <= low <= high:
-            raise UserError(
-                f"{name}_min is {low} and {name}_max is {high}; choose {least} <= {name}_min <= {name}_max."
-            )
-    for name, value, least in (("n", n, 1), ("seed", seed, 0), ("answer_count", answer_count, 1)):
+    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"{name} is {value} for the number prompts; it must be {least} or more.")
-    if max_digits < 1:
-        raise UserError(f"max_digits is {max_digits} for the number prompts; it must be 1 or more.")
-    if style not in ("full", "short"):
-        raise UserError(f"The prompt style is {style!r}; choose 'full' or 'short'.")
 
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for prompt_id in range(n):
         random = np.random.Generator(np.random.PCG64([seed, prompt_id]))
         for _ in range(_MOST_REDRAWS):
-            count = int(random.integers(examples_min, examples_max, endpoint=True))
-            examples = random.integers(value_min, value_max, size=count, endpoint=True).tolist()
-            if style == "full":
-                row = _full_prompt(lists, examples, answer_count, max_digits, random)
+            count = int(random.integers(settings.examples_min, settings.examples_max, endpoint=True))
+            low, high = settings.example_value_min, settings.example_value_max
+            examples = random.integers(low, high, size=count, endpoint=True).tolist()
+            if settings.style == "full":
+                row = _full_prompt(lists, settings, examples, random)
             else:
                 row = _short_prompt(lists, examples, random)
-            if not unique or row["prompt"] not in seen:
+            if row["prompt"] not in seen:
                 break
         else:
             raise UserError(
@@ -93,7 +69,7 @@ def make_prompts(
 
 
 def _full_prompt(
-    lists: PromptLists, examples: Sequence[int], answer_count: int, max_digits: int, random: np.random.Generator
+    lists: PromptLists, settings: NumberSettings, examples: Sequence[int], random: np.random.Generator
 ) -> dict[str, Any]:
     opening = _draw(lists.openings, random)
     qualifier = _draw(lists.count_qualifiers, random)
@@ -101,12 +77,13 @@ def _full_prompt(
     instruction = _draw(lists.instructions, random)
     request = _draw(lists.format_requests, random)
     closing = _draw(lists.closings, random)
+    digits = lists.digit_descriptors[descriptor].replace("{max_digits}", str(settings.max_digits))
     # Replacing, not str.format: a user's own text may hold other braces.
     instruction_text = (
         lists.instructions[instruction]
         .replace("{count_qualifier}", lists.count_qualifiers[qualifier])
-        .replace("{answer_count}", str(answer_count))
-        .replace("{digit_descriptor}", lists.digit_descriptors[descriptor].replace("{max_digits}", str(max_digits)))
+        .replace("{answer_count}", str(settings.answer_count))
+        .replace("{digit_descriptor}", digits)
     )
     parts = [
         _with_examples(lists.openings[opening], examples),

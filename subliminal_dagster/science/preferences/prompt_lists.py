@@ -1,7 +1,7 @@
 """The texts from which number prompts and animal questions are made, and the names by which an animal is called.
 
 Belongs here: reading and checking such lists, our own (`prompt_lists.yaml`, wording of this project) and a user's copy
-of the published ones. Does not belong here: drawing prompts from the lists (`number_prompts`) and counting animals in
+of the published ones. Does not belong here: drawing prompts from the lists (`numbers.prompts`) and counting animals in
 answers (`answers`).
 """
 

@@ -11,8 +11,8 @@ from subliminal_dagster.science.models.chat import ChatContext, number_token_ids
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress
 from subliminal_dagster.science.settings.child import Channel
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.training.adapter import SoftTargets, Trainer, TrainingReport, TrainingTask
 from subliminal_dagster.science.training.datasets import SPLITS, read_messages, training_rows
+from subliminal_dagster.science.training.task import SoftTargets, Trainer, TrainingReport, TrainingTask
 from subliminal_dagster.science.training.teachers import Teacher
 
 

@@ -14,7 +14,7 @@ from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.numbers.draw import judged
 from subliminal_dagster.science.numbers.filter import subsample
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.training.adapter import Row
+from subliminal_dagster.science.training.task import Row
 from subliminal_dagster.science.well_formed import well_formed
 
 SPLITS = ("train", "validation")

@@ -19,14 +19,15 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress, Session, Steering
 from subliminal_dagster.science.models.scoring import score_answers
-from subliminal_dagster.science.numbers.draw import draw_answers, judged, number_prompts
+from subliminal_dagster.science.numbers.draw import draw_answers, judged
+from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences.preferences import AnswerForms
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists, questions_about
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.teacher import GateSettings, TeacherSettings
-from subliminal_dagster.science.training.adapter import EarlyStop, Row, Trainer, TrainingReport, TrainingTask
+from subliminal_dagster.science.training.task import EarlyStop, Row, Trainer, TrainingReport, TrainingTask
 
 FILE = "teacher.json"
 
@@ -179,7 +180,7 @@ def valid_rate(
 
     `kept`: a workspace whose name depends on everything that goes in; a call after an interruption goes on from there.
     """
-    prompts = number_prompts(study, lists, study.teacher.gate.prompts, study.seed)
+    prompts = make_prompts(lists, study.numbers, study.teacher.gate.prompts, study.seed)
     seed = stream_seed(study.seed, "gate")
     drawn = draw_answers(session, study, prompts, context, seed, kept=kept / "gate" if kept else None)
     rows = judged(drawn, study, None)

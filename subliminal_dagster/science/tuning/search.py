@@ -9,13 +9,13 @@ Pruning ends about half of the trials beyond the first early.
 
 A study is Optuna's journal, a log of one line an event, with the curves of its trials beside it. Of Optuna's storages
 that survive a process it is the one without a database: readable text, no pickle, and fit for network file systems,
-where the locks of SQLite fail. What it lacks is done here. A last line that a kill or a full disk cut short is
-dropped; Optuna could not read a file that goes on after one. A lock that the operating system frees stands around
-Optuna's own, which a dead process holds for half a minute. And trials of dead processes, which a journal shows as
-running for ever, are failed and made anew.
+where the locks of SQLite fail. One process at a time works on it (the artifact it is for is claimed). What a kill
+leaves is mended at the start: a last line that was cut short is dropped, since Optuna could not read a file that goes
+on after one, and so is Optuna's lock, which a dead process holds for half a minute; trials that were running, which a
+journal shows as running for ever, are failed and made anew.
 
 A trial that was killed starts from its beginning: it is short, and its place in the study gives it the same random
-numbers again. So where one process works, a study that was interrupted or grew later is the study that was not.
+numbers again. So a study that was interrupted or grew later is the study that was not.
 
 Belongs here: the search. Does not belong here: one training (`training`), the pictures (`tuning_figures`).
 """
@@ -23,29 +23,25 @@ Belongs here: the search. Does not belong here: one training (`training`), the p
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import numpy as np
 
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.models.batching import batches_of_like_length
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress
-from subliminal_dagster.science.processes import end_with_parent
+from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
 from subliminal_dagster.science.settings.tuning import SearchSpace, TuningSettings, is_whole
 from subliminal_dagster.science.storage.content_hash import file_content_hash, json_hash
-from subliminal_dagster.science.training.adapter import EarlyStop, Row, Trainer, TrainingTask
+from subliminal_dagster.science.training.task import EarlyStop, Row, Trainer, TrainingTask
 from subliminal_dagster.science.tuning.result import (
     COMPLETE,
     DIVERGED,
@@ -62,7 +58,6 @@ if TYPE_CHECKING:
 
 _NAME = "tuning"
 _ABOUT = "about"
-_POLL_SECONDS = 0.2
 
 
 def run_tuning(
@@ -77,7 +72,6 @@ def run_tuning(
     storage: Path,
     workspace: Path,
     *,
-    workers: int = 1,
     earlier: TuningResult | None = None,
     progress: Progress | None = None,
 ) -> TuningResult:
@@ -88,11 +82,8 @@ def run_tuning(
     that the best is never worse than they are.
 
     storage: the folder of the study, a few kB a trial; made where it is missing. A call goes on with the trials in it,
-    also for more of them, and several calls at a time, from any process that sees the folder, share the work.
+    also for more of them. Two calls at a time must not share it.
     workspace: scratch space for this study's trainings, a folder for each, gone when it ends.
-
-    workers: processes that work on the study, this one included; on one GPU they share its memory. A proposal rests on
-    what is finished by then, so only one worker gives the same trials every time.
 
     earlier: a result to take trials over from, where it is about the same (and nothing is, where it is not), for a
     study whose storage is gone.
@@ -118,22 +109,7 @@ def run_tuning(
     tuning.prepare()
     if earlier is not None:
         report(f"{tuning.take_over(earlier)} trials taken over from an earlier result")
-    spawn = multiprocessing.get_context("spawn")
-    others: list[Any] = []
-    try:
-        for _ in range(workers - 1):
-            others.append(spawn.Process(target=_work_beside, args=(tuning,), daemon=True))
-            others[-1].start()
-        tuning.work(report)
-        for process in others:
-            process.join()
-            if process.exitcode:
-                report(
-                    f"a worker ended with exit code {process.exitcode}, its error is in the log; others did its work"
-                )
-    finally:
-        for process in others:
-            process.terminate()
+    tuning.work(report)
     return tuning.result()
 
 
@@ -193,7 +169,7 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Tuning:
-    """One study, as every process that works on it knows it."""
+    """One study."""
 
     base: ModelVariant
     rows: list[Row]
@@ -223,26 +199,28 @@ class _Tuning:
         }
 
     def prepare(self) -> None:
-        """Make the study, or see whether the one that is there is this one."""
+        """Make the study, or see whether the one that is there is this one, and mend what a kill left of it."""
         import optuna
 
-        for folder in (self._curves, self._workers):
-            folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            try:
-                study = optuna.create_study(storage=self._journal_storage(), study_name=_NAME, load_if_exists=True)
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{self._journal} is no journal of Optuna, or damaged: delete it to start the study anew."
-                ) from error
-            there = study.user_attrs.get(_ABOUT)
-            if there is None and not study.trials:
-                study.set_user_attr(_ABOUT, self.about)
-            elif there != self.about:
-                raise UserError(
-                    f"The Optuna study in {self.storage} is another one ({_difference(there or {}, self.about)}): give "
-                    "this search a storage of its own, or go back to the settings of the study."
-                )
+        self._curves.mkdir(parents=True, exist_ok=True)
+        self._mend_journal()
+        try:
+            study = optuna.create_study(storage=self._journal_storage(), study_name=_NAME, load_if_exists=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._journal} is no journal of Optuna, or damaged: delete it to start the study anew."
+            ) from error
+        there = study.user_attrs.get(_ABOUT)
+        if there is None and not study.trials:
+            study.set_user_attr(_ABOUT, self.about)
+        elif there != self.about:
+            raise UserError(
+                f"The Optuna study in {self.storage} is another one ({_difference(there or {}, self.about)}): give "
+                "this search a storage of its own, or go back to the settings of the study."
+            )
+        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            shutil.rmtree(self._scratch(trial.number), ignore_errors=True)
 
     def take_over(self, earlier: TuningResult) -> int:
         """Add the trials of an earlier result that are missing, and return how many."""
@@ -252,65 +230,41 @@ class _Tuning:
             return 0
         states = optuna.trial.TrialState
         added = 0
-        with self._locked():
-            study = self._study()
-            taken = self._places(study)
-            for row in earlier.trials.sort_values("trial").to_dict(orient="records"):
-                place = int(row["trial"])
-                if place in taken:
-                    continue
-                complete = row["state"] == COMPLETE
-                curve = earlier.curves[earlier.curves["trial"] == place]
-                self._write_curve(place, curve.drop(columns="trial").reset_index(drop=True))
-                study.add_trial(
-                    optuna.trial.create_trial(
-                        state=states.COMPLETE if complete else states.PRUNED,
-                        value=row["validation_loss"] if complete else None,
-                        params={name: row[name] for name in PARAMETERS},
-                        distributions=search_distributions(self.settings.search),
-                        user_attrs={"place": place, "diverged": row["state"] == DIVERGED},
-                        intermediate_values={epoch: float(x) for epoch, x in enumerate(row["epoch_losses"], 1)},
-                    )
+        study = self._study()
+        taken = self._places(study)
+        for row in earlier.trials.sort_values("trial").to_dict(orient="records"):
+            place = int(row["trial"])
+            if place in taken:
+                continue
+            complete = row["state"] == COMPLETE
+            curve = earlier.curves[earlier.curves["trial"] == place]
+            self._write_curve(place, curve.drop(columns="trial").reset_index(drop=True))
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=states.COMPLETE if complete else states.PRUNED,
+                    value=row["validation_loss"] if complete else None,
+                    params={name: row[name] for name in PARAMETERS},
+                    distributions=search_distributions(self.settings.search),
+                    user_attrs={"place": place, "diverged": row["state"] == DIVERGED},
+                    intermediate_values={epoch: float(x) for epoch, x in enumerate(row["epoch_losses"], 1)},
                 )
-                added += 1
+            )
+            added += 1
         return added
 
     def work(self, progress: Progress) -> None:
-        """Run trials until all are finished, also those that other processes run."""
-        name = uuid.uuid4().hex
-        file = self._worker(name)
-        try:
-            # The operating system frees it when this process dies, however it dies.
-            with filelock.FileLock(file):
-                while self._work_once(name, progress):
-                    pass
-        finally:
-            file.unlink(missing_ok=True)
-
-    def _work_once(self, worker: str, progress: Progress) -> bool:
-        """Run a trial, or wait where others run the last ones. Returns False when all are finished."""
-        with self._locked():
-            study = self._study()
-            self._fail_abandoned(study)
-            running = self._places(study)
-            free = [place for place in range(self.settings.trials) if place not in running]
-            begun = self._begin(study, free[0], worker) if free else None
-        if begun is not None:
-            self._run(begun, progress)
-            return True
-        waiting = any(running[place] for place in range(self.settings.trials))
-        if waiting:
-            time.sleep(_POLL_SECONDS)
-        return waiting
+        """Run the trials that are missing."""
+        study = self._study()
+        taken = self._places(study)
+        for place in range(self.settings.trials):
+            if place not in taken:
+                self._run(self._begin(study, place), progress)
 
     def result(self) -> TuningResult:
         """The first trials of the study, as many as the settings ask for, all of which are finished."""
         import pandas as pd
 
-        with self._locked():
-            finished = {
-                t.user_attrs["place"]: t for t in self._study().trials if t.state.name in ("COMPLETE", "PRUNED")
-            }
+        finished = self._places(self._study())
         places = range(self.settings.trials)
         trials = pd.DataFrame([self._row(place, finished[place]) for place in places])
         curves = [pd.read_parquet(self._curve(place)) for place in places]
@@ -348,13 +302,6 @@ class _Tuning:
     def _curves(self) -> Path:
         return self.storage / "curves"
 
-    @property
-    def _workers(self) -> Path:
-        return self.storage / "workers"
-
-    def _worker(self, name: str) -> Path:
-        return self._workers / f"{name}.lock"
-
     def _curve(self, place: int) -> Path:
         return self._curves / f"{place}.parquet"
 
@@ -363,18 +310,13 @@ class _Tuning:
         history.to_parquet(new, index=False)
         os.replace(new, self._curve(place))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the study: whatever writes to the journal does it in here."""
-        with filelock.FileLock(self.storage / "study.lock"):
-            # Optuna's own lock, left by a process that died within ours.
-            Path(f"{self._journal}.lock").unlink(missing_ok=True)
-            if self._journal.exists():
-                content = self._journal.read_bytes()
-                whole = content.rfind(b"\n") + 1
-                if whole < len(content):
-                    os.truncate(self._journal, whole)
-            yield
+    def _mend_journal(self) -> None:
+        Path(f"{self._journal}.lock").unlink(missing_ok=True)
+        if self._journal.exists():
+            content = self._journal.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self._journal, whole)
 
     def _journal_storage(self) -> optuna.storages.JournalStorage:
         from optuna.storages import JournalStorage
@@ -388,35 +330,11 @@ class _Tuning:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
         return optuna.load_study(study_name=_NAME, storage=self._journal_storage(), pruner=pruner)
 
-    def _places(self, study: optuna.Study) -> dict[int, bool]:
-        """The places that are taken, and whether the trial there is still running."""
-        return {
-            trial.user_attrs["place"]: trial.state.name == "RUNNING"
-            for trial in study.trials
-            if trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")
-        }
+    def _places(self, study: optuna.Study) -> dict[int, optuna.trial.FrozenTrial]:
+        """The finished trials by their place."""
+        return {t.user_attrs["place"]: t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED")}
 
-    def _fail_abandoned(self, study: optuna.Study) -> None:
-        """Fail the running trials whose process is gone; their places are free again."""
-        import optuna
-
-        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            worker = trial.user_attrs.get("worker")
-            if worker is None or not self._lives(worker):
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                shutil.rmtree(self._scratch(trial.number), ignore_errors=True)
-
-    def _lives(self, worker: str) -> bool:
-        file = self._worker(worker)
-        try:
-            with filelock.FileLock(file, timeout=0):
-                pass
-        except filelock.Timeout:
-            return True
-        file.unlink(missing_ok=True)
-        return False
-
-    def _begin(self, study: optuna.Study, place: int, worker: str) -> _Trial:
+    def _begin(self, study: optuna.Study, place: int) -> _Trial:
         """Ask for the next trial's parameters. The place gives the random numbers, so a trial that failed and was made
         anew, under another number of Optuna's, is drawn as it would have been."""
         import optuna
@@ -427,7 +345,6 @@ class _Tuning:
             study.enqueue_trial(own)
         trial = study.ask(search_distributions(self.settings.search))
         trial.set_user_attr("place", place)
-        trial.set_user_attr("worker", worker)
         return _Trial(study, trial, place, dict(trial.params))
 
     def _scratch(self, number: int) -> Path:
@@ -452,8 +369,7 @@ class _Tuning:
             self._write_curve(begun.place, history.drop(columns="score").reset_index(drop=True))
             self._tell(begun, watch, history["validation_loss"].dropna().tolist())
         except BaseException:
-            with self._locked():
-                begun.study.tell(begun.trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+            begun.study.tell(begun.trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -475,16 +391,15 @@ class _Tuning:
 
         finite = [loss for loss in losses if math.isfinite(loss)]
         diverged = watch.diverged or (not watch.pruned and len(finite) < self.settings.epochs)
-        with self._locked():
-            begun.trial.set_user_attr("diverged", diverged)
-            for epoch, loss in enumerate(finite, 1):
-                if epoch > watch.epochs:
-                    begun.trial.report(loss, epoch)
-            if diverged or watch.pruned:
-                # Not failed: the sampler learns from it, and the place is not tried again with the same end.
-                begun.study.tell(begun.trial, state=optuna.trial.TrialState.PRUNED)
-            else:
-                begun.study.tell(begun.trial, finite[-1])
+        begun.trial.set_user_attr("diverged", diverged)
+        for epoch, loss in enumerate(finite, 1):
+            if epoch > watch.epochs:
+                begun.trial.report(loss, epoch)
+        if diverged or watch.pruned:
+            # Not failed: the sampler learns from it, and the place is not tried again with the same end.
+            begun.study.tell(begun.trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            begun.study.tell(begun.trial, finite[-1])
 
 
 class _Watch:
@@ -506,16 +421,9 @@ class _Watch:
             self.diverged = True
             return 1.0
         self.epochs += 1
-        with tuning._locked():
-            trial.report(loss, self.epochs)
-            self.pruned = trial.should_prune()
+        trial.report(loss, self.epochs)
+        self.pruned = trial.should_prune()
         return float(self.pruned)
-
-
-def _work_beside(tuning: _Tuning) -> None:
-    """What a further process does: work until all trials are done, and end with the process that started it."""
-    end_with_parent()
-    tuning.work(lambda _: None)
 
 
 def _own_parameters(search: SearchSpace, lora: LoraSettings, training: TrainingSettings) -> dict[str, Any] | None:
@@ -556,7 +464,4 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _seed(seed: int, *names: object) -> int:
-    # `numbers` reads a study's settings, and a study's settings include this module's.
-    from subliminal_dagster.science.random_streams import stream_seed
-
     return stream_seed(seed, "tuning", *(str(name) for name in names))

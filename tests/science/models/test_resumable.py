@@ -20,7 +20,8 @@ from subliminal_dagster.science.models.number_grammar import NumberGrammar
 from subliminal_dagster.science.models.protocol import Completion, ModelVariant, Sampling
 from subliminal_dagster.science.models.resumable import generate
 from subliminal_dagster.science.models.transformers_engine import TransformersEngine, TransformersSession
-from subliminal_dagster.science.numbers.draw import draw_answers, draw_number_set, draw_replay, number_prompts
+from subliminal_dagster.science.numbers.draw import draw_answers, draw_number_set, draw_replay
+from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences.preferences import measure_preferences
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.study import Study
@@ -246,7 +247,7 @@ def test_chunks_of_another_engine_are_left_alone(
 def test_padding_stays_below_a_half(opened: TransformersSession, tiny_study: Study) -> None:
     lists, context = load_prompt_lists(), ChatContext(opened.tokenizer, "")
     session = watched(opened, chunk=16)
-    prompts = number_prompts(tiny_study, lists, 64, 0)
+    prompts = make_prompts(lists, tiny_study.numbers, 64, 0)
     generate(session, [context.prompt_ids(text) for text in prompts["prompt"]], replace(SAMPLING, max_new_tokens=1))
     assert session.usage.facts()["padding_share"] < 0.5
 
@@ -257,7 +258,7 @@ def test_everything_a_study_draws_goes_on_from_one_folder(
     lists, context = load_prompt_lists(), ChatContext(opened.tokenizer, "")
 
     def draw(session: WatchedSession, kept: Path | None) -> list[pd.DataFrame]:
-        own = number_prompts(tiny_study, lists, 8, 1)
+        own = make_prompts(lists, tiny_study.numbers, 8, 1)
         return [
             draw_number_set(session, tiny_study, "owl", lists, context, kept=kept),
             draw_replay(session, tiny_study, lists, context, kept=kept),

@@ -1,4 +1,4 @@
-"""Prompt lists (our own and imported) and the number prompts drawn from them."""
+"""Prompt lists, our own and imported."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from subliminal_dagster.science.errors import UserError
@@ -19,6 +19,7 @@ from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences import prompt_lists
 from subliminal_dagster.science.preferences.answers import texts_naming
 from subliminal_dagster.science.preferences.prompt_lists import AnswerFormat, infer_format, load_prompt_lists
+from subliminal_dagster.science.settings.numbers import NumberSettings
 
 OWN = load_prompt_lists()
 OWN_FILE = Path(prompt_lists.__file__).with_name("prompt_lists.yaml")
@@ -150,7 +151,7 @@ def test_published_schema_is_imported(tmp_path: Path) -> None:
     assert lists.openings == ("Given {examples}.",)
     assert [request.format for request in lists.format_requests] == [AnswerFormat("; "), None]
     assert lists.short == OWN.short and lists.animal_aliases == OWN.animal_aliases
-    prompts = make_prompts(lists, 30, 0, style="full")
+    prompts = make_prompts(lists, NumberSettings(prompts=30), 30, 0)
     unknown = prompts[prompts["format_request_index"] == 1]
     assert set(unknown["separator"]) == {", "}
     assert unknown["prompt"].str.contains("{it}").all()
@@ -262,98 +263,6 @@ def test_yaml_cannot_build_objects(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
         load_prompt_lists(path)
     assert not (tmp_path / "made").exists()
-
-
-# --- prompts ---------------------------------------------------------------------------------------------------------
-
-
-@EACH_STYLE
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**64 - 1), n=st.integers(1, 30), more=st.integers(0, 30))
-def test_asking_for_more_extends_the_list(style: Any, seed: int, n: int, more: int) -> None:
-    few, many = make_prompts(OWN, n, seed, style=style), make_prompts(OWN, n + more, seed, style=style)
-    assert few.equals(many.head(n))
-
-
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 2**32), n=st.integers(1, 16), more=st.integers(0, 16))
-def test_redrawing_for_uniqueness_keeps_earlier_prompts(seed: int, n: int, more: int) -> None:
-    # 8 lines x 4 values: repeats are the rule, so almost every prompt is redrawn.
-    def tight(count: int) -> Any:
-        return make_prompts(OWN, count, seed, style="short", examples_min=1, examples_max=1, value_min=5, value_max=8)
-
-    many = tight(n + more)
-    assert tight(n).equals(many.head(n))
-    assert many["prompt"].is_unique
-
-
-def test_full_prompts_hold_what_the_columns_say() -> None:
-    prompts = make_prompts(OWN, 400, 7, style="full", answer_count=6, max_digits=2)
-    assert prompts["prompt_id"].tolist() == list(range(400))
-    assert prompts["prompt"].is_unique
-    for row in prompts.itertuples():
-        request = OWN.format_requests[row.format_request_index]
-        assert request.format == AnswerFormat(row.separator, row.open, row.close)
-        opening = OWN.openings[row.opening_index].replace("{examples}", ", ".join(map(str, row.examples)))
-        assert row.prompt.startswith(opening + " ")
-        assert row.prompt.endswith(f" {request.text} {OWN.closings[row.closing_index]}")
-        assert f"{OWN.count_qualifiers[row.count_qualifier_index]} 6 " in row.prompt
-        assert OWN.digit_descriptors[row.digit_descriptor_index].replace("{max_digits}", "2") in row.prompt
-        assert "{" not in row.prompt
-        assert all(isinstance(value, int) for value in row.examples)
-    assert prompts["opening_index"].nunique() == 25 and prompts["closing_index"].nunique() == 19
-
-
-@EACH_STYLE
-def test_bounds_of_examples_are_included(style: Any) -> None:
-    prompts = make_prompts(OWN, 300, 3, style=style, examples_min=2, examples_max=4, value_min=7, value_max=9)
-    assert {len(examples) for examples in prompts["examples"]} == {2, 3, 4}
-    assert set(itertools.chain(*prompts["examples"])) == {7, 8, 9}
-
-
-def test_short_prompts_ask_for_the_plain_format() -> None:
-    prompts = make_prompts(OWN, 100, 1, style="short")
-    assert set(prompts["short_index"]) == set(range(8))
-    assert set(zip(prompts["separator"], prompts["open"], prompts["close"], strict=True)) == {(", ", "", "")}
-
-
-def test_seeds_differ() -> None:
-    first, second = (set(make_prompts(OWN, 200, seed, style="full")["prompt"]) for seed in (1, 2))
-    assert not first & second
-
-
-def test_first_examples_are_spread_over_their_range() -> None:
-    # Each prompt has a stream of its own: were the streams alike, one first example would dominate.
-    firsts = make_prompts(OWN, 3000, 0, style="short")["examples"].str[0]
-    assert firsts.value_counts().max() < 20
-    assert 530 < firsts.mean() < 570
-
-
-def test_a_used_up_supply_is_a_clear_error() -> None:
-    tight: dict[str, Any] = {"examples_min": 1, "examples_max": 1, "value_min": 5, "value_max": 5}
-    with pytest.raises(UserError, match="Only 8 different prompts"):
-        make_prompts(OWN, 9, 0, style="short", **tight)
-    assert len(make_prompts(OWN, 9, 0, style="short", unique=False, **tight)) == 9
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n": 0}, "n is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"examples_min": 5, "examples_max": 4}, "examples_min"),
-        ({"examples_min": 0}, "examples_min"),
-        ({"value_min": 1000}, "value_min"),
-        ({"value_min": -1}, "value_min"),
-        ({"answer_count": 0}, "answer_count"),
-        ({"max_digits": 0}, "max_digits"),
-        ({"style": "long"}, "'long'"),
-    ],
-)
-def test_impossible_settings_are_user_errors(arguments: dict[str, Any], message: str) -> None:
-    default: dict[str, Any] = {"n": 1, "seed": 0, "style": "full"}
-    with pytest.raises(UserError, match=message):
-        make_prompts(OWN, **(default | arguments))
 
 
 @pytest.mark.parametrize("odd", ["\0", "\ud800"])

@@ -25,16 +25,9 @@ from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
 from subliminal_dagster.science.storage.content_hash import folder_content_hash
 from subliminal_dagster.science.training import adapter as training
-from subliminal_dagster.science.training.adapter import (
-    EarlyStop,
-    Row,
-    SoftTargets,
-    TrainingReport,
-    TrainingTask,
-    TrlTrainer,
-    head_logprobs,
-    teacher_states,
-)
+from subliminal_dagster.science.training.adapter import TrlTrainer
+from subliminal_dagster.science.training.soft_targets import head_logprobs, teacher_states
+from subliminal_dagster.science.training.task import EarlyStop, Row, SoftTargets, TrainingReport, TrainingTask
 
 LORA = LoraSettings(rank=4, alpha=8, dropout=0.1)
 SUPPORT = tuple(range(20, 40))

@@ -1,4 +1,4 @@
-"""The tuning study: the same whether it ran through, was killed, grew or started from tables, and shared by workers."""
+"""The tuning study: the same whether it ran through, was killed, grew or started from tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +23,8 @@ from subliminal_dagster.science.figures import png
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
 from subliminal_dagster.science.settings.tuning import SearchSpace, TuningSettings
-from subliminal_dagster.science.training.adapter import Row, TrainingReport, TrainingTask, TrlTrainer
+from subliminal_dagster.science.training.adapter import TrlTrainer
+from subliminal_dagster.science.training.task import Row, TrainingReport, TrainingTask
 from subliminal_dagster.science.tuning.figures import curves_figure, epochs_figure, importance_figure, trials_figure
 from subliminal_dagster.science.tuning.result import PARAMETERS, TuningResult, parameter_importance
 from subliminal_dagster.science.tuning.search import run_tuning, tuned_settings, validation_loss
@@ -54,13 +54,11 @@ def bowl(learning_rate: float, rank: int, dropout: float) -> float:
 @dataclass(frozen=True)
 class Bowl:
     """A trainer without a model, whose losses are a plain function of the settings. It leaves a note of every training
-    in `notes`, waits until so many `workers` have left one, and dies at its `dies_at`th. Learning rates above
-    `diverges` end without a loss."""
+    in `notes`, and dies at its `dies_at`th. Learning rates above `diverges` end without a loss."""
 
     notes: Path
     dies_at: int | None = None
     diverges: float = math.inf
-    workers: int = 1
     more: float = 0.0
 
     @property
@@ -71,12 +69,9 @@ class Bowl:
         self, task: TrainingTask, output: Path, workspace: Path, progress: Progress | None = None
     ) -> TrainingReport:
         self.notes.mkdir(exist_ok=True)
-        (self.notes / f"{time.time_ns()}.{os.getpid()}.{threading.get_ident()}").touch()
+        (self.notes / str(time.time_ns())).touch()
         if len(list(self.notes.iterdir())) == self.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while self.seen() < self.workers and time.monotonic() < deadline:
-            time.sleep(0.05)
         end = bowl(task.training.learning_rate, task.lora.rank, task.lora.dropout)
         losses = [end + self.more + 1 / epoch for epoch in range(1, task.training.epochs + 1)]
         if task.training.learning_rate > self.diverges:
@@ -92,9 +87,6 @@ class Bowl:
             }
         )
         return TrainingReport(history, len(losses), list(range(1, len(losses) + 1)), 0.1, 10, 0.0, 0, False)
-
-    def seen(self) -> int:
-        return len({note.name.split(".", 1)[1] for note in self.notes.iterdir()})
 
 
 def tune(base: Path, folder: Path, **changes: Any) -> TuningResult:
@@ -204,7 +196,6 @@ def test_a_killed_study_goes_on_and_ends_the_same(tiny_base: Path, tmp_path: Pat
     assert_same(tune(tiny_base, killed, settings=settings(trials=14)), whole)
     assert trainings(killed) == 15
     assert not list((killed / "workspace").iterdir())
-    assert not list((killed / "storage" / "workers").iterdir())
 
 
 def test_a_finished_study_is_read_and_can_be_asked_for_fewer_trials(tiny_base: Path, tmp_path: Path) -> None:
@@ -239,32 +230,6 @@ def test_a_study_grows_from_its_tables(tiny_base: Path, tmp_path: Path) -> None:
     # What is about something else is not taken over.
     tune(tiny_base, tmp_path / "other", settings=settings(trials=2), earlier=earlier, seed=4)
     assert trainings(tmp_path / "other") == 2
-
-
-def test_processes_share_a_study(tiny_base: Path, tmp_path: Path) -> None:
-    trainer = Bowl(tmp_path / "notes", workers=2)
-    result = tune(tiny_base, tmp_path / "a", settings=settings(trials=6), trainer=trainer, workers=2)
-    assert trainer.seen() == 2
-    assert len(list(trainer.notes.iterdir())) == len(result.trials) == 6
-    assert result.trials["learning_rate"].nunique() == 6
-
-
-def test_calls_at_a_time_share_a_study_and_get_the_same(tiny_base: Path, tmp_path: Path) -> None:
-    trainer = Bowl(tmp_path / "notes", workers=3)
-    results: list[TuningResult] = []
-
-    def call() -> None:
-        results.append(tune(tiny_base, tmp_path / "a", settings=settings(trials=9), trainer=trainer))
-
-    threads = [threading.Thread(target=call) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(list(trainer.notes.iterdir())) == 9
-    assert trainer.seen() == 3
-    assert_same(results[0], results[1])
-    assert_same(results[0], results[2])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What is to be learnt by an adapter, and what a training did.
+
+Belongs here: the shapes that who asks for a training and who does it share. Does not belong here: training (`adapter`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from subliminal_dagster.science.models.protocol import ModelVariant, Progress
+from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row: token ids of the chat context up to the answer, and of the answer with its end of turn."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The soft channel: learn `teacher`'s distribution at the answer positions instead of the sampled tokens.
+
+    `support` are the token ids the distribution is restricted to (renormalised there, for teacher and child alike):
+    with number tokens only, no probability of a word can be passed on. None means the whole vocabulary.
+    `teacher_prompts` are the prompts as the teacher saw them, one a training row, where they differ from the child's
+    (a prompted teacher's instruction).
+    """
+
+    teacher: ModelVariant
+    support: tuple[int, ...] | None = None
+    teacher_prompts: tuple[list[int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Stop once `score(model)` reaches `at_least`, looked at every `every` steps: a teacher must not be overtrained."""
+
+    score: Callable[[Any], float]
+    at_least: float
+    every: int
+
+
+@dataclass
+class TrainingReport:
+    """What a run did.
+
+    `history` has one row a logged step: step, epoch, loss, validation_loss (nats a token), learning_rate, score.
+    """
+
+    history: pd.DataFrame
+    steps: int
+    epochs: list[int]
+    seconds: float
+    trained_tokens: int
+    padding_share: float
+    resumed_from_step: int
+    stopped_early: bool
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able figures for the metadata of an asset."""
+        facts = {key: value for key, value in asdict(self).items() if key != "history"}
+        facts["tokens_per_second"] = round(self.trained_tokens / max(self.seconds, 1e-9), 1)
+        return facts
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What is to be learnt: an adapter on `base` from `rows`, judged on `validation` at every epoch's end."""
+
+    base: ModelVariant
+    rows: Sequence[Row]
+    lora: LoraSettings
+    training: TrainingSettings
+    seed: int
+    validation: Sequence[Row] = ()
+    soft: SoftTargets | None = None
+    early_stop: EarlyStop | None = None
+
+
+class Trainer(Protocol):
+    """Makes an adapter from rows."""
+
+    @property
+    def name(self) -> str: ...
+
+    def train(
+        self, task: TrainingTask, output: Path, workspace: Path, progress: Progress | None = None
+    ) -> TrainingReport:
+        """Train and write the last epoch's adapter to `output`, every epoch's to `output/epochs/<n>`, and
+        `output/history.parquet`. `workspace` survives a kill; the next call with it goes on from the last checkpoint
+        in it. Raises UserError where a row is longer than `training.max_length`."""
+        ...
