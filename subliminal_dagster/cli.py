@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _list_studies() -> int:
 
 
 def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_json: bool) -> int:
-    from subliminal_dagster.assets.descriptions import expected_cost
+    from subliminal_dagster.assets.descriptions import expected_costs
     from subliminal_dagster.build import resources_from_environment, study_frame
     from subliminal_dagster.planning.planner import make_plan
     from subliminal_dagster.planning.selection import wanted_parts
@@ -131,15 +131,11 @@ def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_
     if as_json:
         print(json.dumps({"study": plan.study, "parts": [part.as_json() for part in plan.parts]}, indent=2))
         return 0
-    judged = [part for part in plan.due if part.asset == "feature_categories" and part.partition]
-    costs: dict[str, str | None] = {}
-    if isinstance(study, Study):
-        costs = {part.name: expected_cost(study, str(part.partition), store, resources["judge"]) for part in judged}
-    _print_plan(plan, costs)
+    _print_plan(plan, expected_costs(study, plan.due, store, resources["judge"]))
     return 0
 
 
-def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
+def _print_plan(plan: Plan, costs: Mapping[str, str]) -> None:
     """`costs`: what parts will cost beside time, by their names."""
     from subliminal_dagster.execution.runner import duration
 
@@ -152,7 +148,7 @@ def _print_plan(plan: Plan, costs: Mapping[str, str | None]) -> None:
         print(f"{part.status:8} {part.name}{cost}{doubt}")
         for reason in part.reasons[:_SHOWN_REASONS]:
             print(f"{'':8}   {reason}")
-        if costs.get(part.name):
+        if part.name in costs:
             print(f"{'':8}   {costs[part.name]}")
         if more > 0:
             print(f"{'':8}   and {more} more reasons (--json has them all)")

@@ -20,6 +20,8 @@ from subliminal_dagster.build import study_frame
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
 
+pytestmark = pytest.mark.slow
+
 BACKFILL_SECONDS = 300
 
 

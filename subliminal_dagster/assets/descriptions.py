@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from subliminal_dagster.assets.shared import plain, show_figures, table, table_m
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_LAYER, partition_key
 from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.planning.planner import Part
 from subliminal_dagster.resources import EngineResource, JudgeResource
 from subliminal_dagster.science.descriptions.categories import LABELLED_DESCRIPTIONS
 from subliminal_dagster.science.descriptions.chat_api import MODEL
 from subliminal_dagster.science.descriptions.judges import JUDGE_PROMPT, Judge
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.descriptions import DescriptionsSettings
+from subliminal_dagster.science.settings.descriptions import DescriptionsSettings, OpenAiJudgeSettings
 from subliminal_dagster.science.settings.names import CONTROL
-from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.storage.content_hash import file_content_hashes
 from subliminal_dagster.science.storage.store import ArtifactStore
 
@@ -226,22 +227,31 @@ def _steering_by_category(frame: Frame[Study]) -> dg.AssetsDefinition:
     return steering_by_category
 
 
-def expected_cost(study: Study, layer: str, store: ArtifactStore, resource: JudgeResource) -> str | None:
-    """What the judge of a layer will be asked, for a plan; None where nothing is asked of an endpoint."""
+def expected_costs(
+    study: AnyStudy, due: Iterable[Part], store: ArtifactStore, resource: JudgeResource
+) -> dict[str, str]:
+    """What parts that are due cost beside time, by their names: what a judge behind an endpoint will be asked."""
+    if not isinstance(study, Study) or study.descriptions is None or study.descriptions.judge.kind != "openai":
+        return {}
+    judge = study.descriptions.judge
+    judged = [(part.name, str(part.partition)) for part in due if part.asset == "feature_categories"]
+    return {name: _expected_cost(study, judge, layer, store, resource) for name, layer in judged}
+
+
+def _expected_cost(
+    study: Study, judge: OpenAiJudgeSettings, layer: str, store: ArtifactStore, resource: JudgeResource
+) -> str:
     import pandas as pd
 
     from subliminal_dagster.science.descriptions.categories import load_labelled
     from subliminal_dagster.science.descriptions.judges import OpenAiJudge
 
-    settings = study.descriptions
-    if settings is None or settings.judge.kind != "openai":
-        return None
     if not store.exists(study.name, "feature_descriptions", layer):
         return "what its judge will cost is known once feature_descriptions is there"
     described = pd.read_parquet(store.read(study.name, "feature_descriptions", layer).path / FILE)
     texts = [*load_labelled()["description"], *described["description"]]
     try:
-        return OpenAiJudge(resource.create(settings.judge.model, lambda _: None)).expected(texts)
+        return OpenAiJudge(resource.create(judge.model, lambda _: None)).expected(texts)
     except UserError as error:
         return f"what its judge will cost cannot be told: {error}"
 

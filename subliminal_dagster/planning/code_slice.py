@@ -39,6 +39,10 @@ PART_OF_NO_VERSION = "Part of no version:"
 """What the docstring of a module says, with the reason, that cannot change what an artifact says: it is neither hashed
 nor followed. Besides, only `assets`, `science` and `resources` make content; the other modules carry it."""
 
+RESHAPED = Path(__file__).with_name("reshaped.json")
+"""Asset functions whose code was given another shape and makes the same, byte for byte: artifacts made with the old
+shape stay fresh. `scripts/reshaped.py` writes it."""
+
 _MAKE_CONTENT = tuple(f"{PACKAGE}.{name}" for name in ("assets", "science", "resources"))
 
 # Fields of syntax trees that are about types, or repeat what the place in the tree says.
@@ -101,7 +105,36 @@ def slice_of(module: str, qualname: str) -> dict[str, str]:
     name = f"{module}:{qualname}"
     if name not in kept.slices:
         kept.add(name, _slice_of(module, qualname))
-    return dict(kept.slices[name])
+    return as_before(name, kept.slices[name])
+
+
+def as_before(name: str, found: Mapping[str, str]) -> dict[str, str]:
+    """The slice of a function ("module:qualname") under the hashes that it had before it was given another shape, where
+    `RESHAPED` says that it then made the same and nobody has edited it since; else `found` itself."""
+    entry = reshaped().get(name)
+    if entry is None or entry["now"] != _sha256(json.dumps(found, sort_keys=True)):
+        return dict(found)
+    kept = {name: each for name, each in found.items() if name not in entry["new"]}
+    return dict(sorted((kept | entry["was"]).items()))
+
+
+@functools.cache
+def reshaped() -> dict[str, Any]:
+    """What `RESHAPED` holds: of a function the hash of its slice `now`, the `new` definitions in it, and what others
+    `was` their hash."""
+    entries: dict[str, Any] = json.loads(RESHAPED.read_bytes())
+    return entries
+
+
+def reshaped_entry(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, Any] | None:
+    """An entry of `RESHAPED` for a function whose slice was `before` and is `now`; None where they are the same."""
+    if before == now:
+        return None
+    return {
+        "now": _sha256(json.dumps(now, sort_keys=True)),
+        "new": sorted(set(now) - set(before)),
+        "was": {name: each for name, each in before.items() if now.get(name) != each},
+    }
 
 
 def _slice_of(module: str, qualname: str) -> dict[str, str]:
@@ -163,7 +196,17 @@ def module_names() -> list[str]:
 
 def forget() -> None:
     """Read all sources anew from now on."""
-    for cached in (_source, _tree, _names_of, _meaning, _read, makes_content, _is_settings, _settings_methods):
+    for cached in (
+        reshaped,
+        _source,
+        _tree,
+        _names_of,
+        _meaning,
+        _read,
+        makes_content,
+        _is_settings,
+        _settings_methods,
+    ):
         cached.cache_clear()
     kept_slices.cache_clear()
 

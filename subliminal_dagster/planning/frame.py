@@ -89,6 +89,7 @@ class Frame(Generic[StudyT]):
             control_too,
             on_request,
             takes_what_there_is,
+            f"{function.__module__}:{function.__qualname__}",
         )
         return self.nodes[name]
 

@@ -67,6 +67,8 @@ class Node:
     control_too: tuple[str, ...] = ()
     on_request: bool = False
     takes_what_there_is: bool = False
+    function: str = ""
+    """What makes it, as "module:qualname"."""
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:

@@ -3,8 +3,8 @@
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.science.training.task import Trainer
 from subliminal_dagster.science.training.adapter import TrlTrainer
+from subliminal_dagster.science.training.task import Trainer
 
 
 class TrainerResource(dg.ConfigurableResource):

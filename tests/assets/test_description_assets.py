@@ -15,8 +15,9 @@ from chat_endpoint import KEY, ChatEndpoint, chat_endpoint, knows_the_labels
 from study_runs import StudyRun, changed
 from tiny_studies import inside_settings
 
-from subliminal_dagster.assets.descriptions import expected_cost
+from subliminal_dagster.assets.descriptions import expected_costs
 from subliminal_dagster.build import study_frame
+from subliminal_dagster.planning.planner import Part
 from subliminal_dagster.planning.selection import wanted_parts
 from subliminal_dagster.resources import JudgeResource
 from subliminal_dagster.science.descriptions.chat_api import KEY as KEY_VARIABLE
@@ -70,7 +71,10 @@ def test_every_firing_feature_is_described_and_judged_once(judged: StudyRun, end
 
 def test_the_plan_tells_what_a_judge_will_cost(judged: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def told(run: StudyRun) -> str | None:
-        return expected_cost(run.study, "01", run.store, run.resources["judge"])
+        due = [Part(run.study.name, name, "01", "missing") for name in ("feature_composition", "feature_categories")]
+        costs = expected_costs(run.study, due, run.store, run.resources["judge"])
+        assert set(costs) <= {"feature_categories [01]"}
+        return costs.get("feature_categories [01]")
 
     assert str(told(judged)).startswith("0 questions to a-judge")
     other = StudyRun(changed(judged.study, name="other"), judged.store, judged.instance, resources=judged.resources)

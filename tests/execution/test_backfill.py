@@ -21,6 +21,8 @@ from tiny_studies import tiny_study_settings
 
 from subliminal_dagster.science.storage.store import ArtifactStore
 
+pytestmark = pytest.mark.slow
+
 ONE_PROCESS = "one_process"
 HELPERS = str(Path(tiny_studies.__file__).parent)
 

@@ -22,6 +22,8 @@ from postgres import throwaway_postgres
 from study_runs import StudyRun
 from tiny_studies import tiny_study_settings
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
 PROGRAMS = Path(sys.executable).parent

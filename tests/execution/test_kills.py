@@ -22,6 +22,8 @@ from subliminal_dagster.execution.live_runs import PROCESS_TAG, bury_dead_runs, 
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.storage.store import ArtifactStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:

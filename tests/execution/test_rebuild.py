@@ -23,6 +23,8 @@ from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.storage.store import ArtifactStore
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("SUBLIMINAL_REBUILD_EXAMPLES", "6"))
 
 SETTINGS: dict[str, list[Any]] = {

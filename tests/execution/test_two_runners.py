@@ -19,6 +19,8 @@ from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.storage.store import ArtifactStore
 
+pytestmark = pytest.mark.slow
+
 
 def small() -> dict[str, Any]:
     """A toy study of two settings that the compiled engine trains in a moment."""

@@ -24,6 +24,8 @@ from subliminal_dagster.planning.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study_file import load_study
 
+pytestmark = pytest.mark.slow
+
 
 def test_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBLIMINAL_WORKERS", "3")

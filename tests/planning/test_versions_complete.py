@@ -27,6 +27,8 @@ from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
 from subliminal_dagster.science.training import datasets
 
+pytestmark = pytest.mark.slow
+
 ALLOWED = Allowed(
     fields={
         ("base_model", "layers"): "a layer that is not there is refused, and no other result depends on it",
