@@ -107,3 +107,18 @@ def test_a_wrong_environment_is_explained(monkeypatch: pytest.MonkeyPatch, varia
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable} is '{value}': set it to"):
         resources_from_environment()
+
+
+def test_assets_are_thin() -> None:
+    """A factory per asset, and no function that fills one above 40 lines."""
+    found = []
+    for path in (PACKAGE / "assets").glob("*.py"):
+        for factory in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(factory, ast.FunctionDef):
+                inner = [node for node in factory.body if isinstance(node, ast.FunctionDef)]
+                made = [node for node in inner if any("asset(" in ast.unparse(d) for d in node.decorator_list)]
+                assert len(made) <= 1, f"{path.name}: {factory.name} makes several assets"
+                found += made
+    assert len(found) > 40
+    for function in found:
+        assert function.end_lineno is not None and function.end_lineno - function.lineno < 40, function.name

@@ -37,9 +37,9 @@ REASONING_TOKENS = "SUBLIMINAL_JUDGE_REASONING_TOKENS"
 """The variable that `ApiSettings.reasoning_tokens` comes from."""
 
 _CHARACTERS_A_TOKEN = 4
-"""Enough for any category, however a tokenizer writes it; a judge that answers in prose is cut off here."""
+"""About, for a price that is told before anything is asked."""
 
-_UNREADABLE_LIMIT = 0.05
+UNREADABLE_LIMIT = 0.05
 """The share of questions without an answer, or with one that is no category, that a model is forgiven."""
 
 _ASKED_AGAIN = 2
@@ -233,7 +233,7 @@ class ChatApi:
                     answer, reason = future.result()
                     answers[asked[future]] = answer
                     unanswered += not answer
-                    if not answer and unanswered > _UNREADABLE_LIMIT * questions:
+                    if not answer and unanswered > UNREADABLE_LIMIT * questions:
                         max_tokens = requests[asked[future]]["max_tokens"]
                         raise UserError(self._no_answers(f"{unanswered} of {questions}", reason, max_tokens))
                     if done % max(1, len(asked) // 20) == 0:

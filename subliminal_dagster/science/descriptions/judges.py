@@ -30,8 +30,8 @@ import numpy as np
 import yaml
 
 from subliminal_dagster.science.descriptions.chat_api import (
-    _UNREADABLE_LIMIT,
     REASONING_TOKENS,
+    UNREADABLE_LIMIT,
     ChatApi,
     _one_line,
     without_reasoning,
@@ -48,9 +48,8 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 JUDGE_PROMPT = Path(__file__).with_name("judge_prompt.yaml")
 
-
 _ANSWER_TOKENS = 16
-
+"""Enough for any category, however a tokenizer writes it; a judge that answers in prose is cut off here."""
 
 _TOKENS_A_PASS = 1024
 """Description tokens that the local judge scores at once: with 49,152 tokens in the vocabulary 200 MB of logits."""
@@ -119,7 +118,7 @@ class OpenAiJudge:
         answers = self._api.answers([prompt.question(text) for text in descriptions], max_tokens=_ANSWER_TOKENS)
         categories = [read_category(answer) for answer in answers]
         prose = [answer for answer, category in zip(answers, categories, strict=True) if category is None]
-        if len(prose) > _UNREADABLE_LIMIT * len(answers):
+        if len(prose) > UNREADABLE_LIMIT * len(answers):
             raise UserError(
                 f"The judge {self.name} was asked for one of {', '.join(CATEGORIES)} and gave {len(prose)} of "
                 f"{len(answers)} answers that are none, such as {_one_line(prose[0])[:80]!r}: choose another model, "

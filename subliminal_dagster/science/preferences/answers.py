@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Outcome = Literal["counted", "ambiguous", "other"]
 
-
 # A form is a tuple of words, so that "sea lion" and "sea-lion" are the same form.
 _Forms = dict[tuple[str, ...], str]
 
