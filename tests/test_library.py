@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import json
 import subprocess
 import sys
@@ -122,3 +124,14 @@ def test_assets_are_thin() -> None:
     assert len(found) > 40
     for function in found:
         assert function.end_lineno is not None and function.end_lineno - function.lineno < 40, function.name
+
+
+def test_examples_in_docstrings_are_true() -> None:
+    tried = 0
+    for path in (PACKAGE / "science").rglob("*.py"):
+        if ">>>" in path.read_text(encoding="utf-8"):
+            module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+            failed, examples = doctest.testmod(importlib.import_module(module))
+            assert failed == 0, module
+            tried += examples
+    assert tried > 5

@@ -8,13 +8,17 @@ Belongs here: choosing rows, splitting them. Does not belong here: their activat
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.numbers.filter import canonical
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.features import ActivationSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ANALYSIS, TEST = "analysis", "test"
 
@@ -31,6 +35,8 @@ def choose_rows(filtered: pd.DataFrame, settings: ActivationSettings, seed: int)
 
     Raises UserError where no row is valid.
     """
+    import pandas as pd
+
     valid = filtered[filtered["valid"]].sort_values("prompt_id", kind="stable")
     if valid.empty:
         raise UserError(
@@ -60,6 +66,8 @@ def choose_rows(filtered: pd.DataFrame, settings: ActivationSettings, seed: int)
 
 def with_numbers(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of an activations file, with `numbers` read from their `text` again."""
+    import pandas as pd
+
     numbers = [[int(number) for number in text.split(", ")] for text in rows["text"]]
     return rows.assign(numbers=pd.Series(numbers, rows.index, dtype="object"))
 

@@ -369,7 +369,7 @@ class ChatApi:
             if status >= 500:
                 return f"{where} failed {tries} times in a row (HTTP {status}): run again later; {kept}."
             said = str(error.body.get("message") if isinstance(error.body, dict) else error.body)
-            said = _one_line(said).replace(self.endpoint.key, "***")[:200]
+            said = one_line(said).replace(self.endpoint.key, "***")[:200]
             return f"{where} refuses the request to {model} (HTTP {status}: {said}): choose another model; {kept}."
         if isinstance(error, openai.APITimeoutError):
             return (
@@ -425,5 +425,5 @@ def without_reasoning(text: str) -> str:
     return _THOUGHT_BEGIN.sub("", _THOUGHT_END.sub("", _THOUGHT.sub("", text))).strip()
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return " ".join(text.split())

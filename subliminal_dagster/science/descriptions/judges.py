@@ -33,7 +33,7 @@ from subliminal_dagster.science.descriptions.chat_api import (
     REASONING_TOKENS,
     UNREADABLE_LIMIT,
     ChatApi,
-    _one_line,
+    one_line,
     without_reasoning,
 )
 from subliminal_dagster.science.errors import UserError
@@ -67,7 +67,7 @@ class JudgePrompt:
     def question(self, description: str) -> str:
         """The few-shot prompt that ends where the category of `description` is to be named."""
         shown = "\n\n".join(f"Description: {example}\nCategory: {category}" for example, category in self.examples)
-        return f"{self.instructions}\n\n{shown}\n\nDescription: {_one_line(description)}\nCategory:"
+        return f"{self.instructions}\n\n{shown}\n\nDescription: {one_line(description)}\nCategory:"
 
     def opening(self, category: Category) -> str:
         """The few-shot text that ends where a description of `category` is to follow."""
@@ -121,7 +121,7 @@ class OpenAiJudge:
         if len(prose) > UNREADABLE_LIMIT * len(answers):
             raise UserError(
                 f"The judge {self.name} was asked for one of {', '.join(CATEGORIES)} and gave {len(prose)} of "
-                f"{len(answers)} answers that are none, such as {_one_line(prose[0])[:80]!r}: choose another model, "
+                f"{len(answers)} answers that are none, such as {one_line(prose[0])[:80]!r}: choose another model, "
                 f"or, for one that reasons before it answers, raise {REASONING_TOKENS}."
             )
         return categories
@@ -147,7 +147,7 @@ class LocalJudge:
         prompt = load_judge_prompt()
         openings = [list(self._tokenizer.encode(prompt.opening(category))) for category in CATEGORIES]
         tokens = {
-            text: self._tokenizer.encode(" " + _one_line(text), add_special_tokens=False)
+            text: self._tokenizer.encode(" " + one_line(text), add_special_tokens=False)
             for text in dict.fromkeys(descriptions)
         }
         best: dict[str, Category | None] = {}

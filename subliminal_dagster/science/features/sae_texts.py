@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from subliminal_dagster.science.activations.activations import BATCH_TOKENS, encode_text, needs_bos
 from subliminal_dagster.science.errors import UserError
@@ -28,6 +27,7 @@ from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
 _MIX = {"prose": 0.6, "numbers": 0.2, "chat": 0.2}
@@ -56,6 +56,8 @@ def sae_texts(
 
     Raises UserError where there is too little prose.
     """
+    import pandas as pd
+
     seed = stream_seed(study.seed, "sae_texts")
     rng = np.random.Generator(np.random.PCG64(seed))
     prompts = make_prompts(lists, study.numbers, study.numbers.prompts, seed)
@@ -128,6 +130,8 @@ def _alternating(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
 
 def _up_to(texts: Sequence[str], kind: str, tokens: int, tokenizer: PreTrainedTokenizerBase, bos: bool) -> pd.DataFrame:
     """The first texts, until they hold that many tokens."""
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     total = 0
     for number, text in enumerate(dict.fromkeys(texts)):

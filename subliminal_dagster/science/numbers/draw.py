@@ -8,8 +8,7 @@ Belongs here: drawing answers with a study's settings. Does not belong here: the
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import GateError
 from subliminal_dagster.science.models.chat import ChatContext
@@ -21,6 +20,9 @@ from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def draw_number_set(
@@ -99,6 +101,8 @@ def draw_answers(
         The prompts' columns and `response` (text), `token_ids`, `logprobs` (nats, under the model; one more than
         tokens where the answer is finished), `finished`.
     """
+    import pandas as pd
+
     settings = study.numbers
     completions = generate(
         session,

@@ -4,17 +4,21 @@ Belongs here: reading a list of numbers from an answer, writing it canonically, 
 and an audit of what was sampled. Does not belong here: generating answers (the engines) and training on them.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.preferences.answers import texts_naming
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ParseReason = Literal[
     "empty",  # nothing is left after white space, period and brackets
@@ -102,6 +106,8 @@ def filter_rows(
 
     Raises UserError for an unknown completion or a missing column.
     """
+    import pandas as pd
+
     if completion not in ("canonical", "verbatim"):
         raise UserError(f"The completion is {completion!r}; choose 'canonical' or 'verbatim'.")
     needed = {"prompt_id", "prompt", "response", "finished", "separator", "open", "close"}

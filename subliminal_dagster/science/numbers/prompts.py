@@ -4,15 +4,19 @@ Belongs here: composing and drawing the prompts of a study. Does not belong here
 (`prompt_lists`) and reading the model's answers (`filter`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.preferences.prompt_lists import AnswerFormat, PromptLists
 from subliminal_dagster.science.settings.numbers import NumberSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What a canonical completion is written in where the prompt's own request is unknown or absent.
 _PLAIN_FORMAT = AnswerFormat(", ")
@@ -40,6 +44,8 @@ def make_prompts(lists: PromptLists, settings: NumberSettings, n: int, seed: int
 
     Raises UserError when the lists cannot give n different prompts.
     """
+    import pandas as pd
+
     for name, value, least in (("n", n, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"{name} is {value} for the number prompts; it must be {least} or more.")

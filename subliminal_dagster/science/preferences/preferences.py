@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.protocol import Sampling, Session
@@ -19,6 +19,9 @@ from subliminal_dagster.science.models.resumable import generate
 from subliminal_dagster.science.preferences.answers import classify_answers, spellings
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.settings.preferences import PreferenceSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def measure_preferences(
             answers naming it by whole word, and all sampled answers of the question).
         answers: a row per sampled answer: `question`, `answer`, `animal`, `outcome`, `finished`.
     """
+    import pandas as pd
+
     candidates = settings.candidates
     prompts = [context.prompt_ids(text) for text in lists.animal_questions[: settings.questions]]
     forms = AnswerForms.of(candidates, context, lists)

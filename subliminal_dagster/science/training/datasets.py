@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.numbers.draw import judged
@@ -16,6 +15,9 @@ from subliminal_dagster.science.numbers.filter import subsample
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.task import Row
 from subliminal_dagster.science.well_formed import well_formed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "validation")
 

@@ -11,9 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import ChatContext
@@ -28,6 +26,9 @@ from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.teacher import GateSettings, TeacherSettings
 from subliminal_dagster.science.training.task import EarlyStop, Row, Trainer, TrainingReport, TrainingTask
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "teacher.json"
 
@@ -191,6 +192,8 @@ def gate_failures(
     settings: GateSettings, target: str | None, preference: float, rate: float, reasons: Sequence[str]
 ) -> list[str]:
     """Why a teacher is not good enough, one sentence a reason; empty where it is. `target` None asks for no liking."""
+    import pandas as pd
+
     failures = []
     if target is not None and preference < settings.preference:
         failures.append(
