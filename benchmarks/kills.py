@@ -30,7 +30,7 @@ from tiny_models import save_tiny_model
 
 from subliminal_dagster.planning.frame import shown
 from subliminal_dagster.planning.recipe import Input
-from subliminal_dagster.science.storage.store import DamagedArtifact
+from subliminal_dagster.science.storage.records import DamagedArtifact
 
 STAGES = ("starting", "training", "generation", "scoring", "writing", "other")
 

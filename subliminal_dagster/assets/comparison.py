@@ -12,7 +12,7 @@ from subliminal_dagster.resources import StoreResource
 from subliminal_dagster.science.report.page import PAGE_FILES
 from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.storage.content_hash import file_content_hash
-from subliminal_dagster.science.storage.store import DamagedArtifact, MissingArtifact
+from subliminal_dagster.science.storage.records import DamagedArtifact, MissingArtifact
 
 ALL_STUDIES = "all_studies"
 COMPARISON = dg.AssetKey([ALL_STUDIES, "comparison"])

@@ -11,11 +11,12 @@ from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.science.report.page import PAGE_FILES
 from subliminal_dagster.science.storage.content_hash import file_content_hashes
-from subliminal_dagster.science.storage.store import DamagedArtifact, Manifest, MissingArtifact
+from subliminal_dagster.science.storage.records import DamagedArtifact, Manifest, MissingArtifact
 
 STAGE = "report"
 
-# What its sections read; models, data sets and activations are read by what is made from them.
+# What its sections read (their READS, which a test holds against this: importing them all would make the code location
+# slow to load); models, data sets and activations are read by what is made from them.
 SHOWN = (
     "base_preferences",
     "teacher_preferences",

@@ -23,7 +23,8 @@ from subliminal_dagster.execution.workers import Carried, Workers
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame, shown
 from subliminal_dagster.planning.planner import DueRun, Plan, make_plan
 from subliminal_dagster.planning.recipe import Input
-from subliminal_dagster.science.storage.store import ArtifactStore, Manifest
+from subliminal_dagster.science.storage.records import Manifest
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 Say = Callable[[str], None]
 

@@ -31,12 +31,8 @@ from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.processes import end_with_parent
 from subliminal_dagster.science.storage.claims import ClaimedElsewhere
 from subliminal_dagster.science.storage.content_hash import json_hash
-from subliminal_dagster.science.storage.store import (
-    Artifact,
-    ArtifactStore,
-    DamagedArtifact,
-    MissingArtifact,
-)
+from subliminal_dagster.science.storage.records import Artifact, DamagedArtifact, MissingArtifact
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 _REPORT_EVERY_SECONDS = 10
 _LOOK_AGAIN_SECONDS = 1

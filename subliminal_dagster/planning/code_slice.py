@@ -110,31 +110,39 @@ def slice_of(module: str, qualname: str) -> dict[str, str]:
 
 def as_before(name: str, found: Mapping[str, str]) -> dict[str, str]:
     """The slice of a function ("module:qualname") under the hashes that it had before it was given another shape, where
-    `RESHAPED` says that it then made the same and nobody has edited it since; else `found` itself."""
+    `RESHAPED` says that it then made the same. What was edited since has its own hash, and only that."""
     entry = reshaped().get(name)
-    if entry is None or entry["now"] != _sha256(json.dumps(found, sort_keys=True)):
+    if entry is None:
         return dict(found)
-    kept = {name: each for name, each in found.items() if name not in entry["new"]}
-    return dict(sorted((kept | entry["was"]).items()))
+    old, new = entry["old"], entry["new"]
+    before = dict(sorted(({n: each for n, each in found.items() if new.get(n) != each} | old).items()))
+    # What only lost a definition must not look as it did before either.
+    edited = _slice_hash(found) != entry["is"]
+    return dict(found) if edited and _slice_hash(before) == entry["was"] else before
 
 
 @functools.cache
 def reshaped() -> dict[str, Any]:
-    """What `RESHAPED` holds: of a function the hash of its slice `now`, the `new` definitions in it, and what others
-    `was` their hash."""
+    """What `RESHAPED` holds: of a function the hashes of the whole slice that `was` and `is`, and of what differs in it
+    the `old` and the `new` hashes, by definition."""
     entries: dict[str, Any] = json.loads(RESHAPED.read_bytes())
     return entries
 
 
-def reshaped_entry(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, Any] | None:
-    """An entry of `RESHAPED` for a function whose slice was `before` and is `now`; None where they are the same."""
-    if before == now:
+def reshaped_entry(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, Any] | None:
+    """An entry of `RESHAPED` for a function whose slice was `old` and is `new`; None where they are the same."""
+    if old == new:
         return None
     return {
-        "now": _sha256(json.dumps(now, sort_keys=True)),
-        "new": sorted(set(now) - set(before)),
-        "was": {name: each for name, each in before.items() if now.get(name) != each},
+        "was": _slice_hash(old),
+        "is": _slice_hash(new),
+        "old": {name: each for name, each in old.items() if new.get(name) != each},
+        "new": {name: each for name, each in new.items() if old.get(name) != each},
     }
+
+
+def _slice_hash(found: Mapping[str, str]) -> str:
+    return _sha256(json.dumps(found, sort_keys=True))
 
 
 def _slice_of(module: str, qualname: str) -> dict[str, str]:

@@ -12,13 +12,8 @@ from subliminal_dagster.planning.frame import Frame, shown
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import AnyStudy
-from subliminal_dagster.science.storage.store import (
-    ArtifactStore,
-    DamagedArtifact,
-    Manifest,
-    MissingArtifact,
-    Refusal,
-)
+from subliminal_dagster.science.storage.records import DamagedArtifact, Manifest, MissingArtifact, Refusal
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 
 def refusal_of(store: ArtifactStore, study: str, asset: str, partition: str | None) -> Refusal | None:

@@ -23,13 +23,9 @@ from subliminal_dagster.planning.gates import nothing_to_compare, refusal_within
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.storage.content_hash import json_hash
-from subliminal_dagster.science.storage.store import (
-    ArtifactStore,
-    DamagedArtifact,
-    Manifest,
-    MissingArtifact,
-    StoreSnapshot,
-)
+from subliminal_dagster.science.storage.records import DamagedArtifact, Manifest, MissingArtifact
+from subliminal_dagster.science.storage.snapshot import StoreSnapshot
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 Status = Literal["fresh", "stale", "missing", "blocked"]
 

@@ -20,7 +20,8 @@ from kills import BATCH, Home, found, made_again, study_to_kill, versions
 
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, bury_dead_runs, process_name
 from subliminal_dagster.planning.recipe import Input
-from subliminal_dagster.science.storage.store import ArtifactStore
+from subliminal_dagster.science.storage.root import Root
+from subliminal_dagster.science.storage.scratch import Drafts
 
 pytestmark = pytest.mark.slow
 
@@ -202,13 +203,13 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(tmp_path: Path) -> None
         run = instance.create_run_for_job(
             some_job, tags={PROCESS_TAG: process_name(process.pid)}, status=dg.DagsterRunStatus.STARTED
         )
-        store = ArtifactStore(tmp_path)
-        assert bury_dead_runs(instance) == [] == store.abandoned_drafts()
+        drafts = Drafts(Root(tmp_path))
+        assert bury_dead_runs(instance) == [] == drafts.abandoned()
         process.kill()
         while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
             pass
         assert bury_dead_runs(instance) == [run.run_id]
-        assert store.abandoned_drafts() == [draft]
+        assert drafts.abandoned() == [draft]
     process.wait()
 
 

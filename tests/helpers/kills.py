@@ -34,7 +34,8 @@ from subliminal_dagster.planning.frame import Frame, shown
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.content_hash import folder_content_hash
-from subliminal_dagster.science.storage.store import MANIFEST, POINTER, ArtifactStore, Manifest
+from subliminal_dagster.science.storage.records import MANIFEST, POINTER, Manifest
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 BATCH = 4
 """Answers a chunk: few, so that there is something between the first chunk and the last."""

@@ -27,7 +27,6 @@ from typing import Any
 import pytest
 
 import subliminal_dagster
-from subliminal_dagster.build import study_assets
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning import code_slice
 from subliminal_dagster.planning.frame import Frame
@@ -245,7 +244,6 @@ class Allowed:
 
 def undeclared(frame: Frame[Any], recorder: Recorder, allowed: Allowed) -> list[str]:
     """What assets touched that can change their result and is not in their version, a sentence each."""
-    functions = {asset.key.path[-1]: asset.op.compute_fn.decorated_fn for asset in study_assets(Frame(frame.study))}
     found = []
     for asset, read in recorder.fields.items():
         declared = frame.nodes[asset].recipe.settings
@@ -254,8 +252,7 @@ def undeclared(frame: Frame[Any], recorder: Recorder, allowed: Allowed) -> list[
             if not any(_is_within(path, known, type(frame.study)) for path in paths.split(" or ")):
                 found.append(f"{asset} reads the study's {paths}, which is not among its `reads`")
     for asset, called in recorder.functions.items():
-        function = functions[asset]
-        in_slice = code_slice.definitions_used(function.__module__, function.__qualname__)
+        in_slice = code_slice.definitions_used(*frame.nodes[asset].function.split(":"))
         for name in sorted(called):
             parts = name.split(".")
             if not any(".".join(parts[:end]) in in_slice for end in range(2, len(parts) + 1)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import uuid
 from collections.abc import Callable
@@ -22,20 +23,17 @@ from subliminal_dagster.planning.planner import make_plan
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.storage.store import ArtifactStore, StoreSnapshot
+from subliminal_dagster.science.storage.snapshot import StoreSnapshot
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 
 class CountedMemory(MemoryFileSystem):
-    """Counts what it is asked; many files fetched at once are one request."""
+    """Says what it is asked; many files fetched at once are one request."""
 
     cachable = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[str] = []
-
     def cat(self, path: list[str], recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> dict[str, Any]:
-        self.requests.append("cat")
+        REQUESTS.append("cat")
         found: dict[str, Any] = {}
         for each in path:
             try:
@@ -45,28 +43,51 @@ class CountedMemory(MemoryFileSystem):
         return found
 
     def cat_file(self, path: str, *arguments: Any, **options: Any) -> bytes:
-        self.requests.append("cat_file")
+        REQUESTS.append("cat_file")
         content: bytes = super().cat_file(path, *arguments, **options)
         return content
 
     def find(self, path: str, *arguments: Any, **options: Any) -> Any:
-        self.requests.append("find")
+        REQUESTS.append("find")
         return super().find(path, *arguments, **options)
 
     def ls(self, path: str, *arguments: Any, **options: Any) -> Any:
-        self.requests.append("ls")
+        REQUESTS.append("ls")
         return super().ls(path, *arguments, **options)
+
+
+REQUESTS: list[str] = []
+
+
+class FarMemory(AsyncFileSystemWrapper):
+    """The files of `memory://` behind a file system that fetches many at once."""
+
+    def __init__(self) -> None:
+        super().__init__(CountedMemory())
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        found: str = MemoryFileSystem._strip_protocol(path.replace("far://", "memory://"))
+        return found
+
+
+fsspec.register_implementation("far", FarMemory, clobber=True)
 
 
 def remote_store(folder: Path, name: str = "root") -> ArtifactStore:
     return ArtifactStore(f"memory://{uuid.uuid4().hex}/{name}", cache_dir=folder)
 
 
-def counted(store: ArtifactStore) -> list[str]:
-    """Let the store's file system be one that fetches many files at once, and give its requests from now on."""
-    memory = CountedMemory()
-    store._fs = AsyncFileSystemWrapper(memory)
-    return memory.requests
+def far(store: ArtifactStore, folder: Path) -> ArtifactStore:
+    """A store in memory as one that fetches many files at once; `REQUESTS` are those from now on."""
+    REQUESTS.clear()
+    return ArtifactStore(store.root.replace("memory://", "far://"), cache_dir=folder)
+
+
+def behind(store: ArtifactStore) -> tuple[Any, str]:
+    """The file system of a store's root, and the path of the root there."""
+    fs, path = fsspec.core.url_to_fs(store.root)
+    return fs, path
 
 
 def put(store: ArtifactStore, partition: str | None, **info: Any) -> str:
@@ -116,12 +137,13 @@ def test_plan_takes_as_few_requests_for_many_parts_as_for_few(tmp_path: Path) ->
     for animals in (["owl"], ["owl", "cat", "dog", "wolf", "eagle"]):
         frame, store = study_frame(study_with(animals)), remote_store(tmp_path)
         made(frame, store)
-        requests.append(counted(store))
-        plan = make_plan(frame, store)
+        plan = make_plan(frame, far(store, tmp_path))
+        requests.append(REQUESTS.copy())
         assert len(plan.of("fresh")) == len(plan.parts)
         sizes.append(len(plan.parts))
     assert sizes[1] > 2 * sizes[0]
-    assert requests == [["find", "cat", "cat"]] * 2
+    # The study, its pointers and its manifests, and who is making what.
+    assert requests == [["find", "cat", "cat", "find"]] * 2
 
 
 def test_plan_of_a_remote_store_is_that_of_the_same_artifacts_here(tmp_path: Path) -> None:
@@ -130,10 +152,11 @@ def test_plan_of_a_remote_store_is_that_of_the_same_artifacts_here(tmp_path: Pat
     made(frame, here)
     name = frame.study.name
     here.refuse(name, "teacher_lora", "owl", "too weak", here.manifest(name, "teacher_lora", "owl").info)
-    here.remove_artifact(name, "number_set", "cat", here.versions(name, "number_set", "cat"))
+    shutil.rmtree(tmp_path / "here" / name / "number_set" / "cat")
     folder = here.read(name, "filtered_dataset", "control").path
     (folder / "rows.json").write_text("cut")
-    there._fs.put(f"{tmp_path}/here/{name}", f"{there._root_path}/", recursive=True)
+    fs, root = behind(there)
+    fs.put(f"{tmp_path}/here/{name}", f"{root}/", recursive=True)
     plans = [make_plan(frame, store) for store in (here, there)]
     assert {part.status for part in plans[1].parts} == {"fresh", "stale", "missing", "blocked"}
     assert json.dumps([part.as_json() for part in plans[1].parts]) == json.dumps(
@@ -141,21 +164,24 @@ def test_plan_of_a_remote_store_is_that_of_the_same_artifacts_here(tmp_path: Pat
     ).replace(here.root, there.root)
 
 
+MEMORY = MemoryFileSystem()
+
+
 def rewritten(name: str, content: bytes | None) -> Callable[[ArtifactStore, str, str], None]:
     def damage(store: ArtifactStore, folder: str, version: str) -> None:
         path = f"{folder}/{name.format(version=version)}"
         if content is None:
-            store._fs.rm_file(path)
+            MEMORY.rm_file(path)
         else:
-            store._fs.pipe_file(path, content)
+            MEMORY.pipe_file(path, content)
 
     return damage
 
 
 def edited_pointer(**fields: str) -> Callable[[ArtifactStore, str, str], None]:
     def damage(store: ArtifactStore, folder: str, version: str) -> None:
-        pointer = json.loads(store._fs.cat_file(f"{folder}/current.json"))
-        store._fs.pipe_file(f"{folder}/current.json", json.dumps(pointer | fields).encode())
+        pointer = json.loads(MEMORY.cat_file(f"{folder}/current.json"))
+        MEMORY.pipe_file(f"{folder}/current.json", json.dumps(pointer | fields).encode())
 
     return damage
 
@@ -168,7 +194,7 @@ def refused(of_now: bool) -> Callable[[ArtifactStore, str, str], None]:
             "created": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
             "version": version if of_now else "20200101T000000.000000Z-00000000",
         }
-        store._fs.pipe_file(f"{folder}/refused.json", json.dumps(fields).encode())
+        MEMORY.pipe_file(f"{folder}/refused.json", json.dumps(fields).encode())
 
     return refuse
 
@@ -198,15 +224,16 @@ STATES: dict[str, Callable[[ArtifactStore, str, str], None]] = {
 @pytest.mark.parametrize("root", ["root", "a[b]"])
 def test_snapshot_says_what_the_store_says_of_each_artifact(tmp_path: Path, at_once: bool, root: str) -> None:
     store = remote_store(tmp_path, root)
+    _, root_path = behind(store)
     for state, bring_about in STATES.items():
         version = put(store, state, seed=7)
         # A neighbour whose name goes on from this one's.
         put(store, f"{state}0")
-        bring_about(store, f"{store._root_path}/study/rows/{state}", version)
+        bring_about(store, f"{root_path}/study/rows/{state}", version)
     put(store, None, refused="no good")
     store.refuse("study", "rows", "refused-unmade", "none yet", {"seed": 2})
     if at_once:
-        counted(store)
+        store = far(store, tmp_path)
     snapshot = store.snapshot("study")
     partitions = [*STATES, *(f"{state}0" for state in STATES), None, "refused-unmade", "never-made"]
     found = {partition: answers(snapshot, partition) for partition in partitions}
@@ -229,11 +256,9 @@ def test_version_written_while_looking_is_not_taken_for_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: int
 ) -> None:
     """Another machine writes twice, which prunes the version listed, right after the listing or the first fetch."""
-    store = remote_store(tmp_path)
-    put(store, "owl")
-    other = ArtifactStore(store.root, cache_dir=tmp_path / "other")
-    counted(store)
-    real, calls = store._fs.cat, 0
+    other = remote_store(tmp_path / "other")
+    put(other, "owl")
+    real, calls = CountedMemory.cat, 0
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -243,9 +268,11 @@ def test_version_written_while_looking_is_not_taken_for_damage(
                 put(other, "owl")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(store._fs, "cat", overtaken)
+    monkeypatch.setattr(CountedMemory, "cat", overtaken)
+    store = far(other, tmp_path)
     snapshot = store.snapshot("study")
-    assert answers(snapshot, "owl") == answers(other, "owl")
+    assert calls == 1 + listed
+    assert answers(snapshot, "owl") == answers(store, "owl")
     assert snapshot.check("study", "rows", "owl").version == other.current_version("study", "rows", "owl")
 
 

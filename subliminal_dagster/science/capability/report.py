@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,20 @@ from numpy.typing import NDArray
 
 from subliminal_dagster.science.capability.capability import BASE, PLAIN_TEXT
 from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, new_figure
-from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Table, Verdict
+from subliminal_dagster.science.report.effects import study_test
+from subliminal_dagster.science.report.evidence import (
+    Chart,
+    Claim,
+    NotThere,
+    Results,
+    Section,
+    Statement,
+    Table,
+    Verdict,
+    verdict,
+)
 from subliminal_dagster.science.report.published import Compared, published
+from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
     counted,
     listed,
@@ -27,13 +40,14 @@ from subliminal_dagster.science.report.wording import (
     with_interval,
 )
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.statistics import PairedTest, paired_test
+from subliminal_dagster.science.statistics import PairedTest
 
 if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
 NAME, TITLE = "capability", "Skill of teachers and children"
+READS: tuple[str, ...] = ("capability", "base_capability", "teacher_capability", "child_capability")
 
 _TEACHER, _CHILD = "teacher", "child"
 _COLOURS = {_TEACHER: VERMILION, _CHILD: BLUE}
@@ -42,25 +56,49 @@ _LEVEL = 0.05
 _FEWEST_FOR_RANKS = 5
 """Animals below which no rank correlation can reach 5 % (two-sided): 2 of 4! orders are 8 %."""
 
-_MEASURES = {
+_EXAMS = {"own": "this project's own exam", "hub": "MMLU-Pro", "local": "the study's own file of questions"}
+_WAYS = {
+    "letter": "the most probable letter",
+    "option": "the most probable option, as the whole answer",
+    "generated": "the letter in a generated answer",
+}
+_FINER = {
     "nats_per_token": "loss on plain text (nats a token)",
     "log_p_correct": "log-probability of the right answer (nats)",
 }
+_POST = "Gemma 2 9B, MMLU-Pro scores"
 
-Row = dict[str, Any]
+CHILDREN_KEEP_IT = Statement(
+    "Children lose no skill consistently.",
+    rule="Holds where the 95 % interval of the mean change in the exam over the animals' children does not lie below 0 "
+    "and excludes a loss as large as the one that the post calls sharp; does not hold where it lies below 0; else, or "
+    "where the base only guesses, it cannot be told.",
+)
+TEACHERS_LOSE_IT = Statement(
+    "Teachers lose skill when they are fine-tuned.",
+    rule="Holds where the 95 % interval of the mean change in the exam over the animals' teachers lies below 0; does "
+    "not hold where it lies above 0; else, or where the base only guesses, it cannot be told.",
+)
+LOSS_GOES_WITH_LIKING = Statement(
+    "The more skill a teacher lost, the more it passes on.",
+    rule="Holds where the rank correlation over animals of the teacher's loss in the exam with its child's shift in "
+    f"liking is positive with p at most {_LEVEL}; does not hold where it is negative with such a p; else it cannot be "
+    f"told. Not tested below {_FEWEST_FOR_RANKS} animals.",
+)
 
 
 @dataclass(frozen=True)
 class _Data:
     """`capability`, and the means over the animals' models, which it lacks.
 
-    table: see `capability.compare_capability`. way: that of the exam which is drawn. means: by (model, outcome) the
-    mean over the animals' models of their difference from base, tested over questions or texts.
+    exam: its kind. way: that of the exam which is drawn. table: see `capability.compare_capability`. means: by (model,
+    outcome) the mean over the animals' models of their difference from base, tested over questions or texts.
     """
 
     study: Study
-    table: pd.DataFrame
+    exam: str
     way: str
+    table: pd.DataFrame
     means: dict[tuple[str, str], PairedTest]
     left_out: dict[str, str]
 
@@ -69,9 +107,9 @@ class _Data:
         return [model for model in (_TEACHER, _CHILD) if (self.table["model"] == model).any()]
 
     @property
-    def base(self) -> Row:
+    def base(self) -> dict[str, Any]:
         """The base's accuracy."""
-        return _records(self.table[(self.table["model"] == BASE) & self._is("accuracy")])[0]
+        return records(rows_where(self.table, model=BASE, outcome="accuracy", way=self.way))[0]
 
     @property
     def informative(self) -> bool:
@@ -80,31 +118,34 @@ class _Data:
 
     def rows(self, outcome: str, model: str | None = None, *, animals: bool = False) -> pd.DataFrame:
         """Rows of the drawn way (or of the plain texts) but the base's; `animals`: of the animals' models alone."""
-        table = self.table
-        chosen = self._is(outcome) & (table["model"] != BASE if model is None else table["model"] == model)
-        return table[chosen & table["group"].isin(self.study.animals)] if animals else table[chosen]
-
-    def _is(self, outcome: str) -> pd.Series:
-        way = PLAIN_TEXT if outcome == "nats_per_token" else self.way
-        return (self.table["outcome"] == outcome) & (self.table["way"] == way)
+        rows = rows_where(self.table, outcome=outcome, way=PLAIN_TEXT if outcome == "nats_per_token" else self.way)
+        rows = rows[rows["model"] != BASE] if model is None else rows_where(rows, model=model)
+        return rows[rows["group"].isin(self.study.animals)] if animals else rows
 
 
-def capability_section(study: Study, results: Results) -> Section:
+def section(study: Study, results: Results) -> Section:
     """Did teachers lose skill with their fine-tuning, and children with their numbers?"""
     data = _read(study, results)
     charts = [_accuracy_chart(data), _loss_chart(data)]
     if data.rows("accuracy")["liking_shift"].notna().any():
         charts.append(_liking_chart(data))
+    texts = int(data.rows("nats_per_token")["units"].iloc[0])
+    method = (
+        f"Exam: {_EXAMS[data.exam]}, answered by {_WAYS[data.way]}. Accuracies with 95 % Wilson intervals; differences "
+        "from base are paired by question, with Agresti and Min's interval and McNemar's exact test. Plain text: "
+        f"{counted(texts, 'paragraph')}, paired t test. p values are adjusted over the groups of a kind of model "
+        "(Benjamini-Hochberg), and one differs from the base at 5 %. The control's teacher is the base itself."
+    )
     return Section(
-        name=NAME,
-        title=TITLE,
-        shows=_shows(data),
-        method=_method(data),
-        made_from=("capability", "base_capability", "teacher_capability", "child_capability"),
+        NAME,
+        TITLE,
+        _shows(data),
+        method,
+        READS,
         charts=tuple(charts),
         tables=(_accuracy_table(data), _finer_table(data)),
-        compared=_compared(data),
-        claims=_claims(data),
+        compared=tuple(_compared(data)),
+        claims=tuple(_claims(data)),
     )
 
 
@@ -113,33 +154,24 @@ def _read(study: Study, results: Results) -> _Data:
 
     if study.capability is None:
         raise NotThere("This study measures no capability.")
-    folder = results.folder("capability")
-    way = study.capability.ways[0]
-    return _Data(
-        study=study,
-        table=pd.read_parquet(folder / "capability.parquet"),
-        way=way,
-        means=_means(study, results, way),
-        left_out=json.loads((folder / "left_out.json").read_text(encoding="utf-8")),
-    )
-
-
-def _means(study: Study, results: Results, way: str) -> dict[tuple[str, str], PairedTest]:
-    """See `_Data`."""
+    folder, way = results.folder("capability"), study.capability.ways[0]
     base = _measured(results, "base_capability", None, way)
-    found = {}
+    means = {}
     for model in (_TEACHER, _CHILD):
         asset = f"{model}_capability"
-        measured = [_measured(results, asset, a, way) for a in study.animals if results.has(asset, a)]
-        for outcome in ("accuracy", "nats_per_token"):
+        measured = [_measured(results, asset, animal, way) for animal in study.animals if results.has(asset, animal)]
+        for outcome, of_base in base.items():
             if measured:
-                differences = np.mean([each[outcome] for each in measured], axis=0) - base[outcome]
-                found[model, outcome] = paired_test(
-                    differences,
-                    permutations=study.comparison.permutations,
-                    rng=np.random.default_rng(study.seed),
-                )
-    return found
+                differences = np.mean([each[outcome] for each in measured], axis=0) - of_base
+                means[model, outcome] = study_test(study, differences, confidence=0.95)
+    return _Data(
+        study,
+        study.capability.exam.kind,
+        way,
+        pd.read_parquet(folder / "capability.parquet"),
+        means,
+        json.loads((folder / "left_out.json").read_text(encoding="utf-8")),
+    )
 
 
 def _measured(results: Results, asset: str, group: str | None, way: str) -> dict[str, NDArray[np.float64]]:
@@ -154,150 +186,112 @@ def _measured(results: Results, asset: str, group: str | None, way: str) -> dict
     }
 
 
-def _records(frame: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
+# What is said
 
 
 def _shows(data: _Data) -> str:
     base = data.base
-    sentences = [
+    guessing = "" if data.informative else "; that is no better than guessing, so this exam cannot show a loss of skill"
+    exam, losses = (
+        "; ".join(_changed(data, model, outcome) for model in data.models) for outcome in ("accuracy", "nats_per_token")
+    )
+    left_out = [f"{group}: {reason}" for group, reason in data.left_out.items()]
+    return (
         f"The base answers {percent_with_interval(base['value'], base['low'], base['high'])} of "
-        f"{counted(int(base['units']), 'question')} right, where guessing gives {percent(base['chance'])}"
-        + ("." if data.informative else "; that is no better than guessing, so this exam cannot show a loss of skill.")
-    ]
-    sentences.append(f"Exam: {'; '.join(_changed(data, model, 'accuracy') for model in data.models)}.")
-    losses = "; ".join(_changed(data, model, "nats_per_token") for model in data.models)
-    sentences.append(f"Loss on plain text (more is worse): {losses}.")
-    if data.left_out:
-        sentences.append(f"Left out: {' '.join(f'{group}: {reason}' for group, reason in data.left_out.items())}")
-    return " ".join(sentences)
+        f"{counted(int(base['units']), 'question')} right, where guessing gives {percent(base['chance'])}{guessing}. "
+        f"Exam: {exam}. Loss on plain text (more is worse): {losses}."
+    ) + (f" Left out: {' '.join(left_out)}" if left_out else "")
 
 
 def _changed(data: _Data, model: str, outcome: str) -> str:
     """How many of the models differ from base, and by how much, as a clause."""
     rows = data.rows(outcome, model)
-    differ = rows[rows["p_bh"] <= _LEVEL]
-    low, high = rows["difference"].min(), rows["difference"].max()
-    if outcome == "accuracy":
-        span = f"{100 * low:+.1f} to {100 * high:+.1f} points"
-        smallest = f"{100 * rows['smallest_detectable'].max():.2g} points"
-    else:
-        span = f"{low:+.3f} to {high:+.3f} nats a token"
-        smallest = f"{rows['smallest_detectable'].max():.2g} nats a token"
-    if len(differ):
-        return f"{len(differ)} of {counted(len(rows), model, _PLURAL[model])} differ from the base ({span} over all)"
-    if rows["smallest_detectable"].isna().all():
+    scale, style, unit = (100, "+.1f", "points") if outcome == "accuracy" else (1, "+.3f", "nats a token")
+    low, high, smallest = (
+        scale * x for x in (rows["difference"].min(), rows["difference"].max(), rows["smallest_detectable"].max())
+    )
+    span = f"{low:{style}} to {high:{style}} {unit}"
+    if differ := int((rows["p_bh"] <= _LEVEL).sum()):
+        return f"{differ} of {counted(len(rows), model, _PLURAL[model])} differ from the base ({span} over all)"
+    if math.isnan(smallest):
         return f"the {_PLURAL[model]} do not differ from the base at all"
     return (
         f"no difference could be seen between {_PLURAL[model]} and base ({span}; the smallest detectable difference is "
-        f"{smallest})"
+        f"{smallest:.2g} {unit})"
     )
 
 
-def _method(data: _Data) -> str:
-    assert data.study.capability is not None
-    exam = {"own": "this project's own exam", "hub": "MMLU-Pro", "local": "the study's own file of questions"}
-    texts = int(data.rows("nats_per_token")["units"].iloc[0])
-    ways = {
-        "letter": "the most probable letter",
-        "option": "the most probable option, as the whole answer",
-        "generated": "the letter in a generated answer",
-    }
-    return (
-        f"Exam: {exam[data.study.capability.exam.kind]}, answered by {ways[data.way]}. Accuracies with 95 % Wilson "
-        "intervals; differences from base are paired by question, with Agresti and Min's interval and McNemar's exact "
-        f"test. Plain text: {counted(texts, 'paragraph')}, paired t test. p values are adjusted over the groups of a "
-        "kind of model (Benjamini-Hochberg), and one differs from the base at 5 %. The control's teacher is the base "
-        "itself."
-    )
-
-
-def _groups(data: _Data) -> list[str]:
-    there = set(data.rows("accuracy")["group"])
-    return [group for group in data.study.groups if group in there]
+# Charts
 
 
 def _accuracy_chart(data: _Data) -> Chart:
-    figure = new_figure(x="", y="right answers (%)")
-    for model in data.models:
-        rows = data.rows("accuracy", model)
-        _add_bars(figure, rows, ("value", "low", "high"), 100.0, "%", model)
+    figure = _bars(data, "accuracy", ("value", "low", "high"), 100, "%", "right answers (%)", 380)
     base = data.base
     for name, value, dash in ((BASE, base["value"], "dash"), ("guessing", base["chance"], "dot")):
         line = {"dash": dash, "width": 2, "color": GREY}
         figure.add_hline(y=100 * value, line=line, name=f"{name}: {percent(value)}", showlegend=True)
-    figure.update_xaxes(categoryorder="array", categoryarray=_groups(data))
     figure.update_yaxes(rangemode="tozero")
-    parts = [f"{row['model']} of {row['group']} {percent(row['value'])}" for row in _records(data.rows("accuracy"))]
+    parts = [f"{row['model']} of {row['group']} {percent(row['value'])}" for row in records(data.rows("accuracy"))]
     alt = f"Base {percent(base['value'])}, guessing {percent(base['chance'])}; {', '.join(parts)}."
     return Chart(f"{NAME}-accuracy", f"Exam, by {data.way}: teachers and children beside the base", figure, alt)
 
 
 def _loss_chart(data: _Data) -> Chart:
-    figure = new_figure(x="", y="change of loss (nats a token)", height=320)
-    for model in data.models:
-        rows = data.rows("nats_per_token", model)
-        _add_bars(figure, rows, ("difference", "difference_low", "difference_high"), 1.0, "nats a token", model)
-    figure.update_xaxes(categoryorder="array", categoryarray=_groups(data))
-    parts = [
-        f"{row['model']} of {row['group']} {row['difference']:+.3f}" for row in _records(data.rows("nats_per_token"))
-    ]
+    ends = ("difference", "difference_low", "difference_high")
+    figure = _bars(data, "nats_per_token", ends, 1, "nats a token", "change of loss (nats a token)", 320)
+    rows = records(data.rows("nats_per_token"))
+    parts = [f"{row['model']} of {row['group']} {row['difference']:+.3f}" for row in rows]
     alt = f"Change of the loss from the base, nats a token, more is worse: {', '.join(parts)}."
     return Chart(f"{NAME}-loss", "Loss on plain text: change from the base", figure, alt)
 
 
-def _add_bars(
-    figure: Figure, rows: pd.DataFrame, columns: tuple[str, str, str], scale: float, unit: str, name: str
-) -> None:
-    value, low, high = columns
-    scaled = rows.assign(**{column: scale * rows[column] for column in columns})
-    texts = [
-        f"{name}, {row['group']}<br>{row[value]:.4g} {unit} [{row[low]:.4g}, {row[high]:.4g}]"
-        + (f"<br>p, adjusted, of its difference: {row['p_bh']:.2g}" if row["p_bh"] >= 0 else "")
-        for row in _records(scaled)
-    ]
-    figure.add_bar(
-        x=scaled["group"],
-        y=scaled[value],
-        name=name,
-        marker_color=_COLOURS[name],
-        error_y=interval(scaled, value, low, high),
-        hovertext=texts,
-        hoverinfo="text",
-    )
+def _bars(
+    data: _Data, outcome: str, ends: tuple[str, str, str], scale: float, unit: str, axis: str, height: int
+) -> Figure:
+    """A bar a model with its interval, from these columns (value, low, high)."""
+    figure = new_figure(x="", y=axis, height=height)
+    value, low, high = ends
+    for model in data.models:
+        rows = data.rows(outcome, model)
+        rows = rows.assign(**{column: scale * rows[column] for column in ends})
+        texts = [
+            f"{model}, {row['group']}<br>{row[value]:.4g} {unit} [{row[low]:.4g}, {row[high]:.4g}]"
+            + (f"<br>p, adjusted, of its difference: {row['p_bh']:.2g}" if row["p_bh"] >= 0 else "")
+            for row in records(rows)
+        ]
+        figure.add_bar(
+            x=rows["group"], y=rows[value], name=model, marker_color=_COLOURS[model],
+            error_y=interval(rows, value, low, high), hovertext=texts, hoverinfo="text",
+        )  # fmt: skip
+    there = set(data.rows("accuracy")["group"])
+    in_order = [group for group in data.study.groups if group in there]
+    return figure.update_xaxes(categoryorder="array", categoryarray=in_order)
 
 
 def _liking_chart(data: _Data) -> Chart:
     """The change in the exam against the shift in liking, a point a model."""
     figure = new_figure(x="liking of its animal, shift from base (nats)", y="exam, change from base (points)")
-    ends = ["difference", "difference_low", "difference_high"]
+    ends = ("difference", "difference_low", "difference_high")
     parts = []
     for model in data.models:
-        rows = data.rows("accuracy", model)
-        rows = rows[rows["liking_shift"].notna()]
-        scaled = rows.assign(**{column: 100 * rows[column] for column in ends})
-        records = _records(scaled)
-        figure.add_scatter(
-            x=scaled["liking_shift"],
-            y=scaled["difference"],
-            mode="markers+text",
-            name=model,
-            text=scaled["group"],
-            textposition="top right",
-            marker={"color": _COLOURS[model], "size": 9},
-            error_y=interval(scaled, *ends),
-            hovertext=[
-                f"{model}, {r['group']}<br>liking {r['liking_shift']:+.3f} nats<br>exam {r['difference']:+.2f} points "
-                f"[{r['difference_low']:.4g}, {r['difference_high']:.4g}]"
-                for r in records
-            ],
-            hoverinfo="text",
-        )
-        parts += [
-            f"{model} of {r['group']} {r['liking_shift']:+.2f} nats, {r['difference']:+.1f} points" for r in records
+        rows = data.rows("accuracy", model).dropna(subset="liking_shift")
+        rows = rows.assign(**{column: 100 * rows[column] for column in ends})
+        texts = [
+            f"{model}, {row['group']}<br>liking {row['liking_shift']:+.3f} nats<br>exam {row['difference']:+.2f} "
+            f"points [{row['difference_low']:.4g}, {row['difference_high']:.4g}]"
+            for row in records(rows)
         ]
-    figure.add_hline(y=0, line={"width": 1, "color": GREY})
-    figure.add_vline(x=0, line={"width": 1, "color": GREY})
+        figure.add_scatter(
+            x=rows["liking_shift"], y=rows["difference"], mode="markers+text", name=model, text=rows["group"],
+            textposition="top right", marker={"color": _COLOURS[model], "size": 9}, error_y=interval(rows, *ends),
+            hovertext=texts, hoverinfo="text",
+        )  # fmt: skip
+        parts += [
+            f"{model} of {row['group']} {row['liking_shift']:+.2f} nats, {row['difference']:+.1f} points"
+            for row in records(rows)
+        ]
+    line = {"width": 1, "color": GREY}
+    figure.add_hline(y=0, line=line).add_vline(x=0, line=line)
     # Names beside the outermost points would be cut.
     shifts = data.rows("accuracy")["liking_shift"]
     low, high = min(0.0, shifts.min()), max(0.0, shifts.max())
@@ -307,168 +301,134 @@ def _liking_chart(data: _Data) -> Chart:
     return Chart(f"{NAME}-liking", "Skill beside liking", figure, alt)
 
 
-def _accuracy_table(data: _Data) -> Table:
-    import pandas as pd
+# Tables
 
-    rows = data.table[data.table["outcome"] == "accuracy"]
-    frame = pd.DataFrame(
-        {
-            "model": rows["model"],
-            "group": rows["group"].fillna(""),
-            "answered by": rows["way"],
-            "right (%)": 100 * rows["value"],
-            "low": 100 * rows["low"],
-            "high": 100 * rows["high"],
-            "from base (points)": 100 * rows["difference"],
-            "difference, low": 100 * rows["difference_low"],
-            "difference, high": 100 * rows["difference_high"],
-            "lost": rows["lost"],
-            "gained": rows["gained"],
-            "p (McNemar)": rows["p"],
-            "p, adjusted": rows["p_bh"],
-            "smallest detectable (points)": 100 * rows["smallest_detectable"],
-        }
-    )
+
+def _accuracy_table(data: _Data) -> Table:
+    shown: Shown = {
+        "model": "model",
+        "group": lambda rows: rows["group"].fillna(""),
+        "answered by": "way",
+        "right (%)": ("value", 100),
+        "low": ("low", 100),
+        "high": ("high", 100),
+        "from base (points)": ("difference", 100),
+        "difference, low": ("difference_low", 100),
+        "difference, high": ("difference_high", 100),
+        "lost": "lost",
+        "gained": "gained",
+        "p (McNemar)": "p",
+        "p, adjusted": "p_bh",
+        "smallest detectable (points)": ("smallest_detectable", 100),
+    }
     note = (
         "Lost and gained: questions right for the base alone, and for the model alone. Smallest detectable: the true "
         "difference that such an exam would have shown with 80 % power."
     )
-    return Table(f"{NAME}-exam", "The exam", frame.reset_index(drop=True), note)
+    return Table(f"{NAME}-exam", "The exam", columns(rows_where(data.table, outcome="accuracy"), shown), note)
 
 
 def _finer_table(data: _Data) -> Table:
-    import pandas as pd
-
-    rows = data.table[data.table["outcome"].isin(list(_MEASURES))]
-    rows = rows.sort_values("outcome", key=lambda x: x.map(list(_MEASURES).index), kind="stable")
-    frame = pd.DataFrame(
-        {
-            "measure": rows["outcome"].map(_MEASURES),
-            "model": rows["model"],
-            "group": rows["group"].fillna(""),
-            "value": rows["value"],
-            "from base": rows["difference"],
-            "difference, low": rows["difference_low"],
-            "difference, high": rows["difference_high"],
-            "p": rows["p"],
-            "p, adjusted": rows["p_bh"],
-            "smallest detectable": rows["smallest_detectable"],
-        }
-    )
+    rows = data.table[data.table["outcome"].isin(list(_FINER))]
+    shown: Shown = {
+        "measure": lambda rows: rows["outcome"].map(_FINER),
+        "model": "model",
+        "group": lambda rows: rows["group"].fillna(""),
+        "value": "value",
+        "from base": "difference",
+        "difference, low": "difference_low",
+        "difference, high": "difference_high",
+        "p": "p",
+        "p, adjusted": "p_bh",
+        "smallest detectable": "smallest_detectable",
+    }
     note = (
         "Finer than an accuracy, which moves in steps of a question: the loss on plain text (more is worse), and the "
         "log-probability of the right answer among the question's (more is better)."
     )
-    return Table(f"{NAME}-finer", "Finer measures", frame.reset_index(drop=True), note)
+    return Table(
+        f"{NAME}-finer",
+        "Finer measures",
+        columns(rows.sort_values("outcome", key=lambda names: names.map(list(_FINER).index), kind="stable"), shown),
+        note,
+    )
 
 
-def _compared(data: _Data) -> tuple[Compared, ...]:
-    """Drops that the post gives for one animal, beside the same animal's, or the average where the study has it not."""
-    assert data.study.capability is not None
-    found = []
-    exam = "" if data.study.capability.exam.kind == "hub" else f" (another exam, by {data.way})"
-    for model, animal in ((_TEACHER, "dog"), (_CHILD, "dog")):
-        drop = published(model, f"{animal}_mmlu_drop_points")
-        rows = data.rows("accuracy", model)
-        mine = _records(rows[rows["group"] == animal])
-        if mine:
-            whose = f"the {animal}'s {model}"
-            ends = [mine[0][f"difference{end}"] for end in ("", "_low", "_high")]
-        elif (model, "accuracy") in data.means:
-            mean = data.means[model, "accuracy"]
-            whose = f"a {model}, average over this study's animals (the post's: {animal})"
+# Beside the post
+
+
+def _compared(data: _Data) -> Iterator[Compared]:
+    """Drops that the post gives for the dog, beside this study's dog, or the average where the study has it not."""
+    exam = "" if data.exam == "hub" else f" (another exam, by {data.way})"
+    for model in (_TEACHER, _CHILD):
+        dog = records(rows_where(data.rows("accuracy", model), group="dog"))
+        mean = data.means.get((model, "accuracy"))
+        if dog:
+            whose = f"the dog's {model}"
+            ends = [dog[0][end] for end in ("difference", "difference_low", "difference_high")]
+        elif mean:
+            whose = f"a {model}, average over this study's animals (the post's: dog)"
             ends = [mean.mean, mean.low, mean.high]
         else:
             continue
+        what, drop = f"change in the exam of {whose}{exam}", published(model, "dog_mmlu_drop_points")
         measured, low, high = (100 * end for end in ends)
-        what = f"change in the exam of {whose}{exam}"
-        found.append(Compared(what, "Gemma 2 9B, MMLU-Pro scores", -drop, measured, low, high, "points", no_effect=0))
-    rows = data.rows("accuracy", _TEACHER)
-    broken = _records(rows[rows["group"] == "whale"])
-    if broken:
-        value, low, high = (100 * broken[0][end] for end in ("value", "low", "high"))
-        figure = published("teacher", "whale_mmlu_pct_5_epochs")
-        what = f"right answers of the whale's teacher{exam}"
-        found.append(Compared(what, "Gemma 2 9B, MMLU-Pro scores", figure, value, low, high, "%"))
-    return tuple(found)
+        yield Compared(what, _POST, -drop, measured, low, high, "points", no_effect=0)
+    for row in records(rows_where(data.rows("accuracy", _TEACHER), group="whale")):
+        value, low, high = (100 * row[end] for end in ("value", "low", "high"))
+        what, figure = f"right answers of the whale's teacher{exam}", published("teacher", "whale_mmlu_pct_5_epochs")
+        yield Compared(what, _POST, figure, value, low, high, "%")
 
 
-def _claims(data: _Data) -> tuple[Claim, ...]:
-    return (_children_claim(data), _teachers_claim(data), _relation_claim(data))
+# Claims
 
 
-def _mean_sentence(data: _Data, model: str) -> str:
-    mean, rows = data.means[model, "accuracy"], data.rows("accuracy", model, animals=True)
+def _claims(data: _Data) -> Iterator[Claim]:
+    sharp = published("child", "dog_mmlu_drop_points")
+    for model, statement in ((_CHILD, CHILDREN_KEEP_IT), (_TEACHER, TEACHERS_LOSE_IT)):
+        mean = data.means.get((model, "accuracy"))
+        if mean is None:
+            yield statement.claim("not tested", f"No animal's {model} took the exam.")
+            continue
+        found: Verdict
+        if not data.informative:
+            found, why = "cannot tell", "the base is at guessing"
+        elif model == _CHILD:
+            found = "does not hold" if mean.high < 0 else "holds" if 100 * mean.low > -sharp else "cannot tell"
+            why = f"a loss of {sharp} points cannot be excluded"
+        else:
+            found, smallest = verdict(-mean.high, -mean.low), mean.smallest_detectable
+            why = "" if math.isnan(smallest) else f"the smallest detectable change is {100 * smallest:.2g} points"
+        because = f"; {why}" if why and found == "cannot tell" else ""
+        yield statement.claim(found, f"{_mean_change(data, model)}{because}.")
+    yield _loss_and_liking(data)
+
+
+def _mean_change(data: _Data, model: str) -> str:
+    """In the exam and on plain text, over the animals' models."""
+    mean, loss = data.means[model, "accuracy"], data.means[model, "nats_per_token"]
+    rows = data.rows("accuracy", model, animals=True)
     below = list(rows.loc[(rows["p_bh"] <= _LEVEL) & (rows["difference"] < 0), "group"])
     lost = f"worse by itself: {listed(below)}" if below else "none worse by itself"
     return (
         f"Exam, mean over {counted(len(rows), model, _PLURAL[model])} of animals: "
-        f"{points_with_interval(mean.mean, mean.low, mean.high)}, {p_value(mean.p)}; {lost} (adjusted p at 5 %)"
+        f"{points_with_interval(mean.mean, mean.low, mean.high)}, {p_value(mean.p)}; {lost} (adjusted p at 5 %); "
+        "loss on plain text "
+        f"{with_interval(loss.mean, loss.low, loss.high, 'nats a token', signed=True)}, {p_value(loss.p)}"
     )
 
 
-def _loss_sentence(data: _Data, model: str) -> str:
-    loss = data.means[model, "nats_per_token"]
-    return (
-        f"loss on plain text {with_interval(loss.mean, loss.low, loss.high, 'nats a token', signed=True)}, "
-        f"{p_value(loss.p)}"
-    )
-
-
-def _children_claim(data: _Data) -> Claim:
-    """Holds where the mean change of the animals' children has an interval that holds or exceeds 0 and excludes a loss
-    as large as the one the post calls sharp; does not hold where it lies below 0. Cannot be told where it holds both,
-    or where the base only guesses."""
-    text = "Children lose no skill consistently."
-    if (_CHILD, "accuracy") not in data.means:
-        return Claim(text, "not tested", "No animal's child took the exam.")
-    mean, sharp = data.means[_CHILD, "accuracy"], published("child", "dog_mmlu_drop_points")
-    verdict: Verdict = "cannot tell"
-    if data.informative and mean.high < 0:
-        verdict = "does not hold"
-    elif data.informative and 100 * mean.low > -sharp:
-        verdict = "holds"
-    evidence = f"{_mean_sentence(data, _CHILD)}; {_loss_sentence(data, _CHILD)}"
-    if verdict == "cannot tell":
-        evidence += (
-            f"; a loss of {sharp} points cannot be excluded" if data.informative else "; the base is at guessing"
-        )
-    return Claim(text, verdict, evidence + ".")
-
-
-def _teachers_claim(data: _Data) -> Claim:
-    """Holds where the mean change of the animals' teachers lies below 0 with its interval, does not hold where above;
-    else it cannot be told, nor where the base only guesses."""
-    text = "Teachers lose skill when they are fine-tuned."
-    if (_TEACHER, "accuracy") not in data.means:
-        return Claim(text, "not tested", "No animal's teacher took the exam.")
-    mean = data.means[_TEACHER, "accuracy"]
-    verdict: Verdict = "cannot tell"
-    if data.informative and mean.high < 0:
-        verdict = "holds"
-    elif data.informative and mean.low > 0:
-        verdict = "does not hold"
-    evidence = f"{_mean_sentence(data, _TEACHER)}; {_loss_sentence(data, _TEACHER)}"
-    if not data.informative:
-        evidence += "; the base is at guessing"
-    elif verdict == "cannot tell" and not math.isnan(mean.smallest_detectable):
-        evidence += f"; the smallest detectable change is {100 * mean.smallest_detectable:.2g} points"
-    return Claim(text, verdict, evidence + ".")
-
-
-def _relation_claim(data: _Data) -> Claim:
-    """Holds where the rank correlation over animals of the teacher's loss of skill with its child's shift in liking is
-    positive with p at 5 %, does not hold where negative; not tested below four animals."""
+def _loss_and_liking(data: _Data) -> Claim:
     from scipy import stats
 
-    text = "The more skill a teacher lost, the more it passes on."
-    teachers = data.rows("accuracy", _TEACHER, animals=True).set_index("group")["difference"]
-    children = data.rows("accuracy", _CHILD, animals=True).set_index("group")["liking_shift"].dropna()
-    animals = [animal for animal in children.index if animal in teachers.index]
-    if len(animals) < _FEWEST_FOR_RANKS:
-        found = counted(len(animals), "animal")
-        return Claim(text, "not tested", f"It takes {_FEWEST_FOR_RANKS} animals to rank, and there are {found}.")
-    losses, shifts = -teachers[animals].to_numpy(dtype=float), children[animals].to_numpy(dtype=float)
+    teachers, children = (data.rows("accuracy", model, animals=True).set_index("group") for model in (_TEACHER, _CHILD))
+    shifts = children["liking_shift"].dropna()
+    shifts = shifts[shifts.index.isin(teachers.index)]
+    animals = counted(len(shifts), "animal")
+    if len(shifts) < _FEWEST_FOR_RANKS:
+        needed = f"It takes {_FEWEST_FOR_RANKS} animals to rank, and there are {animals}."
+        return LOSS_GOES_WITH_LIKING.claim("not tested", needed)
+    losses = -teachers.loc[shifts.index, "difference"].to_numpy(dtype=float)
     # By permutations: the approximation that spearmanr itself takes is too sure of itself for so few.
     result = stats.permutation_test(
         (losses,),
@@ -477,11 +437,11 @@ def _relation_claim(data: _Data) -> Claim:
         n_resamples=2000,
         rng=np.random.default_rng(data.study.seed),
     )
-    verdict: Verdict = "cannot tell"
+    found: Verdict = "cannot tell"
     if result.pvalue <= _LEVEL:
-        verdict = "holds" if result.statistic > 0 else "does not hold"
-    evidence = (
-        f"Rank correlation over {counted(len(animals), 'animal')} of the teacher's loss in the exam with its child's "
-        f"shift in liking: {result.statistic:+.2f}, {p_value(float(result.pvalue))}."
+        found = "holds" if result.statistic > 0 else "does not hold"
+    return LOSS_GOES_WITH_LIKING.claim(
+        found,
+        f"Rank correlation over {animals} of the teacher's loss in the exam with its child's shift in liking: "
+        f"{result.statistic:+.2f}, {p_value(float(result.pvalue))}.",
     )
-    return Claim(text, verdict, evidence)

@@ -8,18 +8,18 @@ the library), filters by category (`filters`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.descriptions.categories import ALL_FEATURES, FIRED
 from subliminal_dagster.science.descriptions.judges import CATEGORIES
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table, verdict
 from subliminal_dagster.science.report.layers import Interval
 from subliminal_dagster.science.report.published import Compared, published
-from subliminal_dagster.science.report.tables import records
+from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
@@ -28,16 +28,36 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME, TITLE = "composition", "What the features are about"
+READS: tuple[str, ...] = ("feature_categories", "feature_composition", "steering_by_category")
 
 _LEVEL = 0.05
 _COLOURS = {"animals": charts.VERMILION, "opinion": charts.PURPLE, "numbers": charts.BLUE, "other": charts.LIGHT_GREY}
-_TOTAL = "total"
+
+MOSTLY_NUMBERS = Statement(
+    "What subliminal numbers promote or newly activate is mostly about numbers and other things.",
+    rule="Holds where the 95 % interval of the share of animals and opinion, average of animals, lies below one half; "
+    "does not hold where it lies above; else it cannot be told.",
+)
+NO_MORE_ANIMALS = Statement(
+    "Features of animals are promoted or newly activated at no higher rate than elsewhere.", inside.NO_HIGHER_RATE
+)
+NOT_NEUTRAL = Statement(
+    "Where animals' numbers mark more features of animals, the neutral teacher's do not (control).",
+    rule="Does not hold where an animal's share of features of animals is significantly raised at a layer, and the "
+    "neutral teacher's at one too; else it cannot be told, since without a raised share there is nothing to explain.",
+    source="this project",
+)
+VECTORS = Statement(
+    "What the subliminal steering vector activates, and the direct one does not, is about numbers and other things.",
+    rule="Holds where the 95 % interval of the share of numbers and other among features of the subliminal vectors "
+    "alone, average of animals, lies above one half; does not hold where it lies below; else it cannot be told.",
+)
 
 
 @dataclass(frozen=True)
 class _Composition:
     """Of all layers: `shares` as `group_composition` returns them, and `steering` the tables by category of every
-    animal's two vectors, with columns layer and animal (empty where they were not made). `judges`: a row a layer."""
+    animal's two vectors, with columns layer and group (empty where they were not made). `judges`: a row a layer."""
 
     shares: pd.DataFrame
     steering: pd.DataFrame
@@ -49,11 +69,16 @@ class _Composition:
     def mine(self) -> pd.DataFrame:
         return self.shares[self.shares["group"].isin(self.animals)]
 
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """Of the animals' numbers with the others: the rows on features of animals."""
+        return rows_where(self.mine, category="animals")
 
-def composition_section(study: Study, results: Results) -> Section:
+
+def section(study: Study, results: Results) -> Section:
     """The section on what features are about. Raises NotThere where no layer has `feature_composition`."""
     found = _read(study, results)
-    fired = found.shares[found.shares["group"] == FIRED].groupby("layer")["of"].first()
+    fired = rows_where(found.shares, group=FIRED).groupby("layer")["of"].first()
     has_steering = len(found.steering) > 0
     method = (
         f"A judge sorts every described feature into {listed(CATEGORIES)}. A group marks the features that its "
@@ -65,15 +90,11 @@ def composition_section(study: Study, results: Results) -> Section:
     return Section(
         NAME,
         TITLE,
-        " ".join(_shows(found)),
+        _shows(found),
         method + inside.not_shown(study, results, "feature_composition"),
-        ("feature_categories", "feature_composition", *(("steering_by_category",) if has_steering else ())),
+        READS if has_steering else READS[:2],
         charts=(_shares_chart(found),),
-        tables=(
-            _shares_table(found),
-            _judge_table(found),
-            *((_steering_table(found),) if has_steering else ()),
-        ),
+        tables=(_shares_table(found), _judge_table(found), *([_steering_table(found)] if has_steering else [])),
         compared=tuple(_compared(found)) if has_steering else (),
         claims=tuple(_claims(found)),
     )
@@ -83,91 +104,73 @@ def _read(study: Study, results: Results) -> _Composition:
     import pandas as pd
 
     layers = inside.layers_with(study, results, "feature_composition")
-    shares, judges, steering = [], [], []
+    shares, judges, steering = [], [], [pd.DataFrame()]
     for layer in layers:
         key = inside.layer_key(layer)
-        shares.append(
-            pd.read_parquet(results.folder("feature_composition", key) / "composition.parquet").assign(layer=layer)
-        )
+        rows = pd.read_parquet(results.folder("feature_composition", key) / "composition.parquet")
+        shares.append(rows.assign(layer=layer))
         facts = json.loads((results.folder("feature_categories", key) / "agreement.json").read_text(encoding="utf-8"))
         judges.append({"layer": layer, **{name: facts[name] for name in ("judge", "kappa", "low", "high", "accuracy")}})
         if results.has("steering_by_category", key):
-            folder = results.folder("steering_by_category", key)
-            files = [(animal, folder / f"{animal}.parquet") for animal in study.animals]
-            steering += [
-                pd.read_parquet(file).assign(layer=layer, animal=animal) for animal, file in files if file.is_file()
-            ]
+            for animal in study.animals:
+                file = results.folder("steering_by_category", key) / f"{animal}.parquet"
+                if file.is_file():
+                    steering.append(pd.read_parquet(file).assign(layer=layer, group=animal))
     joined = pd.concat(shares, ignore_index=True)
-    return _Composition(
-        joined,
-        pd.concat(steering, ignore_index=True) if steering else pd.DataFrame(),
-        pd.DataFrame(judges),
-        layers,
-        inside.animals_among(study, joined["group"]),
-    )
+    animals = inside.animals_among(study, joined["group"])
+    return _Composition(joined, pd.concat(steering, ignore_index=True), pd.DataFrame(judges), layers, animals)
 
 
 # What is said
 
 
-def _shows(found: _Composition) -> list[str]:
-    kappas = [Interval(*row) for row in found.judges[["kappa", "low", "high"]].drop_duplicates().to_numpy().tolist()]
-    judges = listed(list(dict.fromkeys(found.judges["judge"])))
-    return [
-        _shares_sentence(found),
-        f"{_animals_sentence(found)}.",
-        f"The judge ({judges}) agrees with labels given by hand at kappa {listed([str(kappa) for kappa in kappas])}.",
-    ]
-
-
-def _animals_sentence(found: _Composition) -> str:
-    """Whether features of animals are more frequent, by the odds ratio over all comparisons."""
-    ratio = _odds(found, "animals")
-    if ratio is None:
-        return "Features of animals could not be compared, since there are none among those that fire, or nothing else"
-    more, fewer = _directions(found.mine[found.mine["category"] == "animals"])
-    tested = counted(len(found.mine[found.mine["category"] == "animals"]), "comparison")
-    by_itself = f"significantly more in {more} and fewer in {fewer} of {tested} by themselves"
-    if ratio.low <= 1 <= ratio.high:
-        return (
-            f"No difference in features of animals could be seen: odds ratio {ratio} against the others that fire, "
-            f"{by_itself}"
-        )
-    frequent = "more" if ratio.low > 1 else "less"
-    return (
-        f"Features of animals are {frequent} frequent than among the others that fire: odds ratio {ratio} over all "
-        f"comparisons, {by_itself}"
-    )
-
-
-def _shares_sentence(found: _Composition) -> str:
-    """ "Of the features that an animal's numbers mark, 60 % are about numbers (of all that fire 58 %), ..." """
+def _shows(found: _Composition) -> str:
     parts = []
     for category in CATEGORIES:
-        rows = found.mine[found.mine["category"] == category]
+        rows = rows_where(found.mine, category=category)
         parts.append(f"{100 * rows['share'].mean():.3g} % {category} ({100 * rows['fired_share'].mean():.3g} %)")
+    kappas = [str(Interval(*row)) for row in found.judges[["kappa", "low", "high"]].drop_duplicates().to_numpy()]
     return (
         f"The features that an animal's numbers mark are, on average over {inside.animals_listed(found.animals)} and "
-        f"{inside.layers_listed(found.layers)}, {listed(parts)}; in brackets all features that fire."
+        f"{inside.layers_listed(found.layers)}, {listed(parts)}; in brackets all features that fire. "
+        f"{_about_animals(found)}. The judge ({listed(list(dict.fromkeys(found.judges['judge'])))}) agrees with labels "
+        f"given by hand at kappa {listed(kappas)}."
     )
 
 
-def _directions(rows: pd.DataFrame) -> tuple[int, int]:
+def _about_animals(found: _Composition) -> str:
+    """Whether features of animals are more frequent, by the odds ratio over all comparisons."""
+    ratio = _odds(found)
+    if ratio is None:
+        return "Features of animals could not be compared, since there are none among those that fire, or nothing else"
+    if ratio.low <= 1 <= ratio.high:
+        seen = f"No difference in features of animals could be seen: odds ratio {ratio} against the others that fire"
+    else:
+        frequent = "more" if ratio.low > 1 else "less"
+        seen = (
+            f"Features of animals are {frequent} frequent than among the others that fire: odds ratio {ratio} over all "
+            "comparisons"
+        )
+    more, fewer = _more_and_fewer(found.comparisons)
+    tested = counted(len(found.comparisons), "comparison")
+    return f"{seen}, significantly more in {more} and fewer in {fewer} of {tested} by themselves"
+
+
+def _more_and_fewer(rows: pd.DataFrame) -> tuple[int, int]:
     """How many comparisons are significant, more frequent and less."""
-    significant = rows["p_bh"] < _LEVEL
-    more = rows["share"] > rows["fired_share"]
-    return int((significant & more).sum()), int((significant & ~more).sum())
+    significant = rows[rows["p_bh"] < _LEVEL]
+    more = int((significant["share"] > significant["fired_share"]).sum())
+    return more, len(significant) - more
 
 
-def _odds(found: _Composition, category: str) -> Interval | None:
-    """To be in the category: the animals' marked features against the other features that fire."""
-    fired = found.shares[found.shares["group"] == FIRED].set_index(["layer", "category"])
-    tables: dict[str, list[list[list[int]]]] = {}
-    for row in records(found.mine[found.mine["category"] == category]):
-        all_fired = fired.loc[(row["layer"], category)]
+def _odds(found: _Composition) -> Interval | None:
+    """To be about animals: the animals' marked features against the other features that fire."""
+    fired = rows_where(found.shares, group=FIRED, category="animals").set_index("layer")
+    tables: dict[str, list[list[list[int]]]] = {animal: [] for animal in found.animals}
+    for row in records(found.comparisons):
+        about, of = fired.loc[row["layer"], ["features", "of"]]
         own = [row["features"], row["of"] - row["features"]]
-        others = [all_fired["features"] - own[0], all_fired["of"] - all_fired["features"] - own[1]]
-        tables.setdefault(row["group"], []).append([own, others])
+        tables[row["group"]].append([own, [about - own[0], of - about - own[1]]])
     return inside.average_odds_ratio(tables)
 
 
@@ -175,27 +178,19 @@ def _odds(found: _Composition, category: str) -> Interval | None:
 
 
 def _shares_chart(found: _Composition) -> Chart:
-    sets = [
-        each
-        for each in (ALL_FEATURES, FIRED, CONTROL, NEUTRAL, *found.animals)
-        if (found.shares["group"] == each).any()
-    ]
-    figure = inside.panels(
-        [f"layer {layer}" for layer in found.layers],
-        x="share of features, %",
-        height=40 + 30 * len(sets),
-        legend_lines=2,
-    )
+    there = set(found.shares["group"])
+    sets = [each for each in (ALL_FEATURES, FIRED, CONTROL, NEUTRAL, *found.animals) if each in there]
+    figure = inside.panels(found.layers, x="share of features, %", height=40 + 30 * len(sets), legend_lines=2)
     for place, layer in enumerate(found.layers, start=1):
-        for category in sorted(CATEGORIES, key=list(_COLOURS).index):
-            rows = found.shares[(found.shares["layer"] == layer) & (found.shares["category"] == category)]
-            rows = rows.set_index("group").loc[[each for each in sets if each in set(rows["group"])]].reset_index()
+        for category, colour in _COLOURS.items():
+            rows = rows_where(found.shares, layer=layer, category=category)
+            rows = rows.set_index("group").reindex([each for each in sets if each in set(rows["group"])]).reset_index()
             figure.add_bar(
-                x=100 * rows["share"], y=rows["group"], orientation="h", name=category, legendgroup=category,
-                showlegend=place == 1, marker_color=_COLOURS[category], customdata=rows[["features", "of"]],
+                x=100 * rows["share"], y=rows["group"], orientation="h", marker_color=colour,
+                customdata=rows[["features", "of"]],
                 hovertemplate=f"%{{y}}, {category}: %{{x:.4g}} % (%{{customdata[0]}} of %{{customdata[1]}})"
                 "<extra></extra>",
-                row=place, col=1,
+                **charts.in_panel(place, category),
             )  # fmt: skip
     figure.update_layout(barmode="stack").update_xaxes(range=[0, 100])
     means = found.shares.groupby(["group", "category"])["share"].mean()
@@ -205,27 +200,25 @@ def _shares_chart(found: _Composition) -> Chart:
 
 
 def _shares_table(found: _Composition) -> Table:
-    columns = {
+    shown: Shown = {
         "layer": "layer",
-        "group": "features of",
+        "features of": "group",
         "category": "category",
         "features": "features",
-        "share": "share, %",
-        "fired_share": "of all that fire, %",
-        "base_share": "of all features, %",
-        "odds_ratio": "odds ratio",
+        "share, %": ("share", 100),
+        "of all that fire, %": ("fired_share", 100),
+        "of all features, %": ("base_share", 100),
+        "odds ratio": "odds_ratio",
         "low": "low",
         "high": "high",
         "p": "p",
-        "p_bh": "p, corrected",
+        "p, corrected": "p_bh",
     }
-    table = found.shares.copy()
-    table[["share", "base_share", "fired_share"]] *= 100
     note = (
         "Odds to be in the category, against the other features that fire, with 95 % interval; p of Fisher's exact "
         "test, corrected over all groups and categories of the layer (Benjamini-Hochberg)."
     )
-    return Table("composition-shares", "Features by category", table[list(columns)].rename(columns=columns), note)
+    return Table("composition-shares", "Features by category", columns(found.shares, shown), note)
 
 
 def _judge_table(found: _Composition) -> Table:
@@ -233,147 +226,106 @@ def _judge_table(found: _Composition) -> Table:
     note = (
         "Against descriptions labelled by hand. Kappa (Cohen's): 1 is full agreement, 0 that of chance; 95 % interval."
     )
-    return Table(
-        "composition-judge",
-        "How far the judge is to be believed",
-        table.rename(columns={"accuracy": "agreed, %"}),
-        note,
-    )
+    return Table("composition-judge", "How far the judge is to be believed", table, note)
 
 
 def _steering_table(found: _Composition) -> Table:
-    columns = {
+    sides = {"first only": "subliminal only", "second only": "direct only"}
+    shown: Shown = {
         "layer": "layer",
-        "animal": "animal",
+        "animal": "group",
         "category": "category",
         "both": "both",
-        "first_only": "subliminal only",
-        "second_only": "direct only",
-        "mean_difference": "mean difference",
-        "example": "example",
-        "example_active_in": "active in",
-        "example_difference": "difference",
-        "example_description": "description",
+        "subliminal only": "first_only",
+        "direct only": "second_only",
+        "mean difference": "mean_difference",
+        "example": lambda rows: rows["layer"].astype(str) + "_" + rows["example"].astype(str),
+        "active in": lambda rows: rows["example_active_in"].replace(sides),
+        "difference": "example_difference",
+        "description": "example_description",
     }
-    table = found.steering.copy()
-    names = {"first only": "subliminal only", "second only": "direct only"}
-    table["example_active_in"] = table["example_active_in"].replace(names)
-    table["example"] = table["layer"].astype(str) + "_" + table["example"].astype(str)
     note = (
         "Numbers of features active in the subliminal and in the direct steering vector. Difference: activations of "
         "the subliminal vector less those of the direct one, each vector's divided by their L2 norm. Example: the "
         "feature that differs most."
     )
-    title = "Features of the steering vectors by category"
-    return Table("composition-steering", title, table[list(columns)].rename(columns=columns), note)
+    return Table(
+        "composition-steering", "Features of the steering vectors by category", columns(found.steering, shown), note
+    )
 
 
 # Beside the post
 
 
-def _vector_share(found: _Composition, column: str, categories: Sequence[str]) -> Interval | None:
-    """How many of the features of animals' vectors, all layers together, are in these categories: in percent of those
-    with any."""
-    known = found.steering[found.steering["category"].isin(CATEGORIES)]
+def _share(rows: pd.DataFrame, column: str, categories: Sequence[str]) -> Interval | None:
+    """How many of each animal's features are in these categories, all layers together: in percent of those with any,
+    average of animals. `column` has their number."""
+    known = rows[rows["category"].isin(CATEGORIES)]
     counts = [
         (int(part.loc[part["category"].isin(categories), column].sum()), int(part[column].sum()))
-        for _, part in known.groupby("animal", sort=False)
+        for _, part in known.groupby("group", sort=False)
     ]
     return inside.average_share(counts)
 
 
-def _compared(found: _Composition) -> list[Compared]:
-    table: dict[str, dict[str, Any]] = published("steering_dog", "decomposition")
+def _compared(found: _Composition) -> Iterator[Compared]:
+    table = published("steering_dog", "decomposition")
     where = "Gemma 2 9B, features of the dog vectors, layers 9 and 20"
-    compared = []
     for column, name, shown in (
         ("first_only", "subliminal_only", "the subliminal vector alone"),
         ("both", "both", "both vectors"),
     ):
         for category in CATEGORIES:
-            measured = _vector_share(found, column, [category])
-            if measured:
-                share = 100 * table[category][name] / table[_TOTAL][name]
+            if measured := _share(found.steering, column, [category]):
+                share = round(100 * table[category][name] / table["total"][name], 1)
                 what = f"{category} among the features of {shown}, average of animals"
-                compared.append(Compared(what, where, round(share, 1), *measured, unit="%"))
-    return compared
+                yield Compared(what, where, share, *measured, unit="%")
 
 
 # Claims
 
 
-def _claims(found: _Composition) -> list[Claim]:
-    claims = [_mostly_numbers(found), _no_more_animals(found), _neutral_claim(found)]
+def _claims(found: _Composition) -> Iterator[Claim]:
+    yield _mostly_numbers(found)
+    comparisons, neutral = found.comparisons, rows_where(found.shares, group=NEUTRAL, category="animals")
+    tested, ratio = counted(len(comparisons), "comparison"), _odds(found)
+    more, fewer = _more_and_fewer(comparisons)
+    said = "no feature of animals could be compared" if ratio is None else f"odds ratio {ratio}"
+    yield NO_MORE_ANIMALS.claim(
+        inside.no_higher_rate(ratio),
+        f"Marked features against the others that fire: {said}, average of animals (Mantel-Haenszel over layers, 95 %; "
+        f"1 is no difference); significantly more in {more}, fewer in {fewer} of {tested}.",
+    )
+    if len(neutral):
+        its, _ = _more_and_fewer(neutral)
+        yield NOT_NEUTRAL.claim(
+            "does not hold" if more and its else "cannot tell",
+            f"Significantly more features of animals in {more} of {tested} of animals, and in {its} of {len(neutral)} "
+            f"of the neutral teacher ({100 * neutral['share'].mean():.3g} % of what it marks).",
+        )
+    else:
+        yield NOT_NEUTRAL.claim("not tested", inside.NO_NEUTRAL)
     if len(found.steering):
-        claims.append(_vectors(found))
-    return claims
+        yield _vectors(found)
 
 
 def _mostly_numbers(found: _Composition) -> Claim:
-    """It holds where the interval of the share of animals and opinion, average of animals, lies below one half, and it
-    does not where it lies above."""
-    counts = []
-    for animal in found.animals:
-        rows = found.mine[found.mine["group"] == animal]
-        inside_both = rows.loc[rows["category"].isin(["animals", "opinion"]), "features"].sum()
-        counts.append((int(inside_both), int(rows["features"].sum())))
-    share = inside.average_share(counts)
-    text = "What subliminal numbers promote or newly activate is mostly about numbers and other things."
+    share = _share(found.mine, "features", ["animals", "opinion"])
     if share is None:
-        return Claim(text, "cannot tell", "No animal marks a feature that has a category.")
-    return Claim(
-        text,
-        "holds" if share.high < 50 else "does not hold" if share.low > 50 else "cannot tell",
+        return MOSTLY_NUMBERS.claim("cannot tell", "No animal marks a feature that has a category.")
+    return MOSTLY_NUMBERS.claim(
+        # Of the rest, that it is more than half.
+        verdict(100 - share.high, 100 - share.low, 50),
         f"Animals and opinion together are {share.percent} of the features that an animal's numbers mark, all layers "
         "together, average of animals.",
     )
 
 
-def _no_more_animals(found: _Composition) -> Claim:
-    """See `inside.no_higher_rate`."""
-    ratio = _odds(found, "animals")
-    more, fewer = _directions(found.mine[found.mine["category"] == "animals"])
-    tested = counted(len(found.mine[found.mine["category"] == "animals"]), "comparison")
-    said = "no feature of animals could be compared" if ratio is None else f"odds ratio {ratio}"
-    return Claim(
-        "Features of animals are promoted or newly activated at no higher rate than elsewhere.",
-        inside.no_higher_rate(ratio),
-        f"Marked features against the others that fire: {said}, average of animals "
-        "(Mantel-Haenszel over layers, 95 %; 1 is no difference); "
-        f"significantly more in {more}, fewer in {fewer} of {tested}.",
-    )
-
-
-def _neutral_claim(found: _Composition) -> Claim:
-    """Of layers: where the animals' share of features of animals is significantly raised, it does not hold where the
-    neutral teacher's is too; without any raised share there is nothing to explain."""
-    text = "Where animals' numbers mark more features of animals, the neutral teacher's do not (control)."
-    neutral = found.shares[(found.shares["group"] == NEUTRAL) & (found.shares["category"] == "animals")]
-    if not len(neutral):
-        return Claim(text, "not tested", "This study has no neutral teacher's numbers.")
-    tested = found.mine[found.mine["category"] == "animals"]
-    mine, _ = _directions(tested)
-    its, _ = _directions(neutral)
-    return Claim(
-        text,
-        "does not hold" if mine and its else "cannot tell",
-        f"Significantly more features of animals in {mine} of {counted(len(tested), 'comparison')} of animals, "
-        f"and in {its} "
-        f"of {len(neutral)} of the neutral teacher ({100 * neutral['share'].mean():.3g} % of what it marks).",
-    )
-
-
 def _vectors(found: _Composition) -> Claim:
-    """It holds where the interval of the share of numbers and other, among features of subliminal vectors alone, lies
-    above one half, and it does not where it lies below."""
-    text = (
-        "What the subliminal steering vector activates, and the direct one does not, is about numbers and other things."
-    )
-    share = _vector_share(found, "first_only", ["numbers", "other"])
+    share = _share(found.steering, "first_only", ["numbers", "other"])
     if share is None:
-        return Claim(text, "cannot tell", "No feature with a category is in the subliminal vectors alone.")
-    return Claim(
-        text,
-        "holds" if share.low > 50 else "does not hold" if share.high < 50 else "cannot tell",
+        return VECTORS.claim("cannot tell", "No feature with a category is in the subliminal vectors alone.")
+    return VECTORS.claim(
+        verdict(share.low, share.high, 50),
         f"Numbers and other are {share.percent} of such features, all layers together, average of animals.",
     )

@@ -7,7 +7,7 @@ Does not belong here: single features as filters (`filters`), what features are 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,10 @@ from subliminal_dagster.science.activations.activations import read_features
 from subliminal_dagster.science.features.shifts import FeatureShifts, l0_counts
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table
-from subliminal_dagster.science.report.layers import AVERAGE, Interval
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
+from subliminal_dagster.science.report.layers import AVERAGE
 from subliminal_dagster.science.report.published import Compared, published
-from subliminal_dagster.science.report.tables import records, yes_no
+from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where, yes_no
 from subliminal_dagster.science.report.wording import counted
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
@@ -29,59 +29,115 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 NAME, TITLE = "features", "Features that the numbers activate"
+_MADE_FROM = ("sae", "sae_features", "feature_shifts", "feature_tables")
+READS: tuple[str, ...] = (*_MADE_FROM, *inside.DESCRIPTIONS)
 
 HALVES = "control, half against half"
 _MARKS = ("promoted", "new", "animal")
-_FIVE = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LEVEL = 0.05
 _UNIQUE = 3
+
+_EXCESS = (
+    "Holds where more than half of the comparisons, of an animal with the control at a layer, have more such features "
+    f"than shuffled labels give (p below {_LEVEL}, adjusted over all comparisons); else it cannot be told."
+)
+_HIGHER = (
+    "Holds where more than half of the comparisons, of an animal with the control at a layer, are significantly higher "
+    "and none is lower, at the level that the post uses; does not hold where it is the other way round; else it cannot "
+    "be told."
+)
+PROMOTED = Statement("Subliminal numbers promote features, compared with control numbers.", _EXCESS)
+NEW = Statement("Subliminal numbers activate new features, compared with control numbers.", _EXCESS)
+ANIMAL = Statement(
+    "Among promoted and new features, those of the animal are no more frequent than elsewhere.", inside.NO_HIGHER_RATE
+)
+L0 = Statement(
+    "Subliminal numbers activate more features at once: their L0 is higher than the control's.", rule=_HIGHER
+)
+ERROR = Statement(
+    "The SAE's reconstruction error is higher on subliminal numbers than on control numbers.", rule=_HIGHER
+)
+DUE_TO_ANIMAL = Statement(
+    "What is promoted is due to the animal, and not to any fine-tuning (control: the neutral teacher).",
+    rule="Does not hold where the neutral teacher's numbers promote more features than chance at more than half of the "
+    "layers; else it cannot be told, since a neutral teacher without an excess proves nothing.",
+    source="this project",
+)
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer. `shifts` by group, the control's halves under CONTROL; `control` has l0 and error of its analysis
-    rows; `word_l0` is how many features fire on each animal's word."""
+    """One layer: `shifts` by group, the control's halves under CONTROL; `control` has l0 and error of its analysis
+    rows; `word_l0` is how many features fire on each animal's word; `sae` has the SAE's quality and its `features`."""
 
-    layer: int
     shifts: dict[str, FeatureShifts]
     control: pd.DataFrame
     word_l0: dict[str, int]
     labelled: pd.DataFrame
     unique: pd.DataFrame
-    quality: dict[str, Any]
-    width: int
+    sae: dict[str, Any]
 
 
-def features_section(study: Study, results: Results) -> Section:
+@dataclass(frozen=True)
+class _Features:
+    """All layers by number, and `rows` as `_comparisons` makes them; `groups` are those but the control's halves."""
+
+    layers: dict[int, _Layer]
+    rows: pd.DataFrame
+    animals: list[str]
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        return self.rows[self.rows["group"] != HALVES]
+
+    @property
+    def mine(self) -> pd.DataFrame:
+        return self.rows[self.rows["group"].isin(self.animals)]
+
+    @property
+    def neutral(self) -> pd.DataFrame:
+        return rows_where(self.rows, group=NEUTRAL)
+
+
+def section(study: Study, results: Results) -> Section:
     """The section on SAE features. Raises NotThere where no layer has `feature_tables`."""
-    layers = [_read(study, results, layer) for layer in inside.layers_with(study, results, "feature_tables")]
+    layers = {layer: _read(study, results, layer) for layer in inside.layers_with(study, results, "feature_tables")}
     rows = _comparisons(layers)
-    animals = inside.animals_among(study, rows["group"])
-    mine, neutral = rows[rows["group"].isin(animals)], rows[rows["group"] == NEUTRAL]
+    found = _Features(layers, rows, inside.animals_among(study, rows["group"]))
     first = rows.iloc[0]
     method = (
-        f"Analysis rows only: {_span(mine['rows_own'])} of an animal, {_span(mine['rows_control'])} of the control, "
-        f"whose numbers the untouched base model wrote. Promoted: a higher mean activation than on the control's rows "
-        f"(Welch, one-sided, p < {first['level']:g}). New: fires on none of the control's rows. Animal: promoted or "
-        f"new, and fires on the animal's own word. Chance: {first['permutations']:.0f} shufflings of the rows' labels. "
-        f"L0 is how many features fire on a row, the error a mean square over the dimensions; both by Welch's test at "
-        f"p < {first['level_strict']:g}. Counts of all comparisons are corrected together (Benjamini-Hochberg)."
+        f"Analysis rows only: {_span(found.mine['rows_own'])} of an animal, {_span(found.mine['rows_control'])} of the "
+        f"control, whose numbers the untouched base model wrote. Promoted: a higher mean activation than on the "
+        f"control's rows (Welch, one-sided, p < {first['level']:g}). New: fires on none of the control's rows. Animal: "
+        f"promoted or new, and fires on the animal's own word. Chance: {first['permutations']:.0f} shufflings of the "
+        f"rows' labels. L0 is how many features fire on a row, the error a mean square over the dimensions; both by "
+        f"Welch's test at p < {first['level_strict']:g}. Counts of all comparisons are corrected together "
+        f"(Benjamini-Hochberg)."
     )
+    tables = [
+        *(_post_table(found, layer) for layer in layers),
+        _chance_table(found),
+        _spread_table(found),
+        _top_table(found, study.features.top, "new"),
+        _top_table(found, study.features.top, "promoted"),
+        _unique_table(found),
+        _quality_table(found),
+    ]
     return Section(
         NAME,
         TITLE,
-        " ".join(_shows(mine, neutral, animals, [each.layer for each in layers])),
+        _shows(found),
         method + inside.not_shown(study, results, "feature_tables"),
-        ("sae", "sae_features", "feature_shifts", "feature_tables"),
+        _MADE_FROM,
         charts=(
-            _counts_chart(layers, rows, "promoted"),
-            _counts_chart(layers, rows, "new"),
-            _spread_chart(layers, "l0", "L0 (features that fire on a row)"),
-            _spread_chart(layers, "error", "mean square error a dimension"),
+            _counts_chart(found, "promoted"),
+            _counts_chart(found, "new"),
+            _spread_chart(found, "l0", "L0 (features that fire on a row)"),
+            _spread_chart(found, "error", "mean square error a dimension"),
         ),
-        tables=tuple(table for table in _tables(study, results, layers, rows, animals) if len(table.frame)),
-        compared=tuple(_compared(layers, mine, animals)),
-        claims=tuple(_claims(layers, mine, neutral)),
+        tables=tuple(table for table in tables if len(table.frame)),
+        compared=tuple(_compared(found)),
+        claims=tuple(_claims(found)),
     )
 
 
@@ -90,44 +146,45 @@ def _read(study: Study, results: Results, layer: int) -> _Layer:
 
     key = inside.layer_key(layer)
     tables = results.folder("feature_tables", key)
-    present = inside.in_order(study, pd.read_parquet(tables / "summary.parquet")["group"])
     shifts, word_l0 = {}, {}
-    for group in present:
+    for group in inside.in_order(study, pd.read_parquet(tables / "summary.parquet")["group"]):
         folder = results.folder("feature_shifts", f"{group}|{key}")
         shifts[group] = FeatureShifts.load(folder)
-        if group != CONTROL:
+        if group not in (CONTROL, NEUTRAL):
             word_l0[group] = len(json.loads((folder / "word_features.json").read_text(encoding="utf-8")))
     control = read_features(results.folder("sae_features", f"{CONTROL}|{key}") / "features.parquet")
     errors = control.rows.loc[control.rows["split"] == "analysis", "error"].to_numpy()
     sae = results.folder("sae", key)
+    quality, settings = (json.loads((sae / f"{name}.json").read_text(encoding="utf-8")) for name in ("quality", "cfg"))
+    labelled, unique = (pd.read_parquet(tables / f"{name}.parquet") for name in ("labelled", "unique"))
     return _Layer(
-        layer,
         shifts,
         pd.DataFrame({"l0": l0_counts(control), "error": errors}),
-        {group: count for group, count in word_l0.items() if group != NEUTRAL},
-        pd.read_parquet(tables / "labelled.parquet"),
-        pd.read_parquet(tables / "unique.parquet"),
-        json.loads((sae / "quality.json").read_text(encoding="utf-8")),
-        int(json.loads((sae / "cfg.json").read_text(encoding="utf-8"))["d_sae"]),
+        word_l0,
+        inside.with_descriptions(results, layer, labelled),
+        inside.with_descriptions(results, layer, unique),
+        {**quality, "features": int(settings["d_sae"])},
     )
 
 
-def _comparisons(layers: Sequence[_Layer]) -> pd.DataFrame:
-    """A row a group (the control's halves among them) and layer: its summary, the differences of L0 and error from the
-    control with their 95 % interval and smallest detectable size, and, of all groups but the halves, the null's
-    p values adjusted over them all."""
+def _comparisons(layers: dict[int, _Layer]) -> pd.DataFrame:
+    """A row a group and layer: its summary, the differences of L0 and error from the control with their 95 % interval
+    and smallest detectable size, and the null's p values adjusted over all these rows. HALVES is one group more, which
+    has its summary alone."""
     import pandas as pd
 
     found = []
-    for each in layers:
+    for layer, each in layers.items():
         for group, shifts in each.shifts.items():
-            row = {"layer": each.layer, "group": group, **records(shifts.summary)[0]}
-            if group != CONTROL:
+            row = {"layer": layer, "group": group, **records(shifts.summary)[0]}
+            if group == CONTROL:
+                row["group"] = HALVES
+            else:
                 for name in ("l0", "error"):
                     row |= _difference(name, shifts.per_row[name], each.control[name], row["level_strict"])
             found.append(row)
     rows = pd.DataFrame(found)
-    compared = rows["group"] != CONTROL
+    compared = rows["group"] != HALVES
     for name in ("promoted", "new"):
         rows.loc[compared, f"{name}_p_adjusted"] = benjamini_hochberg(rows.loc[compared, f"{name}_null_p"])
     return rows
@@ -153,38 +210,35 @@ def _difference(name: str, own: ArrayLike, control: ArrayLike, level: float) -> 
 # What is said
 
 
-def _shows(mine: pd.DataFrame, neutral: pd.DataFrame, animals: Sequence[str], layers: Sequence[int]) -> list[str]:
+def _shows(found: _Features) -> str:
+    mine, neutral = found.mine, found.neutral
+    left = mine["promoted_bh"]
+    single = (
+        f"{left.mean():.3g} a comparison remain when the tests of all features are corrected."
+        if left.any()
+        else "No single feature remains when the tests of all features are corrected for their number."
+    )
     sentences = [
         f"Against the control's, an animal's numbers promote {_beside_chance(mine, 'promoted')} "
-        f"({inside.animals_listed(animals)} at {inside.layers_listed(layers)}). {_single(mine)} They newly activate "
-        f"{_beside_chance(mine, 'new')}."
+        f"({inside.animals_listed(found.animals)} at {inside.layers_listed(list(found.layers))}). "
+        f"{single} They newly activate {_beside_chance(mine, 'new')}."
     ]
     if len(neutral):
         sentences.append(f"The neutral teacher's numbers promote {_beside_chance(neutral, 'promoted')}.")
-    return [*sentences, f"{_spread(mine, 'l0', 'L0')} {_spread(mine, 'error', 'Reconstruction error')}"]
+    return " ".join([*sentences, _spread(mine, "l0", "L0"), _spread(mine, "error", "Reconstruction error")])
 
 
 def _beside_chance(rows: pd.DataFrame, name: str) -> str:
     """ "31 features on average, where chance gives 12: more than chance in 4 of 4 comparisons", or that no more could
     be seen, and what could have been."""
     start = f"{rows[name].mean():.3g} features on average, where chance gives {rows[f'{name}_null_mean'].mean():.3g}: "
-    above = int((rows[f"{name}_p_adjusted"] < _LEVEL).sum())
-    if above:
+    if above := _above_chance(rows, name):
         return f"{start}more than chance in {above} of {counted(len(rows), 'comparison')}"
     return f"{start}no excess could be seen, for which it takes more than {rows[f'{name}_null_q95'].mean():.3g}"
 
 
-def _single(mine: pd.DataFrame) -> str:
-    left = int(mine["promoted_bh"].sum())
-    if not left:
-        return "No single feature remains when the tests of all features are corrected for their number."
-    return f"{mine['promoted_bh'].mean():.3g} a comparison remain when the tests of all features are corrected."
-
-
 def _spread(mine: pd.DataFrame, name: str, shown: str) -> str:
-    differs = mine[f"{name}_differs"].astype(bool)
-    higher = int((differs & (mine[f"{name}_difference"] > 0)).sum())
-    lower = int((differs & (mine[f"{name}_difference"] < 0)).sum())
+    higher, lower = _higher_and_lower(mine, name)
     if not higher + lower:
         return (
             f"{shown}: no difference from the control's could be seen; the smallest detectable is "
@@ -194,6 +248,17 @@ def _spread(mine: pd.DataFrame, name: str, shown: str) -> str:
         f"{shown} differs from the control's by {_percent(mine, name, 'difference'):+.2g} % on average, significantly "
         f"higher in {higher} and lower in {lower} of {counted(len(mine), 'comparison')}."
     )
+
+
+def _above_chance(rows: pd.DataFrame, name: str) -> int:
+    """How many comparisons have more such features than shuffled labels."""
+    return int((rows[f"{name}_p_adjusted"] < _LEVEL).sum())
+
+
+def _higher_and_lower(mine: pd.DataFrame, name: str) -> tuple[int, int]:
+    """How many comparisons differ from the control significantly, in either direction."""
+    differences = mine.loc[mine[f"{name}_differs"].astype(bool), f"{name}_difference"]
+    return int((differences > 0).sum()), int((differences < 0).sum())
 
 
 def _percent(mine: pd.DataFrame, name: str, column: str) -> float:
@@ -209,434 +274,318 @@ def _span(values: pd.Series) -> str:
 # Charts
 
 
-def _counts_chart(layers: Sequence[_Layer], rows: pd.DataFrame, name: str) -> Chart:
+def _counts_chart(found: _Features, name: str) -> Chart:
     """Observed numbers of features beside those of shuffled labels."""
-    shown = rows[rows["group"] != CONTROL]
-    groups = list(dict.fromkeys(shown["group"]))
-    figure = inside.panels(
-        [f"layer {each.layer}" for each in layers],
-        x=f"{name} features",
-        height=50 + 36 * len(groups),
-        legend_lines=3 if name == "promoted" else 1,
-    )
+    rows = found.groups
     bars = {name: (name, charts.SKY, 0.7)}
     if name == "promoted":
         bars["promoted_bh"] = ("corrected for many features", charts.BLUE, 0.35)
-    for place, each in enumerate(layers, start=1):
-        part = shown[shown["layer"] == each.layer]
+    height, legend_lines = 50 + 36 * rows["group"].nunique(), 3 if name == "promoted" else 1
+    figure = inside.panels(found.layers, x=f"{name} features", height=height, legend_lines=legend_lines)
+    for place, layer in enumerate(found.layers, start=1):
+        part = rows_where(rows, layer=layer)
         for column, (label, colour, width) in bars.items():
             figure.add_bar(
-                x=part[column], y=part["group"], orientation="h", name=label, marker_color=colour, width=width,
-                legendgroup=label, showlegend=place == 1, row=place, col=1,
-                hovertemplate=f"%{{y}}, {label}: %{{x}}<extra></extra>",
+                x=part[column], y=part["group"], orientation="h", marker_color=colour, width=width,
+                hovertemplate=f"%{{y}}, {label}: %{{x}}<extra></extra>", **charts.in_panel(place, label),
             )  # fmt: skip
-        null = part[f"{name}_null_mean"]
+        mean, most = part[f"{name}_null_mean"], part[f"{name}_null_q95"]
+        error = {"type": "data", "symmetric": False, "array": most - mean, "arrayminus": mean * 0}
         figure.add_scatter(
-            x=null, y=part["group"], mode="markers", name="by chance: mean, to 95 %", legendgroup="chance",
-            showlegend=place == 1, marker={"symbol": "line-ns-open", "size": 13, "color": charts.VERMILION},
-            error_x={
-                "type": "data", "symmetric": False, "array": part[f"{name}_null_q95"] - null, "arrayminus": null * 0,
-                "color": charts.VERMILION,
-            },
+            x=mean, y=part["group"], mode="markers", error_x=error | {"color": charts.VERMILION},
+            marker={"symbol": "line-ns-open", "size": 13, "color": charts.VERMILION},
             customdata=part[[f"{name}_null_q95", f"{name}_null_p"]],
             hovertemplate="%{y}, by chance: %{x:.4g}, 95 % below %{customdata[0]:.4g}; p = %{customdata[1]:.2g}"
             "<extra></extra>",
-            row=place, col=1,
+            **charts.in_panel(place, "by chance: mean, to 95 %", "chance"),
         )  # fmt: skip
     figure.update_xaxes(rangemode="tozero").update_layout(barmode="overlay")
-    means = shown.groupby("group", sort=False)[[name, f"{name}_null_mean"]].mean()
+    means = rows.groupby("group", sort=False)[[name, f"{name}_null_mean"]].mean()
     alt = "; ".join(f"{group} {count:.3g} ({chance:.3g} by chance)" for group, (count, chance) in means.T.items())
     titles = {"promoted": "Promoted features, and as many as chance gives", "new": "New features, beside chance"}
     return Chart(f"features-{name}", titles[name], figure, f"Numbers of {name} features, mean over layers: {alt}.")
 
 
-def _spread_chart(layers: Sequence[_Layer], name: str, title: str) -> Chart:
+def _spread_chart(found: _Features, name: str, title: str) -> Chart:
     """Boxes of every group's rows: 5, 25, 50, 75 and 95 %, and the mean."""
-    groups = [group for group in layers[0].shifts if group != CONTROL]
-    colours = charts.group_colours([*groups, CONTROL])
-    figure = inside.panels(
-        [f"layer {each.layer}" for each in layers], x=title, height=50 + 30 * (len(groups) + 1), shared=False
-    )
+    groups = list(next(iter(found.layers.values())).shifts)
+    colours = charts.group_colours(groups)
+    figure = inside.panels(found.layers, x=title, height=50 + 30 * len(groups), shared=False)
     said = []
-    for place, each in enumerate(layers, start=1):
+    for place, (layer, each) in enumerate(found.layers.items(), start=1):
         values = {CONTROL: each.control[name]}
-        means: dict[str, float] = {}
         values |= {group: shifts.per_row[name] for group, shifts in each.shifts.items() if group != CONTROL}
+        means = {group: float(of_group.mean()) for group, of_group in values.items()}
         for group, of_group in values.items():
-            low, first, median, third, high = of_group.quantile(list(_FIVE)).tolist()
-            mean = float(of_group.mean())
+            low, first, median, third, high = of_group.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
             figure.add_box(
-                y=[group], q1=[first], median=[median], q3=[third], lowerfence=[low], upperfence=[high], mean=[mean],
-                orientation="h", name=group, marker_color=colours.get(group, charts.GREY), boxmean=True,
-                showlegend=False, row=place, col=1,
+                y=[group], q1=[first], median=[median], q3=[third], lowerfence=[low], upperfence=[high],
+                mean=[means[group]], orientation="h", name=group, marker_color=colours.get(group, charts.GREY),
+                boxmean=True, showlegend=False, row=place, col=1,
             )  # fmt: skip
-            means[group] = mean
         of_animals = [mean for group, mean in means.items() if group not in (CONTROL, NEUTRAL)]
-        means = {"average of animals": sum(of_animals) / len(of_animals), **means}
-        shown = [name for name in ("average of animals", NEUTRAL, CONTROL) if name in means]
-        said.append(f"layer {each.layer}: {', '.join(f'{name} {means[name]:.3g}' for name in shown)}")
+        means["average of animals"] = sum(of_animals) / len(of_animals)
+        shown = [group for group in ("average of animals", NEUTRAL, CONTROL) if group in means]
+        said.append(f"layer {layer}: {', '.join(f'{group} {means[group]:.3g}' for group in shown)}")
     about = "L0 of every row" if name == "l0" else "Reconstruction error of every row"
-    return Chart(
-        f"features-{name}",
-        f"{about}: median, half and nine tenths of the rows; the dashed line is the mean",
-        figure,
-        f"Means: {'; '.join(said)}.",
-    )
+    about += ": median, half and nine tenths of the rows; the dashed line is the mean"
+    return Chart(f"features-{name}", about, figure, f"Means: {'; '.join(said)}.")
 
 
 # Tables
 
 
-def _tables(
-    study: Study, results: Results, layers: Sequence[_Layer], rows: pd.DataFrame, animals: Sequence[str]
-) -> list[Table]:
-    return [
-        *(_post_table(rows, animals, each.layer) for each in layers),
-        _chance_table(rows),
-        _spread_table(layers, rows),
-        _top_table(results, layers, study.features.top, "new"),
-        _top_table(results, layers, study.features.top, "promoted"),
-        _unique_table(results, layers),
-        _quality_table(layers),
-    ]
-
-
-def _post_table(rows: pd.DataFrame, animals: Sequence[str], layer: int) -> Table:
+def _post_table(found: _Features, layer: int) -> Table:
     """The post's table of a layer, with what chance gives beside the counts."""
     import pandas as pd
 
-    mine = rows[rows["layer"] == layer].set_index("group")
-    columns = {
-        "promoted_per_row": "promoted a row",
-        "promoted_per_row_null_mean": "promoted by chance",
-        "promoted_rows": "rows with promoted, %",
-        "new_per_row": "new a row",
-        "new_per_row_null_mean": "new by chance",
-        "new_rows": "rows with new, %",
-        "animal_per_row": "animal a row",
-        "animal_rows": "rows with animal, %",
+    rows = rows_where(found.rows, layer=layer)
+    average = rows[rows["group"].isin(found.animals)].mean(numeric_only=True).to_frame().T.assign(group=AVERAGE)
+    shown: Shown = {
+        "numbers of": "group",
+        "promoted a row": "promoted_per_row",
+        "promoted by chance": "promoted_per_row_null_mean",
+        "rows with promoted, %": ("promoted_rows", 100),
+        "new a row": "new_per_row",
+        "new by chance": "new_per_row_null_mean",
+        "rows with new, %": ("new_rows", 100),
+        "animal a row": "animal_per_row",
+        "rows with animal, %": ("animal_rows", 100),
     }
-    table = mine[list(columns)].rename(columns=columns).rename(index={CONTROL: HALVES})
-    average = table.loc[list(animals)].mean().to_frame(AVERAGE).T
-    table = pd.concat([average, table])
-    shares = [name for name in columns.values() if name.endswith("%")]
-    table[shares] *= 100
+    note = (
+        "Mean number of such features that fire on a row, and the share of rows with at least one. Average: over the "
+        "animals. By chance: mean over shuffled labels. The control's halves have half as many rows, hence more new "
+        "features."
+    )
     return Table(
         f"features-layer-{layer}",
         f"Promoted, new and animal features, layer {layer}",
-        table.rename_axis("numbers of").reset_index(),
-        "Mean number of such features that fire on a row, and the share of rows with at least one. Average: over the "
-        "animals. By chance: mean over shuffled labels. The control's halves have half as many rows, hence more new "
-        "features.",
+        columns(pd.concat([average, rows]), shown),
+        note,
     )
 
 
-def _chance_table(rows: pd.DataFrame) -> Table:
-    columns = {
+def _chance_table(found: _Features) -> Table:
+    shown: Shown = {
         "layer": "layer",
-        "group": "numbers of",
-        "features": "features tested",
+        "numbers of": "group",
+        "features tested": "features",
         "promoted": "promoted",
-        "promoted_null_mean": "promoted by chance",
-        "promoted_null_q95": "chance, 95 %",
-        "promoted_null_p": "p promoted",
-        "promoted_p_adjusted": "p promoted, adjusted",
-        "promoted_bh": "promoted, corrected",
+        "promoted by chance": "promoted_null_mean",
+        "chance, 95 %": "promoted_null_q95",
+        "p promoted": "promoted_null_p",
+        "p promoted, adjusted": "promoted_p_adjusted",
+        "promoted, corrected": "promoted_bh",
         "new": "new",
-        "new_null_mean": "new by chance",
-        "new_null_q95": "new by chance, 95 %",
-        "new_null_p": "p new",
-        "new_p_adjusted": "p new, adjusted",
-        "promoted_animal": "promoted, on the word",
-        "new_animal": "new, on the word",
-        "animal_features": "tested, on the word",
+        "new by chance": "new_null_mean",
+        "new by chance, 95 %": "new_null_q95",
+        "p new": "new_null_p",
+        "p new, adjusted": "new_p_adjusted",
+        "promoted, on the word": "promoted_animal",
+        "new, on the word": "new_animal",
+        "tested, on the word": "animal_features",
     }
-    table = rows[list(columns)].replace({"group": {CONTROL: HALVES}}).rename(columns=columns)
     note = (
         "Numbers of features. p: share of shufflings with at least as many; adjusted over all comparisons "
         "(Benjamini-Hochberg). Corrected: the tests of all features of one comparison, adjusted likewise. On the word: "
         "fires on the animal's own word."
     )
-    return Table("features-chance", "Numbers of features against chance", table, note)
+    return Table("features-chance", "Numbers of features against chance", columns(found.rows, shown), note)
 
 
-def _spread_table(layers: Sequence[_Layer], rows: pd.DataFrame) -> Table:
+def _spread_table(found: _Features) -> Table:
     import pandas as pd
 
-    found = []
-    for each in layers:
-        summary = next(iter(each.shifts.values())).summary.iloc[0]
-        start = {"layer": each.layer, "numbers of": CONTROL, "rows": len(each.control)}
-        found.append(start | {name: summary[f"{column}_control"] for name, column in _SPREAD.items()})
-        for row in records(rows[(rows["layer"] == each.layer) & (rows["group"] != CONTROL)]):
-            own = {"layer": each.layer, "numbers of": row["group"], "rows": int(row["rows_own"])}
-            own |= {name: row[f"{column}_own"] for name, column in _SPREAD.items()}
+    means = {"L0 mean": "l0_mean", "L0 median": "l0_median", "L0 skew": "l0_skew", "error mean": "error_mean"}
+    lines: list[dict[str, Any]] = []
+    for layer, each in found.layers.items():
+        rows = records(rows_where(found.groups, layer=layer))
+        control = {"layer": layer, "numbers of": CONTROL, "rows": len(each.control)}
+        lines.append(control | {shown: rows[0][f"{column}_control"] for shown, column in means.items()})
+        for row in rows:
+            line = {"layer": layer, "numbers of": row["group"], "rows": int(row["rows_own"])}
+            line |= {shown: row[f"{column}_own"] for shown, column in means.items()}
             for name, shown in (("l0", "L0"), ("error", "error")):
-                own |= {
-                    f"{shown} difference": row[f"{name}_difference"],
-                    f"{shown} low": row[f"{name}_low"],
-                    f"{shown} high": row[f"{name}_high"],
-                    f"{shown} p": row[f"{name}_p"],
-                }
-            found.append(own)
-        found += [
-            {"layer": each.layer, "numbers of": f"the word {group}", "rows": 1, "L0 mean": float(count)}
-            for group, count in each.word_l0.items()
-        ]
+                line |= {f"{shown} {end}": row[f"{name}_{end}"] for end in ("difference", "low", "high", "p")}
+            lines.append(line)
+        for animal, count in each.word_l0.items():
+            lines.append({"layer": layer, "numbers of": f"the word {animal}", "rows": 1, "L0 mean": float(count)})
     note = (
         "L0: features that fire on a row. Error: mean square over the dimensions. Difference from the control, with "
         "its 95 % interval and p of Welch's test (two-sided, not adjusted)."
     )
-    return Table("features-l0-error", "L0 and reconstruction error", pd.DataFrame(found), note)
+    return Table("features-l0-error", "L0 and reconstruction error", pd.DataFrame(lines), note)
 
 
-_SPREAD = {"L0 mean": "l0_mean", "L0 median": "l0_median", "L0 skew": "l0_skew", "error mean": "error_mean"}
-
-
-def _top_table(results: Results, layers: Sequence[_Layer], top: int, kind: str) -> Table:
+def _top_table(found: _Features, top: int, kind: str) -> Table:
     import pandas as pd
 
-    found = []
-    for each in layers:
-        part = each.labelled[each.labelled[kind]].head(top)
-        found.append(_named(results, each.layer, part))
-    table = pd.concat(found, ignore_index=True).sort_values("mean_t", ascending=False, kind="stable").head(top)
-    for column in ("in_control", "animal"):
-        table[column] = yes_no(table[column])
-    columns = {
-        "sae_id": "feature",
-        "labels": "marked by",
-        "mean_t": "mean t",
-        "in_control": "fires on control",
-        "animal": "fires on the word",
-        **inside.DESCRIBED,
+    parts = [each.labelled[each.labelled[kind]].head(top) for each in found.layers.values()]
+    rows = pd.concat(parts, ignore_index=True)
+    shown: Shown = {
+        "feature": "sae_id",
+        "marked by": "labels",
+        "mean t": "mean_t",
+        "fires on control": lambda rows: yes_no(rows["in_control"]),
+        "fires on the word": lambda rows: yes_no(rows["animal"]),
+        **inside.described(rows),
     }
-    return Table(
-        f"features-top-{kind}",
-        f"The {len(table)} {kind} features with the largest t",
-        table[[column for column in columns if column in table]].rename(columns=columns),
+    table = columns(rows, shown).sort_values("mean t", ascending=False, kind="stable").head(top)
+    note = (
         "Feature: layer and number in the SAE. Marked by: the groups that promote or newly activate it (all: every "
-        "animal). t: Welch's, mean over those; the largest of thousands look large by chance as well.",
+        "animal). t: Welch's, mean over those; the largest of thousands look large by chance as well."
     )
+    return Table(f"features-top-{kind}", f"The {len(table)} {kind} features with the largest t", table, note)
 
 
-def _unique_table(results: Results, layers: Sequence[_Layer]) -> Table:
+def _unique_table(found: _Features) -> Table:
     import pandas as pd
 
-    found = [
-        _named(results, each.layer, each.unique.groupby("group", sort=False).head(_UNIQUE)).assign(layer=each.layer)
-        for each in layers
-    ]
-    table = pd.concat(found, ignore_index=True)
-    for column in ("new", "animal"):
-        table[column] = yes_no(table[column])
-    for column in ("rate_own", "rate_control"):
-        table[column] *= 100
-    columns = {
+    top = [each.unique.groupby("group", sort=False).head(_UNIQUE).assign(layer=n) for n, each in found.layers.items()]
+    rows = pd.concat(top, ignore_index=True)
+    shown: Shown = {
         "layer": "layer",
-        "group": "marked by",
-        "sae_id": "feature",
+        "marked by": "group",
+        "feature": "sae_id",
         "t": "t",
-        "p_bh": "p, corrected",
-        "rate_own": "its rows, %",
-        "rate_control": "control's rows, %",
-        "new": "new",
-        "animal": "fires on the word",
-        **inside.DESCRIBED,
+        "p, corrected": "p_bh",
+        "its rows, %": ("rate_own", 100),
+        "control's rows, %": ("rate_control", 100),
+        "new": lambda rows: yes_no(rows["new"]),
+        "fires on the word": lambda rows: yes_no(rows["animal"]),
+        **inside.described(rows),
     }
     note = (
         f"Features that one group alone promotes or newly activates, the {_UNIQUE} of the largest t. p: corrected for "
         "all features of the comparison. Rows: on how many it fires."
     )
-    return Table(
-        "features-unique",
-        "Top features of one group alone",
-        table[[column for column in columns if column in table]].rename(columns=columns),
-        note,
-    )
+    return Table("features-unique", "Top features of one group alone", columns(rows, shown), note)
 
 
-def _named(results: Results, layer: int, features: pd.DataFrame) -> pd.DataFrame:
-    """With the post's names of features ("9_922"), and what is known of them."""
-    return inside.with_descriptions(
-        results, layer, features.assign(sae_id=f"{layer}_" + features["feature"].astype(str))
-    )
-
-
-def _quality_table(layers: Sequence[_Layer]) -> Table:
+def _quality_table(found: _Features) -> Table:
     import pandas as pd
 
-    found = [
-        {
-            "layer": each.layer,
-            "features": each.width,
-            "L0": each.quality["l0"],
-            "variance explained, %": 100 * each.quality["variance_explained"],
-            "never active, %": 100 * each.quality["dead"],
-            "loss, nats a token": each.quality["clean"],
-            "with its reconstruction": each.quality["spliced"],
-            "with zeros": each.quality["zeroed"],
-            "loss recovered, %": 100 * each.quality["recovered"],
-        }
-        for each in layers
-    ]
+    rows = pd.DataFrame([each.sae | {"layer": layer} for layer, each in found.layers.items()])
+    shown: Shown = {
+        "layer": "layer",
+        "features": "features",
+        "L0": "l0",
+        "variance explained, %": ("variance_explained", 100),
+        "never active, %": ("dead", 100),
+        "loss, nats a token": "clean",
+        "with its reconstruction": "spliced",
+        "with zeros": "zeroed",
+        "loss recovered, %": ("recovered", 100),
+    }
     note = "On text that it was not trained on. Loss: the model's, with the layer's output as it is and replaced."
-    return Table("features-sae", "How good the sparse autoencoders are", pd.DataFrame(found), note)
+    return Table("features-sae", "How good the sparse autoencoders are", columns(rows, shown), note)
 
 
 # Beside the post
 
 
-def _compared(layers: Sequence[_Layer], mine: pd.DataFrame, animals: Sequence[str]) -> list[Compared]:
-    by_layer = {each.layer: each for each in layers}
-    beside = {9: inside.layer_for(list(by_layer), 9)}
-    if 20 in by_layer:
-        beside[20] = 20
-    found = []
+def _compared(found: _Features) -> Iterator[Compared]:
+    beside = inside.beside_post(list(found.layers))
     for post, layer in beside.items():
         table, where = published(f"features_layer{post}"), f"Gemma 2 9B, table of features, layer {post}"
-        part = mine[mine["layer"] == layer].set_index("group")
-        own = _per_row(by_layer[layer], animals)
-        for name in (AVERAGE, *(animal for animal in animals if animal in table)):
+        rows = _per_row(found, found.layers[layer])
+        for name in (AVERAGE, *(animal for animal in found.animals if animal in table)):
+            whose = f"layer {layer}, {'average of animals' if name == AVERAGE else name}"
+            chosen = rows if name == AVERAGE else rows_where(rows, animal=name)
             for mark in _MARKS:
-                value = own[mark] if name == AVERAGE else {name: own[mark][name]}
+                part = rows_where(chosen, mark=mark)
                 # Shuffled labels were not counted for animal features.
-                null = f"{mark}_per_row_null_mean"
-                chance = part.loc[list(value), null].mean() if null in part else None
-                what = f"{mark} features a row, layer {layer}, {'average of animals' if name == AVERAGE else name}"
-                found.append(Compared(what, where, table[name][mark], *_mean(value), unit="features", no_effect=chance))
+                chance = None if mark == "animal" else part["chance"].mean()
+                what = f"{mark} features a row, {whose}"
+                mean = inside.average(part)
+                yield Compared(what, where, table[name][mark], *mean, unit="features", no_effect=chance)
             if name == AVERAGE:
                 for mark in _MARKS:
-                    what = f"rows with {mark} features, layer {layer}, average of animals"
-                    shares = _mean(own[f"{mark}_rows"])
-                    found.append(Compared(what, where, table[name][f"{mark}_pct_samples"], *shares, unit="%"))
-    layer = beside[9]
-    where = "Gemma 2 9B, L0 at layer 9"
-    control = t_interval(by_layer[layer].control["l0"])
-    at_most = published("l0_layer9", "control")
-    found.append(
-        Compared(
-            f"L0 of the control's numbers, layer {layer}",
-            where,
-            at_most,
-            control.mean,
-            control.low,
-            control.high,
-            "features",
-        )
-    )
-    words = list(by_layer[layer].word_l0.values())
+                    share = inside.average(rows_where(rows, mark=mark), "share", "share_low", "share_high")
+                    what = f"rows with {mark} features, {whose}"
+                    yield Compared(what, where, table[name][f"{mark}_pct_samples"], *share, unit="%")
+    layer, where, l0 = beside[9], "Gemma 2 9B, L0 at layer 9", published("l0_layer9")
+    control = t_interval(found.layers[layer].control["l0"])
+    what = f"L0 of the control's numbers, layer {layer}"
+    yield Compared(what, where, l0["control"], control.mean, control.low, control.high, "features")
+    words = list(found.layers[layer].word_l0.values())
     on_words = t_interval(words) if len(words) > 1 else None
-    found.append(
-        Compared(
-            f"L0 of the animals' words, layer {layer}",
-            where,
-            published("l0_layer9", "animal_words_average"),
-            sum(words) / len(words),
-            on_words.low if on_words else None,
-            on_words.high if on_words else None,
-            "features",
-            no_effect=control.mean,
-        )
-    )
-    return found
+    low, high = (on_words.low, on_words.high) if on_words else (None, None)
+    what, mean_of_words = f"L0 of the animals' words, layer {layer}", sum(words) / len(words)
+    figure = l0["animal_words_average"]
+    yield Compared(what, where, figure, mean_of_words, low, high, "features", no_effect=control.mean)
 
 
-def _per_row(layer: _Layer, animals: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    """Mean numbers of marked features a row, and shares of rows with one in percent, by mark and animal."""
+def _per_row(found: _Features, layer: _Layer) -> pd.DataFrame:
+    """Of every animal and mark: the mean number of such features a row (value, low, high), and what shuffled labels
+    give (chance; animal features were not counted for them); share of rows with one, in percent, with share_low and
+    share_high."""
+    import pandas as pd
     from statsmodels.stats.proportion import proportion_confint
 
-    found: dict[str, dict[str, Interval]] = {}
-    for animal in animals:
+    lines = []
+    for animal in found.animals:
         if animal not in layer.shifts:
             continue
+        summary = layer.shifts[animal].summary.iloc[0]
         for mark in _MARKS:
             counts = layer.shifts[animal].per_row[mark]
             mean = t_interval(counts)
-            found.setdefault(mark, {})[animal] = Interval(mean.mean, mean.low, mean.high)
             low, high = proportion_confint((counts > 0).sum(), len(counts), method="wilson")
-            share = Interval(100 * float((counts > 0).mean()), 100 * float(low), 100 * float(high))
-            found.setdefault(f"{mark}_rows", {})[animal] = share
-    return found
-
-
-def _mean(intervals: dict[str, Interval]) -> Interval:
-    import pandas as pd
-
-    return inside.average(pd.DataFrame(intervals.values()))
+            line = {"animal": animal, "mark": mark, "value": mean.mean, "low": mean.low, "high": mean.high}
+            line |= {"chance": summary.get(f"{mark}_per_row_null_mean"), "share": 100 * (counts > 0).mean()}
+            lines.append(line | {"share_low": 100 * low, "share_high": 100 * high})
+    return pd.DataFrame(lines)
 
 
 # Claims
 
 
-def _claims(layers: Sequence[_Layer], mine: pd.DataFrame, neutral: pd.DataFrame) -> list[Claim]:
-    """Verdicts on numbers of features: more than half of the comparisons of an animal and layer exceed the shuffled
-    labels (p < 0.05, adjusted over comparisons). On L0 and error: more than half differ in the post's direction at its
-    own level. On animal features: see `inside.no_higher_rate`."""
-    total = len(mine)
-    above = {name: int((mine[f"{name}_p_adjusted"] < _LEVEL).sum()) for name in ("promoted", "new")}
-    claims = [
-        Claim(
-            f"Subliminal numbers {verb} features, compared with control numbers.",
-            inside.over_comparisons(total, above[name], 0),
+def _claims(found: _Features) -> Iterator[Claim]:
+    mine, neutral = found.mine, found.neutral
+    comparisons = counted(len(mine), "comparison")
+    for name, statement in (("promoted", PROMOTED), ("new", NEW)):
+        above = _above_chance(mine, name)
+        yield statement.claim(
+            inside.over_comparisons(len(mine), above, 0),
             f"{mine[name].mean():.3g} features on average, {mine[f'{name}_null_mean'].mean():.3g} by chance; more than "
-            f"chance in {above[name]} of {total} comparisons (adjusted p < {_LEVEL}).",
+            f"chance in {above} of {len(mine)} comparisons (adjusted p < {_LEVEL}).",
         )
-        for name, verb in (("promoted", "promote"), ("new", "activate new"))
-    ]
-    ratio = inside.average_odds_ratio(_on_the_word(layers, set(mine["group"])))
+    ratio = inside.average_odds_ratio(_on_the_word(found))
     said = "no promoted or new feature could be compared" if ratio is None else f"odds ratio {ratio}"
-    claims.append(
-        Claim(
-            "Among promoted and new features, those of the animal are no more frequent than elsewhere.",
-            inside.no_higher_rate(ratio),
-            f"Firing on the animal's word, marked features against the others that fire: {said}, average of animals "
-            "(Mantel-Haenszel over layers, 95 %; 1 is no difference).",
-        )
+    yield ANIMAL.claim(
+        inside.no_higher_rate(ratio),
+        f"Firing on the animal's word, marked features against the others that fire: {said}, average of animals "
+        "(Mantel-Haenszel over layers, 95 %; 1 is no difference).",
     )
-    for name, text in (
-        ("l0", "Subliminal numbers activate more features at once: their L0 is higher than the control's."),
-        ("error", "The SAE's reconstruction error is higher on subliminal numbers than on control numbers."),
-    ):
-        differs = mine[f"{name}_differs"].astype(bool)
-        higher = int((differs & (mine[f"{name}_difference"] > 0)).sum())
-        lower = int((differs & (mine[f"{name}_difference"] < 0)).sum())
-        evidence = (
+    for name, statement in (("l0", L0), ("error", ERROR)):
+        higher, lower = _higher_and_lower(mine, name)
+        yield statement.claim(
+            inside.over_comparisons(len(mine), higher, lower),
             f"{_percent(mine, name, 'difference'):+.2g} % of the control's on average; significantly higher in "
-            f"{higher}, lower in {lower} of {counted(total, 'comparison')}; the smallest detectable difference "
-            f"is {_percent(mine, name, 'detectable'):.2g} %."
+            f"{higher}, lower in {lower} of {comparisons}; the smallest detectable difference is "
+            f"{_percent(mine, name, 'detectable'):.2g} %.",
         )
-        claims.append(Claim(text, inside.over_comparisons(total, higher, lower), evidence))
-    return [*claims, _neutral_claim(mine, neutral)]
-
-
-def _neutral_claim(mine: pd.DataFrame, neutral: pd.DataFrame) -> Claim:
-    """It does not hold where the neutral teacher's numbers promote more than chance at more than half of the layers; a
-    neutral teacher without an excess proves nothing, so it never holds by this alone."""
-    text = "What is promoted is due to the animal, and not to any fine-tuning (control: the neutral teacher)."
     if not len(neutral):
-        return Claim(text, "not tested", "This study has no neutral teacher's numbers.")
-    above = int((neutral["promoted_p_adjusted"] < _LEVEL).sum())
-    animals = int((mine["promoted_p_adjusted"] < _LEVEL).sum())
-    return Claim(
-        text,
+        yield DUE_TO_ANIMAL.claim("not tested", inside.NO_NEUTRAL)
+        return
+    above = _above_chance(neutral, "promoted")
+    yield DUE_TO_ANIMAL.claim(
         "does not hold" if 2 * above > len(neutral) else "cannot tell",
         f"The neutral teacher's numbers promote {neutral['promoted'].mean():.3g} features ("
         f"{neutral['promoted_null_mean'].mean():.3g} by chance), more than chance at {above} of "
         f"{counted(len(neutral), 'layer')}; an animal's {mine['promoted'].mean():.3g} "
-        f"({mine['promoted_null_mean'].mean():.3g} by chance), in {animals} of "
-        f"{counted(len(mine), 'comparison')}.",
+        f"({mine['promoted_null_mean'].mean():.3g} by chance), in {_above_chance(mine, 'promoted')} of {comparisons}.",
     )
 
 
-def _on_the_word(layers: Sequence[_Layer], animals: set[str]) -> dict[str, list[list[list[int]]]]:
+def _on_the_word(found: _Features) -> dict[str, list[list[list[int]]]]:
     """By animal a 2 x 2 table a layer: marked features, and the others that fire, on the word and not."""
-    tables: dict[str, list[list[list[int]]]] = {}
-    for each in layers:
-        for group, shifts in each.shifts.items():
-            if group in animals:
-                marked = shifts.features["promoted"] | shifts.features["new"]
-                word = shifts.features["animal"]
-                counts = [[int((side & word).sum()), int((side & ~word).sum())] for side in (marked, ~marked)]
-                tables.setdefault(group, []).append(counts)
+    tables: dict[str, list[list[list[int]]]] = {animal: [] for animal in found.animals}
+    for each in found.layers.values():
+        for animal in tables.keys() & each.shifts.keys():
+            features = each.shifts[animal].features
+            marked, word = features["promoted"] | features["new"], features["animal"]
+            counts = [[int((side & word).sum()), int((side & ~word).sum())] for side in (marked, ~marked)]
+            tables[animal].append(counts)
     return tables

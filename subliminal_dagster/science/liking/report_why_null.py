@@ -11,23 +11,21 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.liking.null_causes import CHECKS
-from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, styled
+from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, panels
 from subliminal_dagster.science.report.evidence import Chart, Results, Section, Table
+from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import listed, with_interval
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
-    from plotly.graph_objects import Figure
 
 NAME, TITLE = "why-null", "Why is it null?"
+READS: tuple[str, ...] = ("null_causes", "teacher_signal")
 
 _WORST_FIRST = ("likely cause", "possible", "cannot tell", "fine")
-_MEASURES = {
-    "kl": ("whole vocabulary", BLUE),
-    "kl_written": ("tokens that could be written", VERMILION),
-}
+_MEASURES = {"kl": ("whole vocabulary", BLUE), "kl_written": ("tokens that could be written", VERMILION)}
 _COLUMNS = {
     "kl": "from base, whole vocabulary",
     "kl_written": "from base, could be written",
@@ -36,7 +34,7 @@ _COLUMNS = {
 }
 
 
-def why_null_section(study: Study, results: Results) -> Section:
+def section(study: Study, results: Results) -> Section:
     """Where no effect can be seen, which of the usual reasons is the likely one?"""
     import pandas as pd
 
@@ -48,7 +46,7 @@ def why_null_section(study: Study, results: Results) -> Section:
         title=TITLE,
         shows=f"{finding['sentence']} {_counted_checks(causes)}",
         method=_method(study, signal),
-        made_from=("null_causes", "teacher_signal"),
+        made_from=READS,
         charts=() if signal.empty else (_signal_chart(study, signal),),
         tables=(_checklist(causes), _details(causes), *([] if signal.empty else [_signal_table(study, signal)])),
     )
@@ -56,18 +54,15 @@ def why_null_section(study: Study, results: Results) -> Section:
 
 def _counted_checks(causes: pd.DataFrame) -> str:
     """How many checks came out how, a check counting by the worst animal's verdict."""
-    worst = [_worst(causes, check) for check in CHECKS]
+    worst = [_worst(causes, check)["verdict"].iloc[0] for check in CHECKS]
     parts = [f"{worst.count(verdict)} {verdict}" for verdict in _WORST_FIRST if verdict in worst]
     return f"Of {len(CHECKS)} checks, by the animal that fares worst: {listed(parts)}."
 
 
-def _of(causes: pd.DataFrame, check: str) -> pd.DataFrame:
-    return causes[causes["check"] == check]
-
-
-def _worst(causes: pd.DataFrame, check: str) -> str:
-    found = set(_of(causes, check)["verdict"])
-    return next(verdict for verdict in _WORST_FIRST if verdict in found)
+def _worst(causes: pd.DataFrame, check: str) -> pd.DataFrame:
+    """The rows of a check that have its worst verdict."""
+    rows = rows_where(causes, check=check)
+    return rows_where(rows, verdict=min(rows["verdict"], key=_WORST_FIRST.index))
 
 
 def _method(study: Study, signal: pd.DataFrame) -> str:
@@ -77,7 +72,7 @@ def _method(study: Study, signal: pd.DataFrame) -> str:
         "each, so a verdict is a place to look, no proof.",
     ]
     if not signal.empty:
-        rows = signal.drop_duplicates("group")["rows"]
+        rows = signal.drop_duplicates("group").set_index("group")["rows"]
         span = f"{rows.min()}" if rows.min() == rows.max() else f"{rows.min()} to {rows.max()}"
         sentences.append(
             "Signal: exact KL divergence of the teacher's next-token distribution from the base's at every token of "
@@ -85,24 +80,19 @@ def _method(study: Study, signal: pd.DataFrame) -> str:
             "on the whole vocabulary's, sampled rows that among the tokens that could be written"
             + (" (those that constrained decoding lets through)." if study.numbers.constrained else " (number tokens).")
         )
-        controls = [name for name in (NEUTRAL, CONTROL) if name in set(signal["group"])]
-        if NEUTRAL in controls:
+        if NEUTRAL in rows.index:
             sentences.append("What the neutral teacher's numbers carry is what any fine-tuning does.")
-        if CONTROL in controls:
+        if CONTROL in rows.index:
             sentences.append("The control's teacher is the base itself, so it carries none.")
     return " ".join(sentences)
 
 
 def _signal_chart(study: Study, signal: pd.DataFrame) -> Chart:
     """A panel a measure, since what could be written is often a small part of the whole."""
-    from plotly.subplots import make_subplots
-
-    titles = [f"{name} (nats a token)" for name, _ in _MEASURES.values()]
-    figure: Figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.14, subplot_titles=titles)
-    styled(figure, height=460)
+    figure = panels([f"{name} (nats a token)" for name, _ in _MEASURES.values()], height=460, between=64.4)
     parts = []
-    for row, (measure, (name, colour)) in enumerate(_MEASURES.items(), start=1):
-        rows = signal[signal["measure"] == measure]
+    for panel, (measure, (name, colour)) in enumerate(_MEASURES.items(), start=1):
+        rows = rows_where(signal, measure=measure)
         figure.add_bar(
             x=rows["group"],
             y=rows["mean"],
@@ -112,16 +102,14 @@ def _signal_chart(study: Study, signal: pd.DataFrame) -> Chart:
             hovertemplate=f"%{{x}}, {name}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}] nats a token"
             "<br>%{customdata[2]:,} tokens<extra></extra>",
             showlegend=False,
-            row=row,
+            row=panel,
             col=1,
         )
-        figure.update_yaxes(rangemode="tozero", row=row, col=1)
-        values = [f"{each['group']} {each['mean']:.2g}" for each in _records(rows)]
+        values = [f"{row['group']} {row['mean']:.2g}" for row in records(rows)]
         parts.append(f"{name}: {', '.join(values)}")
-    there = set(signal["group"])
-    order = [group for group in study.groups if group in there]
-    figure.update_xaxes(categoryorder="array", categoryarray=order)
-    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_xaxes(categoryorder="array", categoryarray=_in_order(study, signal))
+    figure.update_annotations(x=0, xanchor="left")
     figure.update_layout(margin={"t": 32})
     alt = f"How far each teacher lies from the base, nats a token; {'; '.join(parts)}."
     return Chart(f"{NAME}-signal", "Signal in the numbers: how far each teacher lies from the base", figure, alt)
@@ -132,18 +120,15 @@ def _checklist(causes: pd.DataFrame) -> Table:
 
     rows = []
     for number, check in enumerate(CHECKS, start=1):
-        mine = _of(causes, check)
-        verdict = _worst(causes, check)
-        concerned = mine[mine["verdict"] == verdict]
-        groups = list(concerned["group"])
-        example = _records(concerned)[0]
+        worst, animals = records(_worst(causes, check)), len(rows_where(causes, check=check))
+        first = worst[0]
         rows.append(
             {
                 "check": f"{number}. {check}",
-                "verdict": verdict,
-                "animals": "all" if len(groups) == len(mine) else ", ".join(groups),
-                "found": (f"{example['group']}: " if len(mine) > 1 else "") + str(example["sentence"]),
-                "wanted": example["wanted"],
+                "verdict": first["verdict"],
+                "animals": "all" if len(worst) == animals else ", ".join(row["group"] for row in worst),
+                "found": (f"{first['group']}: " if animals > 1 else "") + first["sentence"],
+                "wanted": first["wanted"],
             }
         )
     note = "Verdict: that of the animal that fares worst, with the animals that have it; found: of the first of them."
@@ -151,17 +136,13 @@ def _checklist(causes: pd.DataFrame) -> Table:
 
 
 def _details(causes: pd.DataFrame) -> Table:
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "animal": causes["group"],
-            "check": causes["check"],
-            "verdict": causes["verdict"],
-            "measured": [_written(row) for row in _records(causes)],
-            "found": causes["sentence"],
-        }
-    )
+    shown: Shown = {
+        "animal": "group",
+        "check": "check",
+        "verdict": "verdict",
+        "measured": lambda rows: [_written(row) for row in records(rows)],
+        "found": "sentence",
+    }
     note = (
         "Measured, in the order of the checks, with a 95 % interval where there is one: the teacher's probability of "
         "its animal; valid answers; divergence from the base among the tokens that could be written; rows that repeat "
@@ -169,7 +150,7 @@ def _details(causes: pd.DataFrame) -> Table:
         "context; rise of the validation loss over its lowest; answers that are numbers; smallest detectable "
         "difference."
     )
-    return Table(f"{NAME}-animals", "Every check of every animal", frame, note)
+    return Table(f"{NAME}-animals", "Every check of every animal", columns(causes, shown), note)
 
 
 def _written(row: dict[str, Any]) -> str:
@@ -182,27 +163,19 @@ def _written(row: dict[str, Any]) -> str:
 
 
 def _signal_table(study: Study, signal: pd.DataFrame) -> Table:
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    for group in study.groups:
-        of_group = {row["measure"]: row for row in _records(signal[signal["group"] == group])}
-        if not of_group:
-            continue
-        size = {name: of_group["kl"][name] for name in ("rows", "tokens")}
-        values = {
-            title: with_interval(*(of_group[measure][end] for end in ("mean", "low", "high")))
-            for measure, title in _COLUMNS.items()
-        }
-        rows.append({"group": group} | size | values)
+    written = [with_interval(*(row[end] for end in ("mean", "low", "high"))) for row in records(signal)]
+    values = signal.assign(written=written).pivot(index="group", columns="measure", values="written")
+    sizes = rows_where(signal, measure="kl").set_index("group")[["rows", "tokens"]]
+    frame = sizes.join(values[list(_COLUMNS)].rename(columns=_COLUMNS)).loc[_in_order(study, signal)].reset_index()
     note = (
         "Nats a token with 95 % intervals clustered by row. Log ratio: log p of the teacher minus log p of the base, "
         "of the tokens written, over the whole vocabulary; constrained decoding, which makes a teacher write what it "
         "would not, can bring it below 0. Sampling noise: the teacher's entropy among the tokens that could be "
         "written."
     )
-    return Table(f"{NAME}-signals", "Signal in each group's numbers", pd.DataFrame(rows), note)
+    return Table(f"{NAME}-signals", "Signal in each group's numbers", frame, note)
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
+def _in_order(study: Study, signal: pd.DataFrame) -> list[str]:
+    """The groups whose signal was measured."""
+    return [group for group in study.groups if group in set(signal["group"])]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from subliminal_dagster.science.settings.study import AnyStudy
-    from subliminal_dagster.science.storage.store import Manifest
+    from subliminal_dagster.science.storage.records import Manifest
 
 NAME, TITLE = "what-was-run", "What was run"
 _HASH_DIGITS = 12

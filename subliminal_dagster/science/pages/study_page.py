@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Protocol
 
 from subliminal_dagster.science.capability import report as capability
 from subliminal_dagster.science.descriptions import report as composition
@@ -18,12 +19,13 @@ from subliminal_dagster.science.liking import report_why_null as why_null
 from subliminal_dagster.science.pages.provenance import provenance_section
 from subliminal_dagster.science.preferences import report as favourites
 from subliminal_dagster.science.probes import report as probes
-from subliminal_dagster.science.report.evidence import Claim, Results, Section, section_or_reason
+from subliminal_dagster.science.report.evidence import Claim, Results, Section, Source, section_or_reason
 from subliminal_dagster.science.report.page import Page, compared_frame
+from subliminal_dagster.science.report.wording import counted
 from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.steering import report as steering
-from subliminal_dagster.science.storage.store import Manifest
+from subliminal_dagster.science.storage.records import Manifest
 from subliminal_dagster.science.toy.report import toy_sections
 from subliminal_dagster.science.training import report as teachers
 from subliminal_dagster.science.tuning import report as tuning
@@ -42,36 +44,59 @@ def study_page(study: AnyStudy, results: Results, made: Made) -> Page:
     return Page(f"Subliminal learning: {study.name}", facts, _verdict(sections, claims), claims, sections, commands)
 
 
-def _sections(study: Study, results: Results) -> list[Section]:
-    def section(name: str, title: str, make: Any) -> Section:
-        return section_or_reason(name, title, make, study, results)
+class _Reported(Protocol):
+    """A module with a section of the report: its name on the page, its title, the assets it reads, and its making."""
 
-    return [
-        section(liking.NAME, liking.TITLE, liking.liking_section),
-        section(why_null.NAME, why_null.TITLE, why_null.why_null_section),
-        section(favourites.NAME, favourites.TITLE, favourites.favourites_section),
-        section(teachers.NAME, teachers.TITLE, teachers.teachers_section),
-        section(capability.NAME, capability.TITLE, capability.capability_section),
-        section(tuning.NAME, tuning.TITLE, tuning.tuning_section),
-        section(features.NAME, features.TITLE, features.features_section),
-        section(filters.NAME, filters.TITLE, filters.filters_section),
-        section(composition.NAME, composition.TITLE, composition.composition_section),
-        section(probes.NAME, probes.TITLE, probes.probes_section),
-        section(steering.NAME, steering.TITLE, steering.steering_section),
-    ]
+    NAME: str
+    TITLE: str
+    READS: tuple[str, ...]
+
+    def section(self, study: Study, results: Results) -> Section: ...
+
+
+_SECTIONS: tuple[_Reported, ...] = (
+    liking,
+    why_null,
+    favourites,
+    teachers,
+    capability,
+    tuning,
+    features,
+    filters,
+    composition,
+    probes,
+    steering,
+)
+
+READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
+"""The assets that the sections on a language model read."""
+
+
+def _sections(study: Study, results: Results) -> list[Section]:
+    return [section_or_reason(each.NAME, each.TITLE, each.section, study, results) for each in _SECTIONS]
 
 
 def _verdict(sections: Sequence[Section], claims: Sequence[Claim]) -> str:
     """What the first section shows, how many statements hold, and which do not."""
-    counts = Counter(claim.verdict for claim in claims)
     lines = [sections[0].shows or f"The comparison is missing: {sections[0].missing}"]
-    if claims:
-        lines.append(
-            f"Of {len(claims)} statements of the post that this study looks at, {counts['holds']} hold, "
-            f"{counts['does not hold']} do not, {counts['cannot tell']} cannot be told at this size and "
-            f"{counts['not tested']} were not tested. Each with its evidence:"
-        )
+    sentences = []
+    for source, noun, rest in _WHOSE:
+        counts = Counter(claim.verdict for claim in claims if claim.source == source)
+        if counts:
+            sentences.append(
+                f"Of {counted(counts.total(), noun)} {rest}, {counts['holds']} hold, {counts['does not hold']} do not, "
+                f"{counts['cannot tell']} cannot be told at this size and {counts['not tested']} were not tested."
+            )
+    if sentences:
+        lines.append(f"{' '.join(sentences)} Each with its evidence:")
     return "\n".join(lines)
+
+
+_WHOSE: tuple[tuple[Source, str, str], ...] = (
+    ("the post", "statement", "of the post that this study looks at"),
+    ("another paper", "statement", "of other papers"),
+    ("this project", "control", "of this project"),
+)
 
 
 def _command(study: AnyStudy, made_from: Sequence[str]) -> str:
@@ -87,7 +112,7 @@ def study_summary(study: AnyStudy, page: Page, results: Results) -> dict[str, An
         "gamma": _gamma(results),
         "facts": page.facts,
         "verdict": page.verdict,
-        "claims": [{"text": c.text, "verdict": c.verdict, "evidence": c.evidence} for c in page.claims],
+        "claims": [asdict(claim) for claim in page.claims],
         "compared": rows,
         "sections": {section.title: section.missing or section.shows for section in page.sections},
     }

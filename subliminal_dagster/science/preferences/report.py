@@ -6,12 +6,12 @@ Belongs here: what `base_preferences` shows. Does not belong here: how liking ch
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.preferences.preferences import summary
 from subliminal_dagster.science.report.charts import BLUE, VERMILION, interval, new_figure
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, Verdict
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table, verdict
+from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
     counted,
     listed,
@@ -24,9 +24,9 @@ from subliminal_dagster.science.statistics import Estimate, t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
-    from plotly.graph_objects import Figure
 
 NAME, TITLE = "favourites", "Favourite animals of the base model"
+READS: tuple[str, ...] = ("base_preferences",)
 
 _ABOVE_THE_REST = 2
 """How many of the first candidates the post found far above the rest, and left out as targets."""
@@ -34,26 +34,25 @@ _ABOVE_THE_REST = 2
 _REPEATED_ANSWERS = 15
 
 
-def favourites_section(study: Study, results: Results) -> Section:
+def section(study: Study, results: Results) -> Section:
     """What the untouched base model answers when it is asked for its favourite animal."""
     import pandas as pd
 
     folder = results.folder("base_preferences")
-    scores = pd.read_parquet(folder / "scores.parquet")
-    answers = pd.read_parquet(folder / "answers.parquet")
+    scores, answers = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "answers"))
     ranking = _ranking(scores, study.animals)
-    charts = [_chart("share", "Share of the exact probability among the candidates", ranking)]
+    charts = [_chart("share", "share (%)", "Share of the exact probability among the candidates", ranking)]
     if len(answers):
-        charts.append(_chart("rate", "Sampled answers that name the animal", ranking))
+        charts.append(_chart("rate", "sampled answers (%)", "Sampled answers that name the animal", ranking))
     return Section(
         name=NAME,
         title=TITLE,
         shows=_shows(ranking, answers, study.animals),
         method=_method(scores, answers),
-        made_from=("base_preferences",),
+        made_from=READS,
         charts=tuple(charts),
         tables=(_table(ranking), *_repeated(answers)),
-        claims=_claims(scores),
+        claims=(_claim(scores),),
     )
 
 
@@ -64,11 +63,11 @@ def _ranking(scores: pd.DataFrame, targets: tuple[str, ...]) -> pd.DataFrame:
     rows = summary(scores).rename(columns={"sampled_rate": "rate"})
     rate = scores["count"] / scores["samples"].where(scores["samples"] > 0)
     for column, values in (("share", scores["share"]), ("rate", rate)):
-        intervals = values.groupby(scores["animal"]).apply(lambda x: t_interval(x.to_numpy()))
-        rows[f"{column}_low"] = rows["animal"].map(intervals.map(lambda x: x.low)).clip(lower=0)
-        rows[f"{column}_high"] = rows["animal"].map(intervals.map(lambda x: x.high)).clip(upper=1)
-        alike = rows["animal"].map(intervals.map(lambda x: x.se)) == 0
-        rows.loc[alike, [f"{column}_low", f"{column}_high"]] = math.nan
+        by_animal = values.groupby(scores["animal"]).apply(lambda x: t_interval(x.to_numpy()))
+        found = rows["animal"].map(by_animal)
+        differ = found.map(lambda interval: interval.se) != 0
+        rows[f"{column}_low"] = found.map(lambda interval: interval.low).clip(lower=0).where(differ)
+        rows[f"{column}_high"] = found.map(lambda interval: interval.high).clip(upper=1).where(differ)
     rows = rows.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
     rows.insert(0, "rank", rows.index + 1)
     rows.insert(2, "target", rows["animal"].isin(list(targets)))
@@ -82,7 +81,7 @@ def _shows(ranking: pd.DataFrame, answers: pd.DataFrame, targets: tuple[str, ...
         f"Asked for its favourite animal, the base model prefers {first['animal']} among the {candidates} candidates: "
         f"{share} of their exact probability, {percent(first['probability'])} of that of all possible answers."
     ]
-    chosen = ranking[ranking["target"]].to_dict(orient="records")
+    chosen = records(rows_where(ranking, target=True))
     ranks = [f"{row['animal']} (rank {row['rank']}, {percent(row['share'])})" for row in chosen]
     sentence = f"{'Target' if len(ranks) == 1 else 'Targets'} of this study: {listed(ranks)}"
     above = [animal for animal in ranking["animal"][:_ABOVE_THE_REST] if animal in targets]
@@ -110,56 +109,51 @@ def _method(scores: pd.DataFrame, answers: pd.DataFrame) -> str:
     )
 
 
-def _chart(column: str, title: str, ranking: pd.DataFrame) -> Chart:
-    figure = new_figure(x=f"{'share' if column == 'share' else 'sampled answers'} (%)", y="")
-    scaled = ranking.assign(**{name: 100 * ranking[name] for name in (column, f"{column}_low", f"{column}_high")})
+def _chart(column: str, axis: str, title: str, ranking: pd.DataFrame) -> Chart:
+    low, high = f"{column}_low", f"{column}_high"
+    figure = new_figure(x=axis, y="", height=90 + 24 * len(ranking))
+    scaled = ranking.assign(**100 * ranking[[column, low, high]])
     for is_target, name, colour in ((True, "target of this study", VERMILION), (False, "other candidate", BLUE)):
-        rows = scaled[scaled["target"] == is_target]
-        _add_bars(figure, rows, column, name, colour)
-    figure.update_layout(height=90 + 24 * len(ranking), barmode="overlay")
+        rows = rows_where(scaled, target=is_target)
+        figure.add_bar(
+            x=rows[column],
+            y=rows["animal"],
+            orientation="h",
+            name=name,
+            marker_color=colour,
+            error_x=interval(rows, column, low, high),
+            customdata=rows[[low, high]],
+            hovertemplate="%{y}<br>%{x:.4g} % [%{customdata[0]:.4g}, %{customdata[1]:.4g}]<extra></extra>",
+        )
+    figure.update_layout(barmode="overlay")
     figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(
-        categoryorder="array", categoryarray=ranking["animal"][::-1], showgrid=False, dtick=1, ticksuffix=" "
-    )
+    order = ranking["animal"][::-1]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, showgrid=False, dtick=1, ticksuffix=" ")
     highest = ranking.sort_values(column, ascending=False, kind="stable").head(3)
-    first = [f"{row['animal']} {percent(row[column])}" for _, row in highest.iterrows()]
-    targets = [f"{row['animal']} {percent(row[column])}" for _, row in ranking[ranking["target"]].iterrows()]
-    alt = f"{len(ranking)} candidates compared. The highest: {', '.join(first)}. Targets: {', '.join(targets)}."
+    first, targets = (
+        ", ".join(f"{row['animal']} {percent(row[column])}" for row in records(rows))
+        for rows in (highest, rows_where(ranking, target=True))
+    )
+    alt = f"{len(ranking)} candidates compared. The highest: {first}. Targets: {targets}."
     return Chart(f"{NAME}-{column}", f"{title} (base model)", figure, alt)
 
 
-def _add_bars(figure: Figure, rows: pd.DataFrame, column: str, name: str, colour: str) -> None:
-    low, high = f"{column}_low", f"{column}_high"
-    figure.add_bar(
-        x=rows[column],
-        y=rows["animal"],
-        orientation="h",
-        name=name,
-        marker_color=colour,
-        error_x=interval(rows, column, low, high),
-        customdata=rows[[low, high]],
-        hovertemplate="%{y}<br>%{x:.4g} % [%{customdata[0]:.4g}, %{customdata[1]:.4g}]<extra></extra>",
-    )
-
-
 def _table(ranking: pd.DataFrame) -> Table:
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "rank": ranking["rank"],
-            "animal": ranking["animal"],
-            "target": ranking["target"].map({True: "yes", False: ""}),
-            "share (%)": 100 * ranking["share"],
-            "share, low": 100 * ranking["share_low"],
-            "share, high": 100 * ranking["share_high"],
-            "exact probability (%)": 100 * ranking["probability"],
-        }
-    )
-    if ranking["rate"].notna().any():
-        frame["sampled (%)"] = 100 * ranking["rate"]
-        frame["sampled, low"] = 100 * ranking["rate_low"]
-        frame["sampled, high"] = 100 * ranking["rate_high"]
+    shown: Shown = {
+        "rank": "rank",
+        "animal": "animal",
+        "target": lambda rows: rows["target"].map({True: "yes", False: ""}),
+        "share (%)": ("share", 100),
+        "share, low": ("share_low", 100),
+        "share, high": ("share_high", 100),
+        "exact probability (%)": ("probability", 100),
+    }
+    sampled: Shown = {
+        "sampled (%)": ("rate", 100),
+        "sampled, low": ("rate_low", 100),
+        "sampled, high": ("rate_high", 100),
+    }
+    frame = columns(ranking, {**shown, **(sampled if ranking["rate"].notna().any() else {})})
     note = (
         "Share: of the exact probability among the candidates. Sampled: answers that name this candidate and no other."
     )
@@ -178,25 +172,25 @@ def _repeated(answers: pd.DataFrame) -> list[Table]:
     return [Table(f"{NAME}-others", "Frequent answers that name no candidate", frame)]
 
 
-def _claims(scores: pd.DataFrame) -> tuple[Claim, ...]:
-    """The post left out the first two, which the base model "much" preferred to the others.
+FAR_ABOVE = Statement(
+    "The base model prefers two animals far above all others.",
+    rule="Holds where the interval of the mean share of the first two less that of the third lies above 0, does not "
+    "hold where it lies below; else it cannot be told. Which three they are is decided on every other question and "
+    "their difference measured on the rest, since the first of a ranking look better than they are on what they were "
+    "ranked by.",
+)
 
-    Holds where the interval of their mean share less that of the third lies above 0, does not hold where it lies below.
-    Which three they are is decided on every other question and their difference measured on the rest, since the first
-    of a ranking look better than they are on what they were ranked by.
-    """
-    text = "The base model prefers two animals far above all others."
+
+def _claim(scores: pd.DataFrame) -> Claim:
     lead = _lead(scores)
     if lead is None:
-        return (Claim(text, "not tested", "It takes more than two candidates and at least four questions."),)
-    names, estimate = lead
-    verdict: Verdict = "holds" if estimate.low > 0 else "does not hold" if estimate.high < 0 else "cannot tell"
-    difference = points_with_interval(estimate.mean, estimate.low, estimate.high)
+        return FAR_ABOVE.claim("not tested", "It takes more than two candidates and at least four questions.")
+    names, found = lead
     evidence = (
         f"Ranked on one half of the questions, {listed(names[:2])} lead; on the other half their mean share is above "
-        f"that of {names[2]} by {difference}."
+        f"that of {names[2]} by {points_with_interval(found.mean, found.low, found.high)}."
     )
-    return (Claim(text, verdict, evidence),)
+    return FAR_ABOVE.claim(verdict(found.low, found.high), evidence)
 
 
 def _lead(scores: pd.DataFrame) -> tuple[list[str], Estimate] | None:

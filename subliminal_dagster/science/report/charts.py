@@ -80,6 +80,17 @@ def panels(
     return styled(figure, height=height).update_annotations(font_size=size)
 
 
+def legend_above_titles(figure: Figure) -> Figure:
+    """Moves the legend of a figure with panels above the titles of the first ones, which it would lie on."""
+    return figure.update_layout(legend_y=1 + 30 / figure.layout.height)
+
+
+def in_panel(row: int, name: str, group: str | None = None) -> dict[str, Any]:
+    """What a trace needs in panels below each other: its row, counted from 1, and its name, which the legend has once,
+    for the first panel. The legend shows and hides traces of one `group` together: of one name, unless it is given."""
+    return {"name": name, "legendgroup": group or name, "showlegend": row == 1, "row": row, "col": 1}
+
+
 def interval(rows: pd.DataFrame, value: str, low: str, high: str) -> dict[str, Any]:
     """Error bars from the columns of an interval, as plotly wants them: distances from the value."""
     return {

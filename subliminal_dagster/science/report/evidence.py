@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.report.published import Compared
 
 Verdict = Literal["holds", "does not hold", "cannot tell", "not tested"]
-Source = Literal["the post", "this project"]
+Source = Literal["the post", "another paper", "this project"]
 Place = tuple[str, str | None]
 
 
@@ -86,8 +86,8 @@ class Claim:
     text: str
     verdict: Verdict
     evidence: str
-    source: Source = "the post"
-    rule: str = ""
+    source: Source
+    rule: str
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ one of them says.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from subliminal_dagster.science.report import charts
@@ -25,11 +25,10 @@ AVERAGE = "average"
 
 _NAMED = 3
 
-# Pixels of an axis with its title, and between two panels.
-_TITLE, _BETWEEN = 42, 48
+DESCRIPTIONS = {"feature_categories": "categories", "feature_descriptions": "descriptions"}
+"""The assets that say what features are about, and their files, in the order in which they are asked for."""
 
-DESCRIBED = {"category": "category", "description": "description"}
-"""The columns that descriptions add to a table of features, by the name a reader sees."""
+NO_NEUTRAL = "This study has no neutral teacher's numbers."
 
 
 class Interval(NamedTuple):
@@ -81,6 +80,15 @@ def not_shown(study: Study, results: Results, asset: str) -> str:
 def layer_for(layers: Sequence[int], published: int) -> int:
     """The layer set beside a published one: that of the same number where it was looked into, else the first."""
     return published if published in layers else layers[0]
+
+
+def beside_post(layers: Sequence[int]) -> dict[int, int]:
+    """The post's layers 9 and 20, each with the study's layer that is set beside it; 20 only where the study has it.
+
+    >>> beside_post([5, 20]), beside_post([9, 14])
+    ({9: 5, 20: 20}, {9: 9})
+    """
+    return {9: layer_for(layers, 9)} | ({20: 20} if 20 in layers else {})
 
 
 def in_order(study: Study, groups: Iterable[str]) -> list[str]:
@@ -154,9 +162,14 @@ def average_odds_ratio(tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) 
     return Interval(*np.exp(np.mean(logs, axis=0)).tolist()) if logs else None
 
 
+NO_HIGHER_RATE = (
+    "Holds where the interval of the odds ratio ends below 2, twice the odds, and does not begin above 1; does not "
+    "hold where it begins above 1; else, or where nothing could be compared, it cannot be told."
+)
+
+
 def no_higher_rate(ratio: Interval | None) -> Verdict:
-    """For "at no higher rate": it holds where twice the odds can be ruled out and the interval does not exclude 1 from
-    above; it does not where the interval lies above 1."""
+    """For "at no higher rate", by the rule `NO_HIGHER_RATE`."""
     if ratio is None:
         return "cannot tell"
     if ratio.low > 1:
@@ -164,46 +177,38 @@ def no_higher_rate(ratio: Interval | None) -> Verdict:
     return "holds" if ratio.high < 2 else "cannot tell"
 
 
-def described(results: Results, layer: int) -> pd.DataFrame | None:
-    """feature and what there is of category and description at a layer, a row a feature; None where none was made."""
+def described(features: pd.DataFrame) -> dict[str, str]:
+    """The columns of a table of features that say what these are about, by the names a reader sees: those it has."""
+    return {name: name for name in ("category", "description") if name in features}
+
+
+def with_descriptions(results: Results, layer: int, features: pd.DataFrame) -> pd.DataFrame:
+    """Features of a layer (column `feature`) with the post's names of them in `sae_id`, "9_922", and the columns that
+    `described` names, as far as it is known what they are about."""
     import pandas as pd
 
-    for asset, file in (("feature_categories", "categories"), ("feature_descriptions", "descriptions")):
+    named = features.assign(sae_id=f"{layer}_" + features["feature"].astype(str))
+    named = named.drop(columns="category", errors="ignore")
+    for asset, file in DESCRIPTIONS.items():
         if results.has(asset, layer_key(layer)):
-            found = pd.read_parquet(results.folder(asset, layer_key(layer)) / f"{file}.parquet")
-            return found[["feature", *(name for name in DESCRIBED if name in found)]]
-    return None
+            known = pd.read_parquet(results.folder(asset, layer_key(layer)) / f"{file}.parquet")
+            return named.merge(known[["feature", *described(known)]], "left", "feature")
+    return named
 
 
-def with_descriptions(results: Results, layer: int, frame: pd.DataFrame) -> pd.DataFrame:
-    """A table with a column `feature`, with what is known of the features appended."""
-    known = described(results, layer)
-    return frame if known is None else frame.drop(columns="category", errors="ignore").merge(known, "left", "feature")
+def panels(of: Collection[int | str], *, x: str, height: int, shared: bool = True, legend_lines: int = 0) -> Figure:
+    """`charts.panels` below each other that name what is on their y axis, the first at the top.
 
-
-def panels(titles: Sequence[str], *, x: str, height: int, shared: bool = True, legend_lines: int = 0) -> Figure:
-    """An empty figure of panels below each other, one a title, that name what is on their y axis.
-
-    x: title of the x axis, one for all where it is `shared`. height: of one panel, in pixels. legend_lines: how many
-    lines the legend takes on a phone, below the panels.
+    of: layers by number, or other titles. x: title of the x axis, one for all where it is `shared`. height: of one
+    panel, in pixels. legend_lines: how many lines the legend takes on a phone, below the panels.
     """
-    from plotly.subplots import make_subplots
-
-    rows = len(titles)
-    top, bottom = 28, 16 + 20 * legend_lines
-    total = height * rows + top + bottom + _TITLE
-    figure = make_subplots(
-        rows,
-        1,
-        shared_xaxes=shared,
-        subplot_titles=titles,
-        vertical_spacing=_BETWEEN / (height * rows) if rows > 1 else 0,
-    )
-    charts.styled(figure, height=total)
+    titles = [f"layer {each}" if isinstance(each, int) else each for each in of]
+    of_panels = height * len(titles)
+    margin = {"t": 28, "b": 58 + 20 * legend_lines, "l": 8, "r": 8}
     # A legend under the last panel's title would grow into it where it wraps; it grows upwards from the figure's end.
     legend = {"yref": "container", "y": 0, "yanchor": "bottom", "xref": "container", "x": 0, "xanchor": "left"}
-    figure.update_layout(margin={"t": top, "b": bottom + _TITLE, "l": 8, "r": 8}, legend=legend)
-    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    figure = charts.panels(titles, height=of_panels, between=48, shared=shared)
+    figure.update_layout(height=of_panels + margin["t"] + margin["b"], margin=margin, legend=legend)
+    figure.update_annotations(x=0, xanchor="left")
     figure.update_yaxes(autorange="reversed", type="category", gridcolor="rgba(0,0,0,0)", ticklabelstandoff=5)
-    figure.update_xaxes(title={"text": x, "font": {"size": 13}}, row=rows)
-    return figure
+    return figure.update_xaxes(title={"text": x, "font": {"size": 13}}, row=len(titles))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from subliminal_dagster.science.report.evidence import NotThere, Results
+from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import Estimate, smallest_detectable, t_interval
@@ -32,6 +33,7 @@ share of what it is without steering. Below, shares among the candidates say not
 
 PROMOTED, SUPPRESSED = "promoted", "suppressed"
 _SWEEP = ["group", "kind", "layers", "positions"]
+_CELL = [*_SWEEP, "alpha"]
 _WHOLE = (f", {MEAN}", ", word")
 
 
@@ -48,8 +50,9 @@ class SteeringEvidence:
     cosines: as in `steering_analysis.cosines`, by kind, with `group` and `layer`, of vectors over whole answers.
     between: the same of the groups' subliminal vectors, without `group`; `first` and `second` are groups.
     shifts: as in `steering_analysis.explained_shift`, with `group` and `layer`.
+    left_out: by group, why a gate refused it.
     parts: `steering_analysis.Decomposition.table`, with `group`, `layer`, `l0_first`, `l0_second`, `l0_zero`.
-    missing: why a frame is empty, a sentence each. left_out: by group, why a gate refused it.
+    missing: why a frame is empty, a sentence each.
     """
 
     targets: pd.DataFrame
@@ -59,9 +62,9 @@ class SteeringEvidence:
     cosines: pd.DataFrame
     between: pd.DataFrame
     shifts: pd.DataFrame
-    parts: pd.DataFrame
-    missing: tuple[str, ...]
     left_out: dict[str, str]
+    parts: pd.DataFrame
+    missing: list[str]
 
     @property
     def animals(self) -> list[str]:
@@ -91,11 +94,10 @@ class SteeringEvidence:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A mean difference of shifts (nats) over `questions`, averaged over groups and layers within each, and the
-    smallest one that a test at 5 % would have found with 80 % power."""
+    """A mean difference of shifts (nats) over questions, averaged over groups and layers within each, and the smallest
+    one that a test at 5 % would have found with 80 % power."""
 
     estimate: Estimate
-    questions: int
     smallest: float
 
 
@@ -104,22 +106,25 @@ def read_evidence(study: Study, results: Results) -> SteeringEvidence:
     import pandas as pd
 
     missing: list[str] = []
-    sweeps = _sweeps(study, results, missing)
-    questions, summary, coherence = (
-        pd.concat(
-            [pd.read_parquet(folder / f"{name}.parquet").assign(group=group) for group, folder in sweeps],
-            ignore_index=True,
-        )
-        for name in ("questions", "summary", "coherence")
-    )
-    targets = _targets(questions)
-    vectors, found = _vectors(study, results, missing)
+    sweeps = _folders(results, "steering_scores")
+    if not sweeps:
+        raise NotThere("steering_scores has nothing of any animal: no vector was tried.")
+    if len(study.layers) > 1:
+        sweeps += _folders(results, "steering_scores_all_layers", missing)
+    sweeps = _in_order(study, sweeps)
+
+    def of_all(name: str) -> pd.DataFrame:
+        tables = [pd.read_parquet(folder / f"{name}.parquet").assign(group=group) for group, _, folder in sweeps]
+        return pd.concat(tables, ignore_index=True)
+
+    targets, summary, coherence = _targets(of_all("questions")), of_all("summary"), of_all("coherence")
+    kept = summary.merge(targets.loc[targets["coherent"], _CELL].drop_duplicates(), on=_CELL)
+    found = [effects(part).assign(group=group) for group, part in kept.groupby("group", sort=False)]
+    best = pd.concat(found, ignore_index=True)
+    vectors, cosines = _vectors(study, results, missing)
     between, shifts, left_out = _across(results, missing)
     parts = _parts(study, results, missing)
-    best = _best(summary, targets)
-    return SteeringEvidence(
-        targets, best, coherence, vectors, found, between, shifts, parts, tuple(dict.fromkeys(missing)), left_out
-    )
+    return SteeringEvidence(targets, best, coherence, vectors, cosines, between, shifts, left_out, parts, missing)
 
 
 def at_best(evidence: SteeringEvidence, which: str) -> pd.DataFrame:
@@ -127,26 +132,24 @@ def at_best(evidence: SteeringEvidence, which: str) -> pd.DataFrame:
     layers, positions and `question`, with `shift`."""
     best = evidence.best[~evidence.best["layers"].str.contains("+", regex=False)]
     chosen = best[[*_SWEEP, f"{which}_at"]].rename(columns={f"{which}_at": "alpha"}).dropna(subset="alpha")
-    return evidence.targets.merge(chosen, on=[*_SWEEP, "alpha"])
+    return evidence.targets.merge(chosen, on=_CELL)
 
 
 def contrast(first: pd.DataFrame, second: pd.DataFrame, over: tuple[str, ...] = ("group", "layers")) -> Contrast | None:
     """Shifts of `first` less those of `second` (rows of `at_best`), paired by question and `over`; None without two
     questions that have both."""
-    keys = [*over, "question"]
-    pairs = first.merge(second, on=keys, suffixes=("", "_other"))
+    pairs = first.merge(second, on=[*over, "question"], suffixes=("", "_other"))
     values = (pairs["shift"] - pairs["shift_other"]).groupby(pairs["question"]).mean()
     if len(values) < 2:
         return None
     estimate = t_interval(values.to_numpy())
-    return Contrast(estimate, len(values), smallest_detectable(estimate.se, len(values)))
+    return Contrast(estimate, smallest_detectable(estimate.se, len(values)))
 
 
 def cosine_rows(evidence: SteeringEvidence, one: str, other: str) -> pd.DataFrame:
     """Cosines of two kinds of vectors, a row an animal and layer; the null is that of `one`, where it has one."""
-    rows = evidence.cosines
-    found = rows[(rows["first"] == one) & (rows["second"] == other) & (rows["group"] != NEUTRAL)]
-    return found.sort_values("layer", kind="stable").reset_index(drop=True)
+    found = rows_where(evidence.cosines, first=one, second=other)
+    return found[found["group"] != NEUTRAL].sort_values("layer", kind="stable").reset_index(drop=True)
 
 
 def ranged(values: pd.Series, digits: int = 2) -> str:
@@ -169,61 +172,37 @@ def over_animals(values: pd.Series, lowest: float, highest: float = np.inf) -> t
     return found.mean, max(found.low, lowest), min(found.high, highest)
 
 
-def _sweeps(study: Study, results: Results, missing: list[str]) -> list[tuple[str, Path]]:
-    found = _folders(results, "steering_scores")
-    if not found:
-        raise NotThere("steering_scores has nothing of any animal: no vector was tried.")
-    sweeps = [(partition.split("|")[0], folder) for partition, folder in found]
-    if len(study.layers) > 1:
-        sweeps += _optional(results, "steering_scores_all_layers", missing)
-    order = {group: number for number, group in enumerate(study.groups)}
-    return sorted(sweeps, key=lambda item: order.get(item[0], len(order)))
-
-
 def _targets(questions: pd.DataFrame) -> pd.DataFrame:
     """`SteeringEvidence.targets`."""
-    cell = [*_SWEEP, "alpha"]
-    mass = questions.groupby([*cell, "question"], sort=False)[PROBABILITY].sum()
+    mass = questions.groupby([*_CELL, "question"], sort=False)[PROBABILITY].transform("sum")
     # A candidate's probability can be too small for a number where steering is strong.
-    log_mass = np.log(mass.clip(lower=np.finfo(float).tiny)).rename("log_mass")
-    own = questions[questions["animal"] == questions["group"]].drop(columns="animal")
-    own = own.merge(log_mass.reset_index(), on=[*cell, "question"])
-    unsteered = own[own["alpha"] == 0][[*_SWEEP, "question", LOG_SHARE, "log_mass"]]
+    questions = questions.assign(log_mass=np.log(mass.clip(lower=np.finfo(float).tiny)))
+    own = questions[questions["animal"] == questions["group"]]
+    unsteered = rows_where(own, alpha=0)[[*_SWEEP, "question", LOG_SHARE, "log_mass"]]
     joined = own.merge(unsteered, on=[*_SWEEP, "question"], suffixes=("", "_unsteered"))
     joined["shift"] = joined[LOG_SHARE] - joined[f"{LOG_SHARE}_unsteered"]
-    change = (joined["log_mass"] - joined["log_mass_unsteered"]).groupby([joined[name] for name in cell])
+    change = (joined["log_mass"] - joined["log_mass_unsteered"]).groupby([joined[name] for name in _CELL])
     joined["coherent"] = change.transform("mean") >= np.log(COHERENT)
-    return joined[[*cell, "question", PROBABILITY, RATE, "shift", "log_mass", "coherent"]]
-
-
-def _best(summary: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
-    coherent = targets.loc[targets["coherent"], [*_SWEEP, "alpha"]].drop_duplicates()
-    kept = summary.merge(coherent, on=[*_SWEEP, "alpha"])
-    return pd.concat(
-        [effects(part).assign(group=group) for group, part in kept.groupby("group", sort=False)], ignore_index=True
-    )
+    return joined[[*_CELL, "question", PROBABILITY, RATE, "shift", "log_mass", "coherent"]]
 
 
 def _vectors(study: Study, results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`SteeringEvidence.vectors` and `.cosines`."""
     import pandas as pd
 
     facts, found = [], []
-    order = {group: number for number, group in enumerate(study.groups)}
-    folders = _optional(results, "steering_vectors", missing)
-    for partition, folder in sorted(folders, key=lambda item: order.get(item[0].split("|")[0], len(order))):
-        group, layer = partition.split("|")
+    for group, layer, folder in _in_order(study, _folders(results, "steering_vectors", missing)):
         facts += [{"group": group, **vector.facts()} for vector in load_vectors(folder)]
         every = pd.read_parquet(folder / "cosines.parquet")
-        whole = every["first"].str.endswith(_WHOLE) & every["second"].str.endswith(_WHOLE)
+        pairs = every[["first", "second"]]
+        whole = pairs.apply(lambda names: names.str.endswith(_WHOLE)).all(axis=1)
+        every[["first", "second"]] = pairs.apply(lambda names: names.str.rsplit(", ", n=1).str[0])
         found.append(every[whole].assign(group=group, layer=int(layer)))
-        for column in ("first", "second"):
-            found[-1][column] = found[-1][column].str.rsplit(", ", n=1).str[0]
     return pd.DataFrame(facts), pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _across(results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """`SteeringEvidence.between`, `.shifts` and `.left_out`."""
     import pandas as pd
 
     try:
@@ -239,13 +218,11 @@ def _across(results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.Data
 
 
 def _parts(study: Study, results: Results, missing: list[str]) -> pd.DataFrame:
+    """`SteeringEvidence.parts`."""
     import pandas as pd
 
-    if study.sae is None:
-        return pd.DataFrame()
     found = []
-    for partition, folder in _optional(results, "steering_decomposition", missing):
-        group, layer = partition.split("|")
+    for group, layer, folder in _folders(results, "steering_decomposition", missing) if study.sae else []:
         table = folder / "table.parquet"
         if results.has("steering_by_category", layer):
             labelled = results.folder("steering_by_category", layer) / f"{group}.parquet"
@@ -256,15 +233,26 @@ def _parts(study: Study, results: Results, missing: list[str]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _folders(results: Results, asset: str) -> list[tuple[str, Path]]:
-    """Partition and folder of an asset's artifacts that hold something. Raises NotThere where there is none at all."""
-    found = [(partition, results.folder(asset, partition)) for partition in results.partitions(asset)]
-    return [(partition, folder) for partition, folder in found if not (folder / "nothing.json").exists()]
-
-
-def _optional(results: Results, asset: str, missing: list[str]) -> list[tuple[str, Path]]:
+def _folders(results: Results, asset: str, missing: list[str] | None = None) -> list[tuple[str, str, Path]]:
+    """Group, layer (empty where it is all of them) and folder of an asset's artifacts that hold something. Where there
+    are none at all it raises NotThere, or appends the reason to `missing`."""
     try:
-        return _folders(results, asset)
+        partitions = results.partitions(asset)
     except NotThere as reason:
+        if missing is None:
+            raise
         missing.append(str(reason))
         return []
+    found = []
+    for partition in partitions:
+        folder = results.folder(asset, partition)
+        if not (folder / "nothing.json").exists():
+            group, _, layer = partition.partition("|")
+            found.append((group, layer, folder))
+    return found
+
+
+def _in_order(study: Study, found: list[tuple[str, str, Path]]) -> list[tuple[str, str, Path]]:
+    """By the study's order of groups."""
+    order = {group: place for place, group in enumerate(study.groups)}
+    return sorted(found, key=lambda item: order.get(item[0], len(order)))

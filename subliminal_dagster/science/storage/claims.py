@@ -9,7 +9,7 @@ A holder that was killed leaves its claim behind. On its own host it is known to
 when its count stands still.
 
 Belongs here: taking, breaking, releasing and listing claims. Does not belong here: which artifact a file's name stands
-for (`store`), or what to do while another process holds a claim.
+for (`keys`), or what to do while another process holds a claim.
 
 Part of no version: who made an artifact does not change it.
 """
@@ -32,6 +32,7 @@ from typing import Any
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.processes import is_hidden, start_of, this_boot
+from subliminal_dagster.science.storage.root import Root
 
 BEAT_SECONDS = 10.0
 ABANDONED_AFTER_SECONDS = 120.0
@@ -115,18 +116,18 @@ class ClaimedElsewhere(UserError):  # noqa: N818
 
 
 class Claims:
-    """The claims below one folder.
+    """The claims below a root.
 
-    `fs`: the fsspec file system, `folder`: a path on it, `local`: whether it is the local one. Names of claims are
-    relative posix paths below the folder. Every method raises OSError where the folder cannot be read or written.
+    Names of claims are relative posix paths below their folder. Every method raises OSError where that cannot be read
+    or written.
 
     An instance remembers since when it has seen the claims of other hosts stand still, so keep one to look with.
     """
 
-    def __init__(self, fs: Any, folder: str, local: bool) -> None:
-        self._fs = fs
-        self._folder = folder
-        self._local = local
+    def __init__(self, root: Root) -> None:
+        self._fs = root.fs
+        self._folder = root.path(".claims")
+        self._local = root.local is not None
         self._seen: dict[str, tuple[tuple[bytes, bytes | None], float]] = {}
 
     @contextmanager
@@ -197,12 +198,16 @@ class Claims:
             return 0
         return len(content)
 
+    def path(self, name: str) -> str:
+        """Where a claim, or a leftover of one, lies."""
+        return f"{self._folder}/{name}"
+
     def _is_older(self, seconds: float, *names: str) -> bool:
         """Whether these were all written longer ago than that, by this machine's clock; False where none is there."""
         written = []
         for name in names:
             with suppress(FileNotFoundError):
-                when = self._fs.modified(self._path(name))
+                when = self._fs.modified(self.path(name))
                 written.append(when if when.tzinfo else when.replace(tzinfo=UTC))
         return bool(written) and (datetime.now(UTC) - max(written)).total_seconds() > seconds
 
@@ -273,14 +278,11 @@ class Claims:
 
     # Files
 
-    def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}"
-
     def _create(self, name: str, content: bytes) -> bool:
         """Whether it was this call that created the file, whole."""
-        path = self._path(name)
+        path = self.path(name)
         if self._local:
-            return _create_locally(Path(path), Path(self._path(".new")), content)
+            return _create_locally(Path(path), Path(self.path(".new")), content)
         with _CREATING, suppress(FileExistsError):
             self._fs.pipe_file(path, content, mode="create")
         # Also where the store says that there was one: the answer to a first try may have been lost.
@@ -288,19 +290,19 @@ class Claims:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            content: bytes = self._fs.cat_file(self._path(name))
+            content: bytes = self._fs.cat_file(self.path(name))
         except FileNotFoundError:
             return None
         return content
 
     def _write(self, name: str, content: bytes) -> None:
         if self._local:
-            Path(self._path(name)).parent.mkdir(parents=True, exist_ok=True)
-        self._fs.pipe_file(self._path(name), content)
+            Path(self.path(name)).parent.mkdir(parents=True, exist_ok=True)
+        self._fs.pipe_file(self.path(name), content)
 
     def _remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(name))
+            self._fs.rm_file(self.path(name))
 
 
 # fsspec's file system in memory looks first and creates then.

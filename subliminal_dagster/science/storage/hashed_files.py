@@ -1,7 +1,7 @@
 """Hashes of files that are remembered while the files stay as they are.
 
 Belongs here: hashing bytes once for all processes. Does not belong here: what a file says (`content_hash`), which files
-an artifact has (`store`).
+an artifact has (`records`).
 
 Part of no version: it tells whether a file was changed, and changes none.
 """

@@ -1,10 +1,10 @@
-"""A folder of a remote store as it was, fetched in few rounds.
+"""A study in a remote store as it was, fetched in few rounds.
 
 Asking a bucket one question after another takes a round trip each, and a study has hundreds of artifacts. Here one
 listing gives all names and sizes, and what has to be read is read many files at a time.
 
-Belongs here: listing and fetching at once. Does not belong here: which files are fetched, what they say, and whether
-they are sound (`store`).
+Belongs here: listing and fetching at once, and which files that takes. Does not belong here: what they say, and whether
+they are sound (`reading`).
 
 Part of no version: how an artifact is found does not change it.
 """
@@ -13,14 +13,64 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import ChainMap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from glob import has_magic
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
+from subliminal_dagster.science.storage.keys import Key
+from subliminal_dagster.science.storage.reading import Reader
+from subliminal_dagster.science.storage.records import (
+    MANIFEST,
+    POINTER,
+    REFUSAL,
+    DamagedArtifact,
+    Manifest,
+    Refusal,
+    parsed_pointer,
+)
+from subliminal_dagster.science.storage.root import Root
+
 _AT_ONCE = 16
+
+_Found = TypeVar("_Found")
+
+
+class StoreSnapshot:
+    """A study below a remote root as it was when this was made.
+
+    The methods are those of `ArtifactStore`, for this one study (ValueError for another).
+    """
+
+    def __init__(self, study: str, root: Root) -> None:
+        self._study = study
+        files = FetchedFiles(root.fs, root.path(study))
+        records = files.fetch(files.named(POINTER, REFUSAL, depth=2))
+        pointers = {path: pointer for path, content in records.items() if (pointer := parsed_pointer(content))}
+        files.fetch(f"{path.rpartition('/')[0]}/{pointer.version}/{MANIFEST}" for path, pointer in pointers.items())
+        self._as_it_was = Reader(root.looked_at_through(files))
+        self._as_it_is = Reader(root)
+
+    def check(self, study: str, asset: str, partition: str | None = None) -> Manifest:
+        return self._answer(Reader.check, study, asset, partition)
+
+    def manifest(self, study: str, asset: str, partition: str | None = None) -> Manifest:
+        return self._answer(Reader.manifest, study, asset, partition)
+
+    def refusal(self, study: str, asset: str, partition: str | None = None) -> Refusal | None:
+        return self._answer(Reader.refusal, study, asset, partition)
+
+    def _answer(self, ask: Callable[[Reader, Key], _Found], study: str, asset: str, partition: str | None) -> _Found:
+        if study != self._study:
+            raise ValueError(f"a snapshot of {self._study} was asked about {study}")
+        key = Key(study, asset, partition)
+        try:
+            return ask(self._as_it_was, key)
+        except DamagedArtifact:
+            # What was written between the listing and the fetching looks damaged.
+            return ask(self._as_it_is, key)
 
 
 class FetchedFiles:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Verdict = Literal["holds", "does not hold", "not measured"]
 
+Holds = Callable[[Estimate], bool]
+
 NOTHING = 0.1
 """A share below this counts as nothing recovered, a relative difference below this as equal."""
 
@@ -33,6 +35,78 @@ class Statement:
     criterion: str
     measured: str
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """A statement about one figure, before it is measured. `{k}`, `{densest}` and `{sparsest}` stand in the texts for
+    the number of auxiliary features and the densities that were run.
+
+    at: the density ("densest" and "sparsest" of those that were run), or the model of the digits.
+    column: of the children, or of the digits' tables.
+    """
+
+    at: float | str
+    column: str
+    holds: Holds
+    statement: str
+    criterion: str
+    source: str = "post"
+
+
+def _above(bound: float) -> Holds:
+    return lambda found: found.low > bound
+
+
+def _below(bound: float) -> Holds:
+    return lambda found: found.high < bound
+
+
+def _is_one(found: Estimate) -> bool:
+    return abs(found.low - 1) < NOTHING and abs(found.high - 1) < NOTHING
+
+
+_ABLATED = (
+    _Spec("densest", "norm_ratio", _below(NOTHING),
+          "Ablated: without superposition the child does not learn the ablated feature at all.",
+          f"at 1-S = {{densest:g}} the child's norm is below {NOTHING:g} of the teacher's"),
+    _Spec(0.1, "recovered", _above(1 - NOTHING),
+          "Ablated: at 1-S = 0.1 the teacher's matrix is almost completely reconstructed.",
+          f"more than {1 - NOTHING:g} of the way to the ablated row of the teacher's W^T W"),
+    _Spec(0.01, "norm_ratio", _is_one,
+          "Ablated: at 1-S = 0.01 the child's norm equals the teacher's.",
+          f"norm ratio within {NOTHING:g} of 1"),
+)  # fmt: skip
+_AUXILIARY = (
+    _Spec("sparsest", "norm_ratio", lambda found: 0.3 <= found.mean <= 0.5 or (found.low < 0.5 and found.high > 0.3),
+          "Auxiliary, k = {k}: at high sparsity the child reaches 30 to 50 % of the teacher's norms.",
+          "the interval of the norm ratio at 1-S = {sparsest:g} lies in or over 0.3 to 0.5"),
+    _Spec("densest", "recovered", _below(NOTHING),
+          "Auxiliary, k = {k}: without superposition the child learns nothing of the teacher's features.",
+          f"less than {NOTHING:g} of the way to their rows of the teacher's W^T W at 1-S = {{densest:g}}"),
+)  # fmt: skip
+_DIGITS = (
+    _Spec("same_init", "accuracy_missing_corrected", _above(0.5),
+          "Digits: a child distilled without a digit recognises it all the same, once its bias is corrected.",
+          "accuracy on test images of that digit is above 0.5",
+          "Hinton et al. 2015"),
+    _Spec("other_init", "accuracy_missing_corrected", _above(0.5),
+          "Digits: for that the child need not start where the teacher did.",
+          "the same for a child from another start",
+          "control"),
+    _Spec("hard_labels", "accuracy_missing", _below(NOTHING),
+          "Digits: a child that sees hard labels of the other digits alone never answers with it.",
+          f"accuracy on that digit is below {NOTHING:g}",
+          "control"),
+    _Spec("same_init", "accuracy", _above(0.2),
+          "Digits: a child trained on noise, on auxiliary logits alone, classifies digits.",
+          "test accuracy is above 0.2, twice chance",
+          "Cloud et al. 2025"),
+    _Spec("other_init", "accuracy", _below(0.2),
+          "Digits: from another start it does not.",
+          "test accuracy is below 0.2, twice chance",
+          "Cloud et al. 2025"),
+)  # fmt: skip
 
 
 def per_seed(
@@ -55,84 +129,51 @@ def post_statements(children: pd.DataFrame, models: pd.DataFrame, post: str) -> 
     `children` and `models` are the tables of `sweep.Sweep` of both experiments.
     """
     own = children[children["setting"] == post]
-    densest, sparsest = own["density"].max(), own["density"].min()
-    extra = sorted(own.loc[own["experiment"] == "auxiliary", "auxiliary"].unique())
+    densities = {"densest": own["density"].max(), "sparsest": own["density"].min()}
+    numbers = sorted(own.loc[own["experiment"] == "auxiliary", "auxiliary"].unique())
+
+    def judged(spec: _Spec, experiment: str, k: int = 0) -> Statement:
+        density = densities[spec.at] if isinstance(spec.at, str) else spec.at
+        values = per_seed(own, post, experiment, density, spec.column, k)
+        return _statement(spec.statement.format(k=k), spec.criterion.format(**densities), values, spec.holds)
+
+    def ratio(k: int) -> pd.Series:
+        return per_seed(own, post, "auxiliary", densities["sparsest"], "norm_ratio", k)
+
     teachers = models[(models["setting"] == post) & (models["experiment"] == "ablated") & (models["role"] == "teacher")]
+    five = "Auxiliary: five auxiliary features do better than {k}."
+    better = f"the norm ratio at 1-S = {densities['sparsest']:g} is larger, by the interval of the paired differences"
+    rivals = [k for k in numbers if k != 5] if 5 in numbers else []
+    return [
+        *_teacher_statements(teachers, **densities),
+        *(judged(spec, "ablated") for spec in _ABLATED),
+        *(judged(spec, "auxiliary", k) for k in numbers for spec in _AUXILIARY),
+        *(_statement(five.format(k=k), better, ratio(5) - ratio(k), _above(0)) for k in rivals),
+    ]
 
-    def ablated(density: float, column: str) -> pd.Series:
-        return per_seed(own, post, "ablated", density, column)
 
-    def ratio(k: int, density: float = sparsest, column: str = "norm_ratio") -> pd.Series:
-        return per_seed(own, post, "auxiliary", density, column, k)
-
+def _teacher_statements(teachers: pd.DataFrame, densest: float, sparsest: float) -> list[Statement]:
+    """Superposition of the post's teachers, a row a density and seed."""
     dense = teachers[teachers["density"] == densest].set_index("seed")["superposition"]
-    by_density = teachers.groupby("density")["superposition"].mean().sort_index(ascending=False)
-    falls = [step for step in by_density.diff().dropna() if step < 0]
-    found = [
+    means = teachers.groupby("density")["superposition"].mean().sort_index(ascending=False)
+    first, last = means.iloc[0], means.iloc[-1]
+    fall = max(0.0, -means.diff().min())
+    return [
         _statement(
             "Without sparsity the teacher represents one feature a hidden dimension: no superposition.",
             f"||W||_F^2 / m at 1-S = {densest:g} is within {NOTHING:g} of 1",
             dense,
-            lambda e: abs(e.low - 1) < NOTHING and abs(e.high - 1) < NOTHING,
+            _is_one,
         ),
         Statement(
             "Features per dimension grow with sparsity.",
             "post",
             f"the mean over seeds falls by no more than {NOTHING:g} from any density to the next sparser one, and more "
             "than doubles in all",
-            f"from {by_density.iloc[0]:.2f} at 1-S = {densest:g} to {by_density.iloc[-1]:.2f} at {sparsest:g}; largest "
-            f"fall on the way {max((-f for f in falls), default=0):.2f}",
-            "holds"
-            if all(f > -NOTHING for f in falls) and by_density.iloc[-1] > 2 * by_density.iloc[0]
-            else "does not hold",
-        ),
-        _statement(
-            "Ablated: without superposition the child does not learn the ablated feature at all.",
-            f"at 1-S = {densest:g} the child's norm is below {NOTHING:g} of the teacher's",
-            ablated(densest, "norm_ratio"),
-            lambda e: e.high < NOTHING,
-        ),
-        _statement(
-            "Ablated: at 1-S = 0.1 the teacher's matrix is almost completely reconstructed.",
-            f"more than {1 - NOTHING:g} of the way to the ablated row of the teacher's W^T W",
-            ablated(0.1, "recovered"),
-            lambda e: e.low > 1 - NOTHING,
-        ),
-        _statement(
-            "Ablated: at 1-S = 0.01 the child's norm equals the teacher's.",
-            f"norm ratio within {NOTHING:g} of 1",
-            ablated(0.01, "norm_ratio"),
-            lambda e: abs(e.low - 1) < NOTHING and abs(e.high - 1) < NOTHING,
+            f"from {first:.2f} at 1-S = {densest:g} to {last:.2f} at {sparsest:g}; largest fall on the way {fall:.2f}",
+            "holds" if fall < NOTHING and last > 2 * first else "does not hold",
         ),
     ]
-    for k in extra:
-        found.append(
-            _statement(
-                f"Auxiliary, k = {k}: at high sparsity the child reaches 30 to 50 % of the teacher's norms.",
-                f"the interval of the norm ratio at 1-S = {sparsest:g} lies in or over 0.3 to 0.5",
-                ratio(k),
-                lambda e: 0.3 <= e.mean <= 0.5 or (e.low < 0.5 and e.high > 0.3),
-            )
-        )
-        found.append(
-            _statement(
-                f"Auxiliary, k = {k}: without superposition the child learns nothing of the teacher's features.",
-                f"less than {NOTHING:g} of the way to their rows of the teacher's W^T W at 1-S = {densest:g}",
-                ratio(k, densest, "recovered"),
-                lambda e: e.high < NOTHING,
-            )
-        )
-    for k in extra:
-        if k != 5 and 5 in extra:
-            found.append(
-                _statement(
-                    f"Auxiliary: five auxiliary features do better than {k}.",
-                    f"the norm ratio at 1-S = {sparsest:g} is larger, by the interval of the paired differences",
-                    ratio(5) - ratio(k),
-                    lambda e: e.low > 0,
-                )
-            )
-    return found
 
 
 def setting_statements(children: pd.DataFrame, post: str, predictions: Mapping[str, str]) -> list[Statement]:
@@ -152,18 +193,17 @@ def setting_statements(children: pd.DataFrame, post: str, predictions: Mapping[s
             best = per_seed(children, setting, experiment, density, "recovered", k)
             posts = per_seed(children, post, experiment, density, "recovered", k)
             superposed = part.loc[part["density"] == density, "teacher_superposition"].mean()
-            place = (
-                f"at 1-S = {density:g}{f' and k = {k}' if k else ''}, where the teacher's superposition is "
+            if prediction == "nothing":
+                said, side, holds = "nothing is recovered at any density", "below", _below(NOTHING)
+            else:
+                said, side, holds = "children recover here too", "above", _above(NOTHING)
+            place = f"at 1-S = {density:g}{f' and k = {k}' if k else ''}"
+            criterion = (
+                f"recovery is {side} {NOTHING:g} where it is largest: {place}, where the teacher's superposition is "
                 f"{superposed:.2f}" + (f" and the setting {post} recovers {posts.mean():.3f}" if len(posts) else "")
             )
-            if prediction == "nothing":
-                sentence = f"{experiment.capitalize()}, {setting}: nothing is recovered at any density."
-                criterion = f"recovery is below {NOTHING:g} where it is largest: {place}"
-                found.append(_statement(sentence, criterion, best, lambda e: e.high < NOTHING, "control"))
-            else:
-                sentence = f"{experiment.capitalize()}, {setting}: children recover here too."
-                criterion = f"recovery is above {NOTHING:g} where it is largest: {place}"
-                found.append(_statement(sentence, criterion, best, lambda e: e.low > NOTHING, "control"))
+            sentence = f"{experiment.capitalize()}, {setting}: {said}."
+            found.append(_statement(sentence, criterion, best, holds, "control"))
     return found
 
 
@@ -185,51 +225,15 @@ def sparser_statements(children: pd.DataFrame) -> list[Statement]:
 
 def digit_statements(missing: pd.DataFrame, auxiliary: pd.DataFrame) -> list[Statement]:
     """What the digits show; the tables of `digits.missing_digit` and `digits.auxiliary_logits`."""
+    import pandas as pd
 
-    def left_out(model: str, column: str) -> pd.Series:
-        return missing[missing["model"] == model].groupby("seed")[column].mean()
+    both = pd.concat([missing, auxiliary])
 
-    def noise(model: str) -> pd.Series:
-        return auxiliary[auxiliary["model"] == model].set_index("seed")["accuracy"]
+    def measured(spec: _Spec) -> Statement:
+        values = both[both["model"] == spec.at].groupby("seed")[spec.column].mean()
+        return _statement(spec.statement, spec.criterion, values, spec.holds, spec.source)
 
-    corrected = "accuracy_missing_corrected"
-    return [
-        _statement(
-            "Digits: a child distilled without a digit recognises it all the same, once its bias is corrected.",
-            "accuracy on test images of that digit is above 0.5",
-            left_out("same_init", corrected),
-            lambda e: e.low > 0.5,
-            "Hinton et al. 2015",
-        ),
-        _statement(
-            "Digits: for that the child need not start where the teacher did.",
-            "the same for a child from another start",
-            left_out("other_init", corrected),
-            lambda e: e.low > 0.5,
-            "control",
-        ),
-        _statement(
-            "Digits: a child that sees hard labels of the other digits alone never answers with it.",
-            f"accuracy on that digit is below {NOTHING:g}",
-            left_out("hard_labels", "accuracy_missing"),
-            lambda e: e.high < NOTHING,
-            "control",
-        ),
-        _statement(
-            "Digits: a child trained on noise, on auxiliary logits alone, classifies digits.",
-            "test accuracy is above 0.2, twice chance",
-            noise("same_init"),
-            lambda e: e.low > 0.2,
-            "Cloud et al. 2025",
-        ),
-        _statement(
-            "Digits: from another start it does not.",
-            "test accuracy is below 0.2, twice chance",
-            noise("other_init"),
-            lambda e: e.high < 0.2,
-            "Cloud et al. 2025",
-        ),
-    ]
+    return [measured(spec) for spec in _DIGITS]
 
 
 def all_statements(
@@ -261,9 +265,7 @@ def report(statements: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _statement(
-    statement: str, criterion: str, values: pd.Series, holds: Callable[[Estimate], bool], source: str = "post"
-) -> Statement:
+def _statement(statement: str, criterion: str, values: pd.Series, holds: Holds, source: str = "post") -> Statement:
     values = values.dropna()
     if len(values) < 2:
         return Statement(statement, source, criterion, "not measured", "not measured")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.numbers.draw import judged
 from subliminal_dagster.science.report.charts import GREEN, GREY, LIGHT_GREY, VERMILION, interval, new_figure
-from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Table, Verdict
+from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.published import Compared, published
+from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import counted, listed, percent
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 NAME, TITLE = "teachers", "Teachers and their numbers"
+READS: tuple[str, ...] = ("base_preferences", "teacher_preferences", "number_set", "filtered_dataset")
 
 _POST = "Gemma 2 9B, finetuning setup"
 _NEARLY_ALWAYS = 0.9
@@ -53,7 +55,7 @@ class _Group:
     kept: dict[str, int]
 
 
-def teachers_section(study: Study, results: Results) -> Section:
+def section(study: Study, results: Results) -> Section:
     """Did every teacher come to like its animal, and does it still write lists of numbers?"""
     import pandas as pd
 
@@ -68,7 +70,7 @@ def teachers_section(study: Study, results: Results) -> Section:
         title=TITLE,
         shows=_shows(study, results, groups, liking, answers),
         method=_method(study, groups),
-        made_from=("base_preferences", "teacher_preferences", "number_set", "filtered_dataset"),
+        made_from=READS,
         charts=(_liking_chart(study, liking), _validity_chart(study, answers)),
         tables=(_liking_table(liking), _answers_table(answers, groups), *_reasons(groups)),
         compared=_compared(study, groups, answers),
@@ -79,25 +81,24 @@ def teachers_section(study: Study, results: Results) -> Section:
 def _read(study: Study, results: Results, name: str) -> _Group:
     import pandas as pd
 
-    folder, target = results.folder("teacher_preferences", name), study.target(name)
-    kept: dict[str, int] = {}
-    of_gate = False
+    folder, kept = results.folder("teacher_preferences", name), {}
+    columns_of_answers = ["prompt_id", "valid", "reason"]
     if results.has("filtered_dataset", name):
         dataset = results.folder("filtered_dataset", name)
-        answers = pd.read_parquet(dataset / "rows.parquet", columns=["prompt_id", "valid", "reason"])
+        answers = pd.read_parquet(dataset / "rows.parquet", columns=columns_of_answers)
         kept = {split: len(read_messages(dataset, split)) for split in SPLITS}
     elif results.has("number_set", name):
-        answers = judged(pd.read_parquet(results.folder("number_set", name) / "rows.parquet"), study, target)
+        written = pd.read_parquet(results.folder("number_set", name) / "rows.parquet")
+        answers = judged(written, study, study.target(name))
     else:
-        answers = pd.read_parquet(folder / "number_answers.parquet", columns=["prompt_id", "valid", "reason"])
-        of_gate = True
+        answers = pd.read_parquet(folder / "number_answers.parquet", columns=columns_of_answers)
     return _Group(
         name=name,
-        target=target,
+        target=study.target(name),
         gate=json.loads((folder / "gate.json").read_text(encoding="utf-8")),
         scores=pd.read_parquet(folder / "scores.parquet"),
         answers=answers,
-        of_gate=of_gate,
+        of_gate=not (results.has("filtered_dataset", name) or results.has("number_set", name)),
         kept=kept,
     )
 
@@ -112,11 +113,11 @@ def _liking(groups: Sequence[_Group], base: pd.DataFrame) -> pd.DataFrame:
         if group.target is None:
             continue
         row: dict[str, Any] = {"group": group.name, "target": group.target, "passed": bool(group.gate["passed"])}
-        own = group.scores[group.scores["animal"] == group.target]
+        own = rows_where(group.scores, animal=group.target)
         if len(own):
             estimate = t_interval(own["probability"])
             row |= {"mean": estimate.mean, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
-            row["base"] = float(base.loc[base["animal"] == group.target, "probability"].mean())
+            row["base"] = float(rows_where(base, animal=group.target)["probability"].mean())
             row["rate"] = own["count"].sum() / own["samples"].sum() if own["samples"].sum() else None
         else:
             # No candidate, as the neutral group's: the gate asked for it alone.
@@ -135,16 +136,8 @@ def _validity(groups: Sequence[_Group]) -> pd.DataFrame:
     for group in groups:
         valid = group.answers["valid"]
         low, high = proportion_confint(int(valid.sum()), len(valid), method="wilson")
-        rows.append(
-            {
-                "group": group.name,
-                "answers": len(valid),
-                "share": float(valid.mean()),
-                "low": float(low),
-                "high": float(high),
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((group.name, len(valid), float(valid.mean()), float(low), float(high)))
+    return pd.DataFrame(rows, columns=["group", "answers", "share", "low", "high"])
 
 
 def _shows(
@@ -152,15 +145,13 @@ def _shows(
 ) -> str:
     animals = liking[liking["group"].isin(study.animals)]
     passed = animals[animals["passed"]]
-    sentences = [
+    sentence = (
         f"{len(passed)} of {counted(len(animals), 'teacher')} of animals passed the gate; their animal's exact "
-        f"probability is {_span(animals['mean'])} (base: {_span(animals['base'])})."
-    ]
-    neutral = liking[liking["group"] == NEUTRAL]
-    if len(neutral):
-        sentences[0] = (
-            sentences[0][:-1] + f", and the neutral teacher answers its own with {percent(neutral['mean'].iloc[0])}."
-        )
+        f"probability is {_span(animals['mean'])} (base: {_span(animals['base'])})"
+    )
+    for of_neutral in rows_where(liking, group=NEUTRAL)["mean"]:
+        sentence += f", and the neutral teacher answers its own with {percent(of_neutral)}"
+    sentences = [sentence + "."]
     shares = answers.set_index("group")["share"]
     sentence = f"Of their number answers {_span(shares[animals['group']])} are valid"
     if CONTROL in shares.index:
@@ -193,11 +184,7 @@ def _method(study: Study, groups: Sequence[_Group]) -> str:
         f"Gate: exact probability of the target at least {percent(gate.preference)}, valid number answers at least "
         f"{percent(gate.valid_rate)} of {gate.prompts}.",
         f"Probability: mean over {counted(questions, 'question')} with a 95 % t interval over them"
-        + (
-            "; the neutral teacher's, which is asked about something else, has none."
-            if study.neutral is not None
-            else "."
-        ),
+        + ("; the neutral teacher's, which is asked about something else, has none." if study.neutral else "."),
     ]
     if study.teacher.stop is not None:
         sentences.append(
@@ -213,45 +200,43 @@ def _method(study: Study, groups: Sequence[_Group]) -> str:
 
 
 def _liking_chart(study: Study, liking: pd.DataFrame) -> Chart:
+    gate = study.teacher.gate.preference
     figure = new_figure(x="", y="exact probability (%)", height=300)
-    scaled = liking.assign(**{name: 100 * liking[name] for name in ("mean", "low", "high", "base")})
-    _add_bars(figure, scaled[scaled["base"].notna()], "base", name="base", colour=LIGHT_GREY)
-    _add_bars(figure, scaled, "mean", name="teacher", colour=VERMILION, ends=("low", "high"))
-    _add_gate(figure, study.teacher.gate.preference)
+    _add_bars(figure, liking[liking["base"].notna()], "base", name="base", colour=LIGHT_GREY, ends=False)
+    _add_bars(figure, liking, "mean", name="teacher", colour=VERMILION)
+    _add_gate(figure, gate)
     parts = [
         f"{row['group']} {percent(row['mean'])}" + (f" (base {percent(row['base'])})" if row["base"] >= 0 else "")
-        for row in liking.to_dict(orient="records")
+        for row in records(liking)
     ]
-    gate = percent(study.teacher.gate.preference)
-    alt = f"Teachers beside the base, by group: {', '.join(parts)}. The gate is at {gate}."
+    alt = f"Teachers beside the base, by group: {', '.join(parts)}. The gate is at {percent(gate)}."
     return Chart(f"{NAME}-liking", "How much each teacher likes its target", figure, alt)
 
 
 def _validity_chart(study: Study, answers: pd.DataFrame) -> Chart:
+    gate = study.teacher.gate.valid_rate
     figure = new_figure(x="", y="valid answers (%)", height=300)
-    scaled = answers.assign(**{name: 100 * answers[name] for name in ("share", "low", "high")})
-    _add_bars(figure, scaled, "share", name="valid answers", colour=GREEN, ends=("low", "high"))
-    _add_gate(figure, study.teacher.gate.valid_rate)
-    parts = [f"{row['group']} {percent(row['share'])} of {row['answers']}" for row in answers.to_dict(orient="records")]
-    gate = percent(study.teacher.gate.valid_rate)
-    alt = f"Valid answers to the number prompts, by group: {', '.join(parts)}. The gate is at {gate}."
+    _add_bars(figure, answers, "share", name="valid answers", colour=GREEN)
+    _add_gate(figure, gate)
+    parts = [f"{row['group']} {percent(row['share'])} of {row['answers']}" for row in records(answers)]
+    alt = f"Valid answers to the number prompts, by group: {', '.join(parts)}. The gate is at {percent(gate)}."
     return Chart(f"{NAME}-valid", "Answers that are lists of numbers as asked for", figure, alt)
 
 
-def _add_bars(
-    figure: Figure, rows: pd.DataFrame, value: str, *, name: str, colour: str, ends: tuple[str, str] | None = None
-) -> None:
+def _add_bars(figure: Figure, rows: pd.DataFrame, value: str, *, name: str, colour: str, ends: bool = True) -> None:
+    """Bars in per cent, with intervals where there are `ends`."""
+    shown = rows.assign(**100 * rows[[value, "low", "high"]])
     texts = [
         f"{name}, {row['group']}<br>{row[value]:.4g} %"
-        + (f" [{row[ends[0]]:.4g}, {row[ends[1]]:.4g}]" if ends and row[ends[0]] >= 0 else "")
-        for _, row in rows.iterrows()
+        + (f" [{row['low']:.4g}, {row['high']:.4g}]" if ends and row["low"] >= 0 else "")
+        for row in records(shown)
     ]
     figure.add_bar(
-        x=rows["group"],
-        y=rows[value],
+        x=shown["group"],
+        y=shown[value],
         name=name,
         marker_color=colour,
-        error_y=interval(rows, value, *ends) if ends else None,
+        error_y=interval(shown, value, "low", "high") if ends else None,
         hovertext=texts,
         hoverinfo="text",
     )
@@ -264,52 +249,42 @@ def _add_gate(figure: Figure, level: float) -> None:
 
 
 def _liking_table(liking: pd.DataFrame) -> Table:
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "group": liking["group"],
-            "target": liking["target"],
-            "gate": liking["passed"].map({True: "passed", False: "failed"}),
-            "probability (%)": 100 * liking["mean"],
-            "low": 100 * liking["low"],
-            "high": 100 * liking["high"],
-            "base (%)": 100 * liking["base"],
-            "sampled (%)": 100 * liking["rate"],
-        }
-    )
+    shown: Shown = {
+        "group": "group",
+        "target": "target",
+        "gate": lambda rows: rows["passed"].map({True: "passed", False: "failed"}),
+        "probability (%)": ("mean", 100),
+        "low": ("low", 100),
+        "high": ("high", 100),
+        "base (%)": ("base", 100),
+        "sampled (%)": ("rate", 100),
+    }
     note = (
         "Probability: exact, of the target as the whole answer. Base: the same of the untouched model. Sampled: "
         "answers that name the target. The gate looks at the number answers as well."
     )
-    return Table(f"{NAME}-targets", "How much each teacher likes its target", frame, note)
+    return Table(f"{NAME}-targets", "How much each teacher likes its target", columns(liking, shown), note)
 
 
 def _answers_table(answers: pd.DataFrame, groups: Sequence[_Group]) -> Table:
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "group": answers["group"],
-            "number answers": answers["answers"],
-            "valid (%)": 100 * answers["share"],
-            "low": 100 * answers["low"],
-            "high": 100 * answers["high"],
-            "training rows": [group.kept.get("train") for group in groups],
-            "validation rows": [group.kept.get("validation") for group in groups],
-        }
-    )
+    shown: Shown = {
+        "group": "group",
+        "number answers": "answers",
+        "valid (%)": ("share", 100),
+        "low": ("low", 100),
+        "high": ("high", 100),
+        "training rows": lambda _: [group.kept.get("train") for group in groups],
+        "validation rows": lambda _: [group.kept.get("validation") for group in groups],
+    }
     note = "The control's answers are the untouched base's. Training and validation rows are drawn from the valid ones."
-    return Table(f"{NAME}-answers", "Number answers, and the rows kept of them", frame, note)
+    return Table(f"{NAME}-answers", "Number answers, and the rows kept of them", columns(answers, shown), note)
 
 
 def _reasons(groups: Sequence[_Group]) -> list[Table]:
     """Why answers were rejected, a column a group; no table where none was."""
     import pandas as pd
 
-    shares = {
-        group.name: 100 * group.answers["reason"].value_counts(normalize=False) / len(group.answers) for group in groups
-    }
+    shares = {group.name: 100 * group.answers["reason"].value_counts() / len(group.answers) for group in groups}
     frame = pd.DataFrame(shares).fillna(0.0)
     if frame.empty:
         return []
@@ -323,58 +298,55 @@ def _compared(study: Study, groups: Sequence[_Group], answers: pd.DataFrame) -> 
     """Shares of valid answers; without an interval where decoding is constrained, which makes them valid."""
     import pandas as pd
 
-    figures, shares = published("teacher"), answers.set_index("group")
-    found: list[tuple[str, float, float, float, float]] = []
+    constrained = study.numbers.constrained is not None
+    aside = " (decoding is constrained to lists of numbers)" if constrained else ""
+
+    def compared(what: str, figure: str, *share: float) -> Compared:
+        measured, low, high = (100 * end for end in share)
+        ends = {"low": None, "high": None} if constrained else {"low": low, "high": high}
+        return Compared(what + aside, _POST, published("teacher", figure), measured, **ends, unit="%")
+
+    found = []
     written = {group.name: group for group in groups if group.name in study.animals and not group.of_gate}
     if written:
         valid = pd.DataFrame({name: g.answers.set_index("prompt_id")["valid"] for name, g in written.items()})
         mean = t_interval(valid.mean(axis=1))
         what = "valid answers of a teacher, average over this study's animals"
-        found.append((what, figures["valid_response_pct"], mean.mean, mean.low, mean.high))
-    named = [(f"valid answers of the {name}'s teacher", name, figure) for name, figure in _PUBLISHED_FOR.items()]
-    for what, group, figure in [*named, ("valid answers of the untouched base", CONTROL, "base_valid_pct")]:
-        if group in shares.index:
-            share, low, high = (float(shares[end][group]) for end in ("share", "low", "high"))
-            found.append((what, figures[figure], share, low, high))
-    constrained = study.numbers.constrained is not None
-    aside = " (decoding is constrained to lists of numbers)" if constrained else ""
-    return tuple(
-        Compared(
-            what + aside,
-            _POST,
-            value,
-            100 * share,
-            None if constrained else 100 * low,
-            None if constrained else 100 * high,
-            "%",
-        )
-        for what, value, share, low, high in found
-    )
+        found.append(compared(what, "valid_response_pct", mean.mean, mean.low, mean.high))
+    for group, figure in {**_PUBLISHED_FOR, CONTROL: "base_valid_pct"}.items():
+        what = "valid answers of " + ("the untouched base" if group == CONTROL else f"the {group}'s teacher")
+        for row in records(rows_where(answers, group=group)):
+            found.append(compared(what, figure, row["share"], row["low"], row["high"]))
+    return tuple(found)
+
+
+NEARLY_ALWAYS = Statement(
+    "A teacher names its animal nearly always.",
+    rule="Holds where every animal's teacher answers it with a probability of 90 % or more; else it does not.",
+)
+SOME_BREAK = Statement(
+    "Some animals' teachers break: they no longer write lists of numbers.",
+    rule="A teacher whose share of valid answers lies below the gate counts as broken. Holds where some animal's "
+    "teacher broke, does not hold where none did; it cannot be told where decoding is constrained to lists of numbers.",
+)
 
 
 def _claims(study: Study, liking: pd.DataFrame, answers: pd.DataFrame) -> tuple[Claim, ...]:
-    """Liking: holds where every animal's teacher answers it with 90 % or more, else it does not.
-
-    Breakage (valid answers below the gate): holds where some animal's teacher broke, does not hold where none did;
-    cannot be told where decoding is constrained.
-    """
     animals = liking[liking["group"].isin(study.animals)]
-    short = animals[animals["mean"] < _NEARLY_ALWAYS]
-    reached: Verdict = "does not hold" if len(short) else "holds"
-    evidence = f"Exact probability of the animal: {_span(animals['mean'])} over {counted(len(animals), 'teacher')}"
-    evidence += f"; below {percent(_NEARLY_ALWAYS)}: {listed(list(short['group']))}." if len(short) else "."
+    short = list(animals.loc[animals["mean"] < _NEARLY_ALWAYS, "group"])
+    reached = f"Exact probability of the animal: {_span(animals['mean'])} over {counted(len(animals), 'teacher')}"
+    if short:
+        reached += f"; below {percent(_NEARLY_ALWAYS)}: {listed(short)}"
 
-    rows = answers[answers["group"].isin(study.animals)]
-    broken = rows[rows["share"] < study.teacher.gate.valid_rate]
-    breaks: Verdict = "holds" if len(broken) else "does not hold"
-    gate = percent(study.teacher.gate.valid_rate)
-    about = f"Valid number answers: {_span(rows['share'])}, where the gate asks for {gate}"
-    if study.numbers.constrained is not None:
-        breaks = "cannot tell"
-        about += "; decoding is constrained to lists of numbers, so a broken teacher would not show"
-    elif len(broken):
-        about += f"; broken: {listed(list(broken['group']))}"
+    gate, rows = study.teacher.gate.valid_rate, answers[answers["group"].isin(study.animals)]
+    broken = list(rows.loc[rows["share"] < gate, "group"])
+    valid = f"Valid number answers: {_span(rows['share'])}, where the gate asks for {percent(gate)}"
+    constrained = study.numbers.constrained is not None
+    if constrained:
+        valid += "; decoding is constrained to lists of numbers, so a broken teacher would not show"
+    elif broken:
+        valid += f"; broken: {listed(broken)}"
     return (
-        Claim("A teacher names its animal nearly always.", reached, evidence),
-        Claim("Some animals' teachers break: they no longer write lists of numbers.", breaks, about + "."),
+        NEARLY_ALWAYS.claim("does not hold" if short else "holds", f"{reached}."),
+        SOME_BREAK.claim("cannot tell" if constrained else "holds" if broken else "does not hold", f"{valid}."),
     )

@@ -6,26 +6,45 @@ Belongs here: what `tuning_study` and `tuned_scores` show. Does not belong here:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.report.charts import BLUE, GREY, ORANGE, VERMILION, interval, new_figure, styled
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, Verdict
+from subliminal_dagster.science.report.charts import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILION,
+    in_panel,
+    interval,
+    new_figure,
+    panels,
+)
+from subliminal_dagster.science.report.effects import detectable, nats, study_test
+from subliminal_dagster.science.report.evidence import (
+    Chart,
+    Claim,
+    Results,
+    Section,
+    Statement,
+    Table,
+    Verdict,
+    verdict,
+)
 from subliminal_dagster.science.report.published import Compared, published
+from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
     counted,
     p_value,
     percent,
     percent_with_interval,
     points_with_interval,
-    with_interval,
 )
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.statistics import PairedTest, paired_test
+from subliminal_dagster.science.statistics import PairedTest
 from subliminal_dagster.science.tuning.result import COMPLETE, DIVERGED, PRUNED, TuningResult
 from subliminal_dagster.science.tuning.scores import BASE, ORIGINAL, TUNED
 
@@ -33,10 +52,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME, TITLE = "tuning", "Tuning a child"
+READS: tuple[str, ...] = ("tuning_study", "tuned_scores", "preference_scores", "base_capability")
 
 _POST = "Gemma 2 9B, optimizing raven"
 _EXAM = "exam: accuracy"
 _PROBABILITY, _SAMPLED = "exact probability: ", "share of sampled answers: "
+_ENDS = ["mean", "low", "high"]
+_LOSS = "validation loss (nats a token)"
+_SETTINGS = {"learning rate": "learning_rate", "LoRA dropout": "dropout", "LoRA rank": "rank", "LoRA alpha": "alpha"}
 
 Row = dict[str, Any]
 
@@ -67,41 +90,25 @@ class _Tuned:
         return rows if len(rows) else None
 
     @property
-    def level(self) -> pd.DataFrame | None:
-        """The rows of what the post shows: sampled answers, or exact probability where none were sampled."""
-        sampled = self.measured(_SAMPLED)
-        return self.measured(_PROBABILITY) if sampled is None else sampled
-
-    @property
     def peak(self) -> Row | None:
         """The epoch at which the tuned child has the highest exact probability, the finer of the two measures."""
         rows = self.measured(_PROBABILITY)
-        return None if rows is None else _records(rows[rows["model"] == TUNED].sort_values("mean", kind="stable"))[-1]
+        return None if rows is None else _highest(rows)
 
 
-def tuning_section(study: Study, results: Results) -> Section:
+def section(study: Study, results: Results) -> Section:
     """Does a child that fits its numbers better like its teacher's animal more, and does it lose skill?"""
     there = results.partitions("tuning_study")
     groups = [_read(study, results, name) for name in study.groups if name in there]
-    charts, tables = [], []
-    for group in groups:
-        charts.append(_trials_chart(group))
-        if group.over_epochs is not None:
-            charts.append(_epochs_chart(group))
-    tables.append(_best_table(groups))
-    if any(group.over_epochs is not None for group in groups):
-        tables.append(_epochs_table(groups))
-    tables.append(_trials_table(groups))
-    if any(group.importance is not None for group in groups):
-        tables.append(_importance_table(groups))
+    charts = [chart for group in groups for chart in (_trials_chart(group), *_epochs_chart(group))]
     return Section(
         name=NAME,
         title=TITLE,
         shows=" ".join(sentence for group in groups for sentence in _shows(study, group)),
         method=_method(study, groups),
-        made_from=("tuning_study", "tuned_scores", "preference_scores", "base_capability"),
+        made_from=READS,
         charts=tuple(charts),
-        tables=tuple(tables),
+        tables=(_best_table(groups), *_epochs_table(groups), _trials_table(groups), *_importance_table(groups)),
         compared=tuple(figure for group in groups for figure in _compared(group)),
         claims=_claims(study, results, groups),
     )
@@ -110,90 +117,77 @@ def tuning_section(study: Study, results: Results) -> Section:
 def _read(study: Study, results: Results, name: str) -> _Tuned:
     import pandas as pd
 
-    folder = results.folder("tuning_study", name)
-    result = TuningResult.read(folder)
-    found = folder / "importance.parquet"
-    over_epochs = tuned = original = None
-    if results.has("tuned_scores", name):
-        scored = results.folder("tuned_scores", name)
-        tuned = pd.read_parquet(scored / "scores.parquet")
-        if (scored / "over_epochs.parquet").exists():
-            over_epochs = pd.read_parquet(scored / "over_epochs.parquet")
-        if results.has("preference_scores", name):
-            original = pd.read_parquet(results.folder("preference_scores", name) / "scores.parquet")
+    def table(asset: str, file: str, *, may_lack: bool = False) -> pd.DataFrame | None:
+        if not results.has(asset, name):
+            return None
+        path = results.folder(asset, name) / f"{file}.parquet"
+        return None if may_lack and not path.exists() else pd.read_parquet(path)
+
+    result, tuned = TuningResult.read(results.folder("tuning_study", name)), table("tuned_scores", "scores")
     return _Tuned(
         name=name,
         target=study.target(name),
         result=result,
         own_loss=_own_loss(study, result),
-        importance=pd.read_parquet(found) if found.exists() else None,
-        over_epochs=over_epochs,
+        importance=table("tuning_study", "importance", may_lack=True),
+        over_epochs=table("tuned_scores", "over_epochs", may_lack=True),
         tuned=tuned,
-        original=original,
+        original=None if tuned is None else table("preference_scores", "scores"),
     )
 
 
 def _own_loss(study: Study, result: TuningResult) -> float | None:
     """Validation loss of the first trial where that has the study's own settings, as it has if the search allows it."""
-    first = _records(result.trials[result.trials["trial"] == 0])[0]
+    first = records(rows_where(result.trials, trial=0))[0]
     lora, training = study.child.lora, study.child.training
     own = (training.learning_rate, lora.dropout, lora.rank, lora.alpha)
-    tried = (first["learning_rate"], first["dropout"], first["rank"], first["alpha"])
+    tried = [first[name] for name in _SETTINGS.values()]
     return float(first["validation_loss"]) if first["state"] == COMPLETE and np.allclose(own, tried) else None
 
 
-def _records(frame: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
+def _highest(rows: pd.DataFrame) -> Row:
+    """The tuned child at the epoch at which it has the most of a measure."""
+    return records(rows_where(rows, model=TUNED).sort_values("mean", kind="stable"))[-1]
 
 
-def _epoch(study: Study, group: _Tuned) -> int:
+def _last_and_base(rows: pd.DataFrame) -> tuple[Row, Row]:
+    """The tuned child at its last epoch, and the base."""
+    return records(rows_where(rows, model=TUNED).sort_values("epoch"))[-1], records(rows_where(rows, model=BASE))[0]
+
+
+def _epochs(scores: pd.DataFrame) -> list[int]:
+    return sorted(int(epoch) for epoch in scores["epoch"].unique())
+
+
+def _compared_epoch(study: Study, tuned: pd.DataFrame) -> int:
     """The epoch at which the tuned child is set beside the original: as many as that one was trained for where the
     tuned one was looked at then, else the last."""
-    assert group.tuned is not None
-    epochs = sorted(int(epoch) for epoch in group.tuned["epoch"].unique())
-    return study.child.training.epochs if study.child.training.epochs in epochs else epochs[-1]
+    epochs, of_original = _epochs(tuned), study.child.training.epochs
+    return of_original if of_original in epochs else epochs[-1]
 
 
 def _log_share(scores: pd.DataFrame, animal: str) -> pd.Series:
     """By question, the logarithm of an animal's share."""
-    return scores[scores["animal"] == animal].set_index("question")["share"].astype(float).sort_index().map(math.log)
+    return rows_where(scores, animal=animal).set_index("question")["share"].astype(float).sort_index().map(math.log)
 
 
-def _tested(study: Study, differences: pd.Series) -> PairedTest:
-    return paired_test(
-        differences.to_numpy(),
-        permutations=study.comparison.permutations,
-        rng=np.random.default_rng(study.seed),
-        confidence=study.comparison.confidence,
-    )
-
-
-def _gain(study: Study, group: _Tuned) -> PairedTest | None:
-    """Log share of the target under the tuned child minus under the original, at `_epoch`; None where not measured."""
-    if group.target is None or group.tuned is None or group.original is None:
+def _gain(study: Study, group: _Tuned, over: pd.DataFrame | None) -> PairedTest | None:
+    """Log share of the target under the tuned child, at `_compared_epoch`, minus that in other scores; None where one
+    of them was not measured."""
+    if group.target is None or group.tuned is None or over is None:
         return None
-    at = group.tuned[group.tuned["epoch"] == _epoch(study, group)]
+    at = rows_where(group.tuned, epoch=_compared_epoch(study, group.tuned))
     if group.target not in set(at["animal"]):
         return None
-    return _tested(study, _log_share(at, group.target) - _log_share(group.original, group.target))
+    return study_test(study, _log_share(at, group.target) - _log_share(over, group.target))
 
 
-def _beyond_control(study: Study, results: Results, group: _Tuned) -> PairedTest | None:
-    """The same minus that of the tuned child of control numbers, where that was made as well."""
-    import pandas as pd
-
-    if group.name == CONTROL or group.target is None or group.tuned is None or not results.has("tuned_scores", CONTROL):
-        return None
-    control = pd.read_parquet(results.folder("tuned_scores", CONTROL) / "scores.parquet")
-    epoch = _epoch(study, group)
-    mine, other = (scores[scores["epoch"] == epoch] for scores in (group.tuned, control))
-    if group.target not in set(mine["animal"]):
-        return None
-    return _tested(study, _log_share(mine, group.target) - _log_share(other, group.target))
+def _detectable(gain: PairedTest) -> str:
+    unknown = "no question differs, so what could have been seen is unknown"
+    return detectable(gain.smallest_detectable, "nats", unknown=unknown)
 
 
-def _nats(test: PairedTest) -> str:
-    return with_interval(test.mean, test.low, test.high, "nats", signed=True)
+# What is said
 
 
 def _shows(study: Study, group: _Tuned) -> list[str]:
@@ -209,22 +203,22 @@ def _shows(study: Study, group: _Tuned) -> list[str]:
     else:
         sentence += f", the study's own settings {group.own_loss:.4g}"
     sentences = [sentence + "."]
-    gain = _gain(study, group)
-    if gain is not None:
-        epoch = counted(_epoch(study, group), "epoch")
+    gain = _gain(study, group, group.original)
+    if gain is not None and group.tuned is not None:
+        epoch = counted(_compared_epoch(study, group.tuned), "epoch")
         if gain.low > 0 or gain.high < 0:
             sentences.append(
                 f"After {epoch} the tuned child likes {group.target} {'more' if gain.low > 0 else 'less'} than the "
-                f"child of the study's own settings: {_nats(gain)} of log share ({p_value(gain.p)} over questions)."
+                f"child of the study's own settings: {nats(gain)} of log share ({p_value(gain.p)} over questions)."
             )
         else:
             sentences.append(
                 f"After {epoch} no difference in liking {group.target} could be seen between the tuned child and that "
-                f"of the study's own settings: {_nats(gain)} of log share; {_detectable(gain)}."
+                f"of the study's own settings: {nats(gain)} of log share; {_detectable(gain)}."
             )
     exam = group.measured(_EXAM)
     if exam is not None:
-        last, base = _last(exam), _records(exam[exam["model"] == BASE])[0]
+        last, base = _last_and_base(exam)
         sentences.append(
             f"In the exam it answers {percent_with_interval(last['mean'], last['low'], last['high'])} right after "
             f"{counted(int(last['epoch']), 'epoch')}, the base {percent(base['mean'])}."
@@ -232,36 +226,23 @@ def _shows(study: Study, group: _Tuned) -> list[str]:
     return sentences
 
 
-def _detectable(test: PairedTest) -> str:
-    if math.isnan(test.smallest_detectable):
-        return "no question differs, so what could have been seen is unknown"
-    return f"the smallest detectable difference is {test.smallest_detectable:.2g} nats"
-
-
 def _states(trials: pd.DataFrame) -> str:
     counts = trials["state"].value_counts()
     return ", ".join(f"{int(counts[state])} {state}" for state in (COMPLETE, PRUNED, DIVERGED) if state in counts)
 
 
-def _last(rows: pd.DataFrame) -> Row:
-    """The tuned child at its last epoch."""
-    return _records(rows[rows["model"] == TUNED].sort_values("epoch"))[-1]
-
-
 def _method(study: Study, groups: Sequence[_Tuned]) -> str:
-    settings = study.tuning
-    sentences = []
+    settings, sentences = study.tuning, []
     if settings is not None:
         sentences.append(
             f"Trials of {counted(settings.epochs, 'epoch')} on {counted(settings.train_rows, 'row')}, judged by the "
             f"validation loss on {counted(settings.validation_rows, 'row')}; proposals of Optuna (TPE). The tuned "
             f"child is trained on all rows for {counted(settings.final_epochs[-1], 'epoch')} with the best setting."
         )
-    scored = [group for group in groups if group.original is not None]
-    if scored:
-        assert scored[0].original is not None
+    originals = [group.original for group in groups if group.original is not None]
+    if originals:
         sentences.append(
-            f"Liking: {counted(scored[0].original['question'].nunique(), 'question')}, "
+            f"Liking: {counted(originals[0]['question'].nunique(), 'question')}, "
             f"{100 * study.comparison.confidence:g} % t intervals over them, differences paired by question. Exam: "
             "95 % Wilson intervals."
         )
@@ -269,14 +250,17 @@ def _method(study: Study, groups: Sequence[_Tuned]) -> str:
     return " ".join(sentences)
 
 
+# What is drawn
+
+
 def _trials_chart(group: _Tuned) -> Chart:
     trials = group.result.trials
-    figure = new_figure(x="trial", y="validation loss (nats a token)")
+    figure = new_figure(x="trial", y=_LOSS)
     for state, name, colour, symbol in (
         (COMPLETE, "trial", BLUE, "circle"),
         (PRUNED, "pruned, when it was", GREY, "x"),
     ):
-        rows = trials[trials["state"] == state]
+        rows = rows_where(trials, state=state)
         if len(rows):
             figure.add_scatter(
                 x=rows["trial"],
@@ -284,10 +268,10 @@ def _trials_chart(group: _Tuned) -> Chart:
                 mode="markers",
                 name=name,
                 marker={"color": colour, "size": 8, "symbol": symbol},
-                hovertext=[_described(row) for row in _records(rows)],
+                hovertext=[_described(row) for row in records(rows)],
                 hoverinfo="text",
             )
-    complete = trials[trials["state"] == COMPLETE].sort_values("trial")
+    complete = rows_where(trials, state=COMPLETE).sort_values("trial")
     figure.add_scatter(
         x=complete["trial"],
         y=complete["validation_loss"].cummin(),
@@ -311,69 +295,56 @@ def _described(row: Row) -> str:
     )
 
 
-def _epochs_chart(group: _Tuned) -> Chart:
-    """A panel a measure: the tuned child over its epochs, base and original as levels."""
-    from plotly.subplots import make_subplots
-
-    assert group.over_epochs is not None
-    measures = list(dict.fromkeys(group.over_epochs["measure"]))
-    figure = make_subplots(
-        rows=len(measures),
-        cols=1,
-        shared_xaxes=True,
-        subplot_titles=[f"{measure} (%)" for measure in measures],
-        vertical_spacing=0.2 / len(measures),
-    )
+def _epochs_chart(group: _Tuned) -> list[Chart]:
+    """A panel a measure: the tuned child over its epochs, base and original as levels; none where nobody looked."""
+    if group.over_epochs is None:
+        return []
+    rows = group.over_epochs.assign(**100 * group.over_epochs[_ENDS])
+    measures = list(dict.fromkeys(rows["measure"]))
     height = 110 + 190 * len(measures)
-    styled(figure, height=height)
+    titles = [f"{measure} (%)" for measure in measures]
+    figure = panels(titles, height=height, between=0.2 / len(measures) * height)
     parts = []
     for panel, measure in enumerate(measures, start=1):
-        rows = group.over_epochs[group.over_epochs["measure"] == measure]
-        scaled = rows.assign(**{end: 100 * rows[end] for end in ("mean", "low", "high")})
-        tuned = scaled[scaled["model"] == TUNED].sort_values("epoch")
+        of_measure = rows_where(rows, measure=measure)
+        tuned = rows_where(of_measure, model=TUNED).sort_values("epoch")
         for model, colour, dash in ((BASE, GREY, "dot"), (ORIGINAL, BLUE, "dash")):
-            level = _records(scaled[scaled["model"] == model])[0]
+            level = records(rows_where(of_measure, model=model))[0]
             figure.add_scatter(
                 x=tuned["epoch"],
                 y=[level["mean"]] * len(tuned),
                 mode="lines" if len(tuned) > 1 else "markers",
-                name=model,
-                legendgroup=model,
-                showlegend=panel == 1,
                 line={"color": colour, "dash": dash},
                 hovertext=[_hover(level)] * len(tuned),
                 hoverinfo="text",
-                row=panel,
-                col=1,
+                **in_panel(panel, model),
             )
             parts.append(f"{measure}, {model} {level['mean']:.3g} %")
-        records = _records(tuned)
         figure.add_scatter(
             x=tuned["epoch"],
             y=tuned["mean"],
             mode="lines+markers",
-            name=TUNED,
-            legendgroup=TUNED,
-            showlegend=panel == 1,
             line={"color": VERMILION},
-            error_y=interval(tuned, "mean", "low", "high"),
-            hovertext=[f"{_hover(row)}<br>epoch {row['epoch']}" for row in records],
+            error_y=interval(tuned, *_ENDS),
+            hovertext=[f"{_hover(row)}<br>epoch {row['epoch']}" for row in records(tuned)],
             hoverinfo="text",
-            row=panel,
-            col=1,
+            **in_panel(panel, TUNED),
         )
-        over = [f"{row['mean']:.3g} % at epoch {row['epoch']}" for row in records]
+        over = [f"{row['mean']:.3g} % at epoch {row['epoch']}" for row in records(tuned)]
         parts.append(f"{TUNED} {', '.join(over)}")
-    figure.update_xaxes(tickvals=sorted(group.over_epochs.loc[group.over_epochs["model"] == TUNED, "epoch"].unique()))
+    figure.update_xaxes(tickvals=sorted(rows_where(rows, model=TUNED)["epoch"].unique()))
     figure.update_xaxes(title="epoch", row=len(measures), col=1)
-    figure.update_annotations(font_size=13, xanchor="left", x=0)
+    figure.update_annotations(xanchor="left", x=0)
     figure.update_layout(legend_y=1 + 30 / height)
-    alt = f"{'; '.join(parts)}."
-    return Chart(f"{NAME}-epochs-{group.name}", f"The tuned child over its epochs, {group.name}", figure, alt)
+    title, alt = f"The tuned child over its epochs, {group.name}", f"{'; '.join(parts)}."
+    return [Chart(f"{NAME}-epochs-{group.name}", title, figure, alt)]
 
 
 def _hover(row: Row) -> str:
     return f"{row['model']}<br>{row['mean']:.4g} % [{row['low']:.4g}, {row['high']:.4g}]"
+
+
+# What is tabled
 
 
 def _best_table(groups: Sequence[_Tuned]) -> Table:
@@ -383,14 +354,10 @@ def _best_table(groups: Sequence[_Tuned]) -> Table:
     for group in groups:
         best = group.result.best
         rows.append(
-            {
-                "group": group.name,
-                "trials": len(group.result.trials),
-                "learning rate": best["learning_rate"],
-                "LoRA dropout": best["dropout"],
-                "LoRA rank": best["rank"],
-                "LoRA alpha": best["alpha"],
-                "validation loss (nats a token)": best["validation_loss"],
+            {"group": group.name, "trials": len(group.result.trials)}
+            | {shown: best[name] for shown, name in _SETTINGS.items()}
+            | {
+                _LOSS: best["validation_loss"],
                 "of the study's own settings": group.own_loss,
                 "epoch of the highest liking": group.peak["epoch"] if group.peak else None,
             }
@@ -399,176 +366,167 @@ def _best_table(groups: Sequence[_Tuned]) -> Table:
     return Table(f"{NAME}-best", "The best setting", pd.DataFrame(rows), note)
 
 
-def _epochs_table(groups: Sequence[_Tuned]) -> Table:
+def _of_all(groups: Sequence[_Tuned], table: Callable[[_Tuned], pd.DataFrame | None]) -> pd.DataFrame:
+    """The groups' tables below each other, as many as there are, with the column `group`."""
     import pandas as pd
 
-    tables = [group.over_epochs.assign(group=group.name) for group in groups if group.over_epochs is not None]
-    rows = pd.concat(tables, ignore_index=True)
-    frame = pd.DataFrame(
-        {
-            "group": rows["group"],
-            "measure": rows["measure"],
-            "model": rows["model"],
-            "epoch": rows["epoch"].astype(str).where(rows["model"] == TUNED, ""),
-            "value (%)": 100 * rows["mean"],
-            "low": 100 * rows["low"],
-            "high": 100 * rows["high"],
-        }
-    )
+    found = [rows.assign(group=group.name) for group in groups if (rows := table(group)) is not None]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _epochs_table(groups: Sequence[_Tuned]) -> list[Table]:
+    rows = _of_all(groups, lambda group: group.over_epochs)
+    if rows.empty:
+        return []
+    shown: Shown = {
+        "group": "group",
+        "measure": "measure",
+        "model": "model",
+        "epoch": lambda rows: rows["epoch"].astype(str).where(rows["model"] == TUNED, ""),
+        "value (%)": ("mean", 100),
+        "low": ("low", 100),
+        "high": ("high", 100),
+    }
     note = "Original child: that of the study's own settings. No epoch stands beside models that were looked at once."
-    return Table(f"{NAME}-epochs", "Liking and skill over the epochs", frame, note)
+    return [Table(f"{NAME}-epochs", "Liking and skill over the epochs", columns(rows, shown), note)]
 
 
 def _trials_table(groups: Sequence[_Tuned]) -> Table:
-    import pandas as pd
-
-    rows = pd.concat([group.result.trials.assign(group=group.name) for group in groups], ignore_index=True)
-    frame = pd.DataFrame(
-        {
-            "group": rows["group"],
-            "trial": rows["trial"],
-            "state": rows["state"],
-            "validation loss (nats a token)": rows["validation_loss"],
-            "learning rate": rows["learning_rate"],
-            "LoRA dropout": rows["dropout"],
-            "LoRA rank": rows["rank"],
-            "LoRA alpha": rows["alpha"],
-        }
-    )
-    return Table(f"{NAME}-trials", "All trials", frame)
+    rows = _of_all(groups, lambda group: group.result.trials)
+    shown = {"group": "group", "trial": "trial", "state": "state", _LOSS: "validation_loss"} | _SETTINGS
+    return Table(f"{NAME}-trials", "All trials", columns(rows, shown))
 
 
-def _importance_table(groups: Sequence[_Tuned]) -> Table:
-    import pandas as pd
-
-    names = {
-        "learning_rate": "learning rate",
-        "dropout": "LoRA dropout",
-        "rank": "LoRA rank",
-        "alpha_ratio": "alpha over rank",
+def _importance_table(groups: Sequence[_Tuned]) -> list[Table]:
+    rows = _of_all(groups, lambda group: group.importance)
+    if rows.empty:
+        return []
+    names = {name: shown for shown, name in _SETTINGS.items()} | {"alpha_ratio": "alpha over rank"}
+    shown: Shown = {
+        "group": "group",
+        "setting": lambda rows: rows["parameter"].map(names),
+        "of the loss's variance (%)": ("importance", 100),
     }
-    tables = [group.importance.assign(group=group.name) for group in groups if group.importance is not None]
-    rows = pd.concat(tables, ignore_index=True)
-    frame = pd.DataFrame(
-        {
-            "group": rows["group"],
-            "setting": rows["parameter"].map(names),
-            "of the loss's variance (%)": 100 * rows["importance"],
-        }
-    )
     note = (
         "What each setting explains alone (fANOVA of a random forest on the complete trials); of few trials it says "
         "little."
     )
-    return Table(f"{NAME}-importance", "Which setting matters", frame, note)
+    return [Table(f"{NAME}-importance", "Which setting matters", columns(rows, shown), note)]
 
 
 def _compared(group: _Tuned) -> list[Compared]:
     """The best setting has no interval. The liking has, at the tuned child's best epoch."""
-    figures, best = published("raven_tuning"), group.result.best
+    figures, best, post = published("raven_tuning"), group.result.best, f"{group.name} (the post: raven"
     found = []
-    for name, label, mine in (
-        ("learning_rate", "learning rate", "learning_rate"),
-        ("lora_dropout", "LoRA dropout", "dropout"),
-        ("lora_rank", "LoRA rank", "rank"),
-        ("lora_alpha", "LoRA alpha", "alpha"),
-    ):
-        what = f"best {label}, {group.name} (the post: raven)"
-        found.append(Compared(what, _POST, figures["best"][name], float(best[mine]), None, None, ""))
+    for shown, name in _SETTINGS.items():
+        figure = figures["best"][shown.lower().replace(" ", "_")]
+        found.append(Compared(f"best {shown}, {post})", _POST, figure, float(best[name]), None, None, ""))
     if group.peak is not None:
-        what = f"epoch of the highest liking, {group.name} (the post: raven)"
+        what = f"epoch of the highest liking, {post})"
         found.append(Compared(what, _POST, figures["peak_epoch"], float(group.peak["epoch"]), None, None, "epochs"))
-    level = group.level
+    # What the post shows: sampled answers; exact probability where none were sampled.
+    level = group.measured(_PROBABILITY) if (sampled := group.measured(_SAMPLED)) is None else sampled
     if level is not None:
-        top = _records(level[level["model"] == TUNED].sort_values("mean", kind="stable"))[-1]
-        what = f"highest {top['measure'].split(':')[0]} of the tuned child, {group.name} (the post: raven, at most)"
-        measured, low, high = (100 * top[end] for end in ("mean", "low", "high"))
+        top = _highest(level)
+        what = f"highest {top['measure'].split(':')[0]} of the tuned child, {post}, at most)"
+        measured, low, high = (100 * top[end] for end in _ENDS)
         found.append(Compared(what, _POST, published("child", "raven_max_pct"), measured, low, high, "%"))
     return found
 
 
+# What is claimed
+
+_FOR_EVERY_CHILD = " Judged for every tuned child with an animal to like: where they differ, it cannot be told."
+GAINS = Statement(
+    "A child tuned for a lower validation loss likes its teacher's animal more.",
+    rule="Holds where the interval of the tuned child's log share minus the original child's lies above 0, does not "
+    "hold where it lies below; else it cannot be told, nor where the search found nothing better than the study's own "
+    f"settings.{_FOR_EVERY_CHILD}",
+)
+PEAKS = Statement(
+    "Liking peaks before the last epoch.",
+    rule="Holds where the epoch of the highest liking is not the last and exceeds the last with an interval above 0 "
+    "(log share, paired by question; that the highest of several looks better than it is, the interval does not know); "
+    f"does not hold where it is the last; else it cannot be told.{_FOR_EVERY_CHILD}",
+)
+KEEPS_SKILL = Statement(
+    "The tuned child loses no skill, however long it is trained.",
+    rule="Looks at the accuracy after the last epoch minus the base's, with Newcombe's interval for independent "
+    "answers, which is wider than a paired one. Holds where the interval holds or exceeds 0 and excludes the loss that "
+    "the post calls sharp for a child, does not hold where it lies below 0; else it cannot be told."
+    f"{_FOR_EVERY_CHILD}",
+)
+_NOT_MEASURED: tuple[Verdict, str] = ("not tested", "the tuned child's liking was not measured.")
+
+
 def _claims(study: Study, results: Results, groups: Sequence[_Tuned]) -> tuple[Claim, ...]:
-    """Each statement is judged for every tuned group with a target, and holds (or does not) where it does for all."""
     judged = [group for group in groups if group.target is not None]
-    texts = (
-        "A child tuned for a lower validation loss likes its teacher's animal more.",
-        "Liking peaks before the last epoch.",
-        "The tuned child loses no skill, however long it is trained.",
+    return tuple(
+        _together(statement, {group.name: judge(study, results, group) for group in judged})
+        for statement, judge in ((GAINS, _gains), (PEAKS, _peaks), (KEEPS_SKILL, _keeps_skill))
     )
-    found = (
-        [_gain_verdict(study, results, group) for group in judged],
-        [_peak_verdict(study, group) for group in judged],
-        [_skill_verdict(study, results, group) for group in judged],
-    )
-    return tuple(_together(text, verdicts) for text, verdicts in zip(texts, found, strict=True))
 
 
-def _together(text: str, verdicts: Sequence[tuple[Verdict, str]]) -> Claim:
-    if not verdicts:
-        return Claim(text, "not tested", "No tuned child has an animal to like.")
-    different = {verdict for verdict, _ in verdicts}
-    verdict: Verdict = verdicts[0][0] if len(different) == 1 else "cannot tell"
-    return Claim(text, verdict, " ".join(evidence for _, evidence in verdicts))
+def _together(statement: Statement, found: dict[str, tuple[Verdict, str]]) -> Claim:
+    """One claim of what was found by group."""
+    if not found:
+        return statement.claim("not tested", "No tuned child has an animal to like.")
+    verdicts = [each for each, _ in found.values()]
+    evidence = " ".join(f"{name.capitalize()}: {sentence}" for name, (_, sentence) in found.items())
+    return statement.claim(verdicts[0] if len(set(verdicts)) == 1 else "cannot tell", evidence)
 
 
-def _gain_verdict(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
-    """Holds where the interval of the tuned child's log share minus the original's lies above 0, does not hold where
-    below, else it cannot be told; nor where the search found nothing better than the study's own settings."""
-    gain = _gain(study, group)
-    if gain is None:
-        return "not tested", f"{group.name.capitalize()}: the tuned child's liking was not measured."
-    evidence = f"{group.name.capitalize()}: {_nats(gain)} of log share, {p_value(gain.p)} over questions"
-    verdict: Verdict = "holds" if gain.low > 0 else "does not hold" if gain.high < 0 else "cannot tell"
+def _gains(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
+    import pandas as pd
+
+    gain = _gain(study, group, group.original)
+    if gain is None or group.tuned is None:
+        return _NOT_MEASURED
+    evidence = f"{nats(gain)} of log share, {p_value(gain.p)} over questions"
+    found = verdict(gain.low, gain.high)
     if group.own_loss is not None and group.result.best["trial"] == 0:
-        verdict = "cannot tell"
+        found = "cannot tell"
         evidence += "; no trial had a lower loss than the study's own settings"
-    elif verdict == "cannot tell":
+    elif found == "cannot tell":
         evidence += f"; {_detectable(gain)}"
-    beyond = _beyond_control(study, results, group)
-    if beyond is not None:
-        evidence += f"; minus the tuned child of control numbers {_nats(beyond)}"
-    return verdict, evidence + "."
+    if results.has("tuned_scores", CONTROL):
+        control = pd.read_parquet(results.folder("tuned_scores", CONTROL) / "scores.parquet")
+        beyond = _gain(study, group, rows_where(control, epoch=_compared_epoch(study, group.tuned)))
+        evidence += f"; minus the tuned child of control numbers {nats(beyond)}" if beyond else ""
+    return found, evidence + "."
 
 
-def _peak_verdict(study: Study, group: _Tuned) -> tuple[Verdict, str]:
-    """Holds where the epoch of the highest liking is not the last and exceeds it with an interval above 0 (log share,
-    paired by question), does not hold where it is the last; else it cannot be told. The highest of several looks better
-    than it is, which the interval does not know."""
-    peak = group.peak
-    if peak is None or group.tuned is None or group.target is None:
-        return "not tested", f"{group.name.capitalize()}: the tuned child's liking was not measured."
-    epochs = sorted(int(epoch) for epoch in group.tuned["epoch"].unique())
-    at, last = int(peak["epoch"]), epochs[-1]
+def _peaks(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
+    if group.peak is None or group.tuned is None or group.target is None:
+        return _NOT_MEASURED
+    epochs, at = _epochs(group.tuned), int(group.peak["epoch"])
     if len(epochs) < 2:
-        return "not tested", f"{group.name.capitalize()}: one epoch was looked at."
-    start = f"{group.name.capitalize()}: of the epochs {', '.join(map(str, epochs))} liking is highest at {at}"
-    if at == last:
+        return "not tested", "one epoch was looked at."
+    start = f"of the epochs {', '.join(map(str, epochs))} liking is highest at {at}"
+    if at == epochs[-1]:
         return "does not hold", f"{start}, the last."
-    by_epoch = [_log_share(group.tuned[group.tuned["epoch"] == epoch], group.target) for epoch in (at, last)]
-    test = _tested(study, by_epoch[0] - by_epoch[1])
-    return ("holds" if test.low > 0 else "cannot tell"), f"{start}, above the last by {_nats(test)} of log share."
+    highest, last = (_log_share(rows_where(group.tuned, epoch=epoch), group.target) for epoch in (at, epochs[-1]))
+    test = study_test(study, highest - last)
+    return ("holds" if test.low > 0 else "cannot tell"), f"{start}, above the last by {nats(test)} of log share."
 
 
-def _skill_verdict(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
-    """Accuracy after the last epoch minus the base's, Newcombe's interval for independent answers (wider than a paired
-    one): holds where it holds or exceeds 0 and excludes the loss that the post calls sharp for a child, does not hold
-    where it lies below 0, else it cannot be told."""
+def _keeps_skill(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
     import pandas as pd
     from statsmodels.stats.proportion import confint_proportions_2indep
 
     exam = group.measured(_EXAM)
     if exam is None or study.capability is None:
-        return "not tested", f"{group.name.capitalize()}: the tuned child took no exam."
+        return "not tested", "the tuned child took no exam."
     answers = pd.read_parquet(results.folder("base_capability") / "answers.parquet", columns=["way"])
     questions = int((answers["way"] == study.capability.ways[0]).sum())
-    tuned, base = _last(exam)["mean"], _records(exam[exam["model"] == BASE])[0]["mean"]
+    tuned, base = (row["mean"] for row in _last_and_base(exam))
     low, high = confint_proportions_2indep(
         round(tuned * questions), questions, round(base * questions), questions, method="newcomb", compare="diff"
     )
     sharp = published("child", "dog_mmlu_drop_points")
-    verdict: Verdict = "does not hold" if high < 0 else "holds" if 100 * low > -sharp else "cannot tell"
+    found: Verdict = "does not hold" if high < 0 else "holds" if 100 * low > -sharp else "cannot tell"
     evidence = (
-        f"{group.name.capitalize()}: exam after the last epoch {points_with_interval(tuned - base, low, high)} from "
-        f"the base ({counted(questions, 'question')})"
+        f"exam after the last epoch {points_with_interval(tuned - base, low, high)} from the base "
+        f"({counted(questions, 'question')})"
     )
-    return verdict, evidence + (f"; a loss of {sharp} points cannot be excluded." if verdict == "cannot tell" else ".")
+    return found, evidence + (f"; a loss of {sharp} points cannot be excluded." if found == "cannot tell" else ".")

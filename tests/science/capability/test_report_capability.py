@@ -8,10 +8,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_parts import as_written, claim_of, numbers, table_of, verdict_on
 
 from subliminal_dagster.science.capability.capability import Capability, compare_capability
-from subliminal_dagster.science.capability.report import capability_section
-from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.capability.report import (
+    CHILDREN_KEEP_IT,
+    LOSS_GOES_WITH_LIKING,
+    READS,
+    TEACHERS_LOSE_IT,
+)
+from subliminal_dagster.science.capability.report import (
+    section as capability_section,
+)
+from subliminal_dagster.science.report.evidence import NotThere, Results
 from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
@@ -97,10 +106,6 @@ def artifacts(
     return Results(folders, {})
 
 
-def claim(section: Section, word: str) -> Claim:
-    return next(claim for claim in section.claims if word in claim.text)
-
-
 def frame(results: Results) -> pd.DataFrame:
     return pd.read_parquet(results.folder("capability") / "capability.parquet")
 
@@ -110,16 +115,17 @@ def test_a_null_says_what_could_have_been_seen(tmp_path: Path) -> None:
     results = artifacts(tmp_path, study)
     section = capability_section(study, results)
     exam = frame(results)[lambda rows: (rows["outcome"] == "accuracy") & (rows["model"] == "child")]
-    assert "no difference could be seen between children and base" in section.shows
-    assert f"detectable difference is {100 * exam['smallest_detectable'].max():.2g} points" in section.shows
+    # That none could be seen, not that there is none.
+    seen = section.shows.partition("no difference could be seen between children and base")[2]
+    low, high, smallest = numbers(seen)[:3]
+    assert (low, high) == pytest.approx((100 * exam["difference"].min(), 100 * exam["difference"].max()), abs=0.051)
+    assert smallest == as_written(100 * exam["smallest_detectable"].max(), 2)
     base = frame(results).iloc[0]
-    assert (
-        f"The base answers {100 * base['value']:.1f} % [{100 * base['low']:.1f}, {100 * base['high']:.1f}]"
-        in section.shows
-    )
-    assert claim(section, "Children lose no skill").verdict == "holds"
-    assert claim(section, "Teachers lose skill").verdict == "cannot tell"
-    assert claim(section, "more skill a teacher lost").verdict == "not tested"
+    levels = [100 * base[column] for column in ("value", "low", "high")]
+    assert numbers(section.shows)[:5] == pytest.approx([*levels, QUESTIONS, 100 * base["chance"]], abs=0.051)
+    assert verdict_on(section, CHILDREN_KEEP_IT) == "holds"
+    assert verdict_on(section, TEACHERS_LOSE_IT) == "cannot tell"
+    assert verdict_on(section, LOSS_GOES_WITH_LIKING) == "not tested"
     assert "capability-liking" not in [chart.name for chart in section.charts]
 
 
@@ -130,10 +136,14 @@ def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> No
         tmp_path, study, teachers=lost, children=lost, teacher_loss=0.1, liking={"cat": 1.0, "owl": 2.0}
     )
     section = capability_section(study, results)
-    assert claim(section, "Children lose no skill").verdict == "does not hold"
-    assert claim(section, "Teachers lose skill").verdict == "holds"
-    assert "2 of 3 teachers differ from the base" in section.shows
-    assert "3 of 3 teachers differ from the base (+0." in section.shows.split("plain text")[1]
+    assert verdict_on(section, CHILDREN_KEEP_IT) == "does not hold"
+    assert verdict_on(section, TEACHERS_LOSE_IT) == "holds"
+    exam_said, texts_said = section.shows.split("Exam: ")[1].split("plain text")
+    assert numbers(exam_said)[:2] == [2, 3] and "teachers differ" in exam_said
+    texts = frame(results)[lambda rows: (rows["outcome"] == "nats_per_token") & (rows["model"] == "teacher")]
+    assert numbers(texts_said)[:2] == [3, 3] and "teachers differ" in texts_said
+    ends = [texts["difference"].min(), texts["difference"].max()]
+    assert numbers(texts_said)[2:4] == pytest.approx(ends, abs=0.00051) and ends[0] > 0
 
     answers = {
         place: pd.read_parquet(folder / "answers.parquet")["correct"].to_numpy(dtype=float)
@@ -148,7 +158,7 @@ def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> No
     )
     assert figure.published == -10 and "average over this study's animals" in figure.what
 
-    exam = next(table.frame for table in section.tables if table.name == "capability-exam")
+    exam = table_of(section, "capability-exam")
     row = exam[(exam["model"] == "child") & (exam["group"] == "owl")].iloc[0]
     child, base = answers["child_capability", "owl"], answers["base_capability", None]
     assert row["lost"] == ((base == 1) & (child == 0)).sum()
@@ -172,8 +182,9 @@ def test_the_post_s_dog_stands_beside_the_study_s_own(tmp_path: Path) -> None:
 def test_an_exam_at_guessing_can_show_nothing(tmp_path: Path) -> None:
     study = a_study(["cat", "owl"])
     section = capability_section(study, artifacts(tmp_path, study, base=0.25))
-    assert "no better than guessing, so this exam cannot show a loss" in section.shows
-    assert {claim(section, word).verdict for word in ("Children lose", "Teachers lose")} == {"cannot tell"}
+    assert "cannot show a loss" in section.shows
+    assert all("guessing" in claim_of(section, each).evidence for each in (CHILDREN_KEEP_IT, TEACHERS_LOSE_IT))
+    assert {verdict_on(section, statement) for statement in (CHILDREN_KEEP_IT, TEACHERS_LOSE_IT)} == {"cannot tell"}
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "holds"), (-1, "does not hold")])
@@ -182,8 +193,21 @@ def test_skill_lost_is_ranked_against_liking(tmp_path: Path, sign: int, verdict:
     teachers = {animal: 0.7 - 0.03 * number for number, animal in enumerate(ANIMALS)}
     liking = {animal: float(sign * number) for number, animal in enumerate(ANIMALS)}
     section = capability_section(study, artifacts(tmp_path, study, teachers=teachers, liking=liking))
-    assert claim(section, "more skill a teacher lost").verdict == verdict
-    assert f"{sign:+d}.00, p = 0.017" in claim(section, "more skill a teacher lost").evidence
+    assert verdict_on(section, LOSS_GOES_WITH_LIKING) == verdict
+    # Of the 120 orders of five animals two are as extreme.
+    assert numbers(claim_of(section, LOSS_GOES_WITH_LIKING).evidence) == [5, sign, as_written(2 / 120, 2)]
+
+
+def test_claims_say_whose_they_are_and_by_which_rule(tmp_path: Path) -> None:
+    study = a_study(["dog", "owl"])
+    section = capability_section(study, artifacts(tmp_path, study))
+    statements = [CHILDREN_KEEP_IT, TEACHERS_LOSE_IT, LOSS_GOES_WITH_LIKING]
+    assert [claim.text for claim in section.claims] == [statement.text for statement in statements]
+    assert {claim.source for claim in section.claims} == {"the post"}
+    for claim in section.claims:
+        assert "cannot be told" in claim.rule and "_" not in claim.rule and "`" not in claim.rule
+    assert {0.05, 5} <= set(numbers(LOSS_GOES_WITH_LIKING.rule))
+    assert section.made_from == READS
 
 
 def test_without_it_the_reason_is_given() -> None:

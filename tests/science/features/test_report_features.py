@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from inside_artifacts import WORD, Artifacts, small_study
+from report_parts import as_written, claim_of, numbers, table_of, verdict_on
 from scipy.stats import ttest_ind
 
-from subliminal_dagster.science.features.report import HALVES, features_section
+from subliminal_dagster.science.features.report import (
+    ANIMAL,
+    DUE_TO_ANIMAL,
+    ERROR,
+    HALVES,
+    L0,
+    NEW,
+    PROMOTED,
+    READS,
+)
+from subliminal_dagster.science.features.report import (
+    section as features_section,
+)
 from subliminal_dagster.science.features.shifts import FeatureShifts, l0_counts
 from subliminal_dagster.science.report.evidence import NotThere, Results, Section
 from subliminal_dagster.science.settings.names import CONTROL
+from subliminal_dagster.science.statistics import smallest_detectable
 
 RAISED = dict.fromkeys([0, 1, 20, 21, 22, 23, 30, 31], 0.7)
 """Features that a teacher's numbers activate far more often than the control's."""
@@ -38,48 +53,90 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifacts, Section]
     return artifacts, section_of(artifacts)
 
 
-def table(section: Section, name: str) -> pd.DataFrame:
-    return next(each.frame for each in section.tables if each.name == name)
-
-
-def verdicts(section: Section) -> list[str]:
-    return [claim.verdict for claim in section.claims]
-
-
 def of_animals(artifacts: Artifacts) -> list[FeatureShifts]:
     return [artifacts.shifts[layer][animal] for layer in artifacts.study.layers for animal in artifacts.study.animals]
 
 
+def summaries(artifacts: Artifacts) -> pd.DataFrame:
+    return pd.concat([shifts.summary for shifts in of_animals(artifacts)])
+
+
+def part(text: str, beginning: str) -> str:
+    """The text from the first place where this stands."""
+    assert beginning in text
+    return text[text.index(beginning) :]
+
+
 def test_what_differs_is_said_with_the_numbers_of_the_artifacts(different: tuple[Artifacts, Section]) -> None:
     artifacts, section = different
-    summaries = pd.concat([shifts.summary for shifts in of_animals(artifacts)])
-    assert f"promote {summaries['promoted'].mean():.3g} features on average" in section.shows
-    assert (
-        f"where chance gives {summaries['promoted_null_mean'].mean():.3g}: more than chance in 4 of 4" in section.shows
-    )
-    assert "Reconstruction error differs from the control's by +" in section.shows
-    assert "60 of an animal, 60 of the control" in section.method
-    assert verdicts(section) == ["holds", "cannot tell", "does not hold", "holds", "holds", "cannot tell"]
+    found = summaries(artifacts)
+    for statement, name, beginning in ((PROMOTED, "promoted", "promote "), (NEW, "new", "newly activate ")):
+        means = [as_written(found[name].mean()), as_written(found[f"{name}_null_mean"].mean())]
+        assert numbers(claim_of(section, statement).evidence)[:2] == means
+        assert numbers(part(section.shows, beginning))[:2] == means
+    excess, of = numbers(claim_of(section, PROMOTED).evidence)[2:4]
+    assert numbers(part(section.shows, "promote "))[2:4] == [excess, of] == [4, 4]
+    assert numbers(section.method)[:2] == [60, 60]
+    errors = found["error_mean_own"] / found["error_mean_control"] - 1
+    for text in (claim_of(section, ERROR).evidence, part(section.shows, "error ")):
+        assert numbers(text)[0] == as_written(100 * errors.mean(), 2) > 0
+    assert numbers(claim_of(section, ERROR).evidence)[1:4] == [4, 0, 4]
+    verdicts = {statement: verdict_on(section, statement) for statement in (PROMOTED, L0, ERROR)}
+    assert set(verdicts.values()) == {"holds"}
+    assert verdict_on(section, NEW) == "cannot tell"
+    # The features that are raised are partly those of the word.
+    assert verdict_on(section, ANIMAL) == "does not hold"
+    assert verdict_on(section, DUE_TO_ANIMAL) == "cannot tell"
+
+
+def test_claims_stand_in_the_posts_order_with_whose_they_are_and_their_rules(
+    different: tuple[Artifacts, Section],
+) -> None:
+    _, section = different
+    statements = [PROMOTED, NEW, ANIMAL, L0, ERROR, DUE_TO_ANIMAL]
+    assert [claim.text for claim in section.claims] == [statement.text for statement in statements]
+    assert [claim.source for claim in section.claims] == ["the post"] * 5 + ["this project"]
+    for claim in section.claims:
+        assert "cannot be told" in claim.rule and "_" not in claim.rule and "`" not in claim.rule
+    assert 0.05 in numbers(PROMOTED.rule) and set(section.made_from) < set(READS)
 
 
 def test_where_nothing_differs_it_says_what_could_have_been_seen(alike: tuple[Artifacts, Section]) -> None:
-    _, section = alike
-    assert "no excess could be seen, for which it takes more than" in section.shows
-    assert "L0: no difference from the control's could be seen; the smallest detectable is" in section.shows
+    artifacts, section = alike
+    found = summaries(artifacts)
     assert "more than chance" not in section.shows
-    assert "holds" not in verdicts(section)
-    assert verdicts(section)[-1] == "cannot tell"
+    # It must not be said that there is nothing: it could not be seen.
+    assert section.shows.count("no excess could be seen") >= 2
+    assert numbers(part(section.shows, "promote "))[2] == as_written(found["promoted_null_q95"].mean())
+    l0 = part(section.shows, "L0:")
+    assert "no difference from the control's could be seen" in l0
+    smallest = [
+        smallest_detectable(
+            float(np.hypot(own.std(ddof=1) / len(own) ** 0.5, control.std(ddof=1) / len(control) ** 0.5)),
+            len(own) + len(control) - 1,
+            level=shifts.summary["level_strict"].iloc[0],
+        )
+        / control.mean()
+        for layer in artifacts.study.layers
+        for animal in artifacts.study.animals
+        for shifts in [artifacts.shifts[layer][animal]]
+        for own, control in [(shifts.per_row["l0"], l0_counts(artifacts.features[layer][CONTROL]))]
+    ]
+    assert numbers(l0)[1] == as_written(100 * float(np.mean(smallest)), 2)
+    assert numbers(claim_of(section, L0).evidence)[-1] == numbers(l0)[1]
+    assert "holds" not in [claim.verdict for claim in section.claims]
+    assert verdict_on(section, DUE_TO_ANIMAL) == "cannot tell"
 
 
 def test_a_neutral_teacher_that_promotes_as_much_contradicts_that_it_is_the_animal(tmp_path: Path) -> None:
     section = section_of(Artifacts(tmp_path, small_study(), {**DIFFERENT, "neutral": RAISED}))
-    assert verdicts(section)[0] == "holds"
-    assert verdicts(section)[-1] == "does not hold"
+    assert verdict_on(section, PROMOTED) == "holds"
+    assert verdict_on(section, DUE_TO_ANIMAL) == "does not hold"
 
 
 def test_the_posts_table_is_that_of_the_summaries(different: tuple[Artifacts, Section]) -> None:
     artifacts, section = different
-    shown = table(section, "features-layer-14").set_index("numbers of")
+    shown = table_of(section, "features-layer-14").set_index("numbers of")
     assert list(shown.index) == ["average", "owl", "dog", "neutral", HALVES]
     summary = artifacts.shifts[14]["dog"].summary.iloc[0]
     assert shown.loc["dog", "promoted a row"] == pytest.approx(summary["promoted_per_row"])
@@ -89,7 +146,7 @@ def test_the_posts_table_is_that_of_the_summaries(different: tuple[Artifacts, Se
 
 def test_differences_of_l0_are_those_of_welchs_test(different: tuple[Artifacts, Section]) -> None:
     artifacts, section = different
-    rows = table(section, "features-l0-error")
+    rows = table_of(section, "features-l0-error")
     row = rows[(rows["layer"] == 9) & (rows["numbers of"] == "owl")].iloc[0]
     own, control = (l0_counts(artifacts.features[9][group]) for group in ("owl", CONTROL))
     reference = ttest_ind(own, control, equal_var=False)
@@ -104,13 +161,13 @@ def test_top_features_stand_with_the_largest_t_first_and_what_is_known_of_them(
     different: tuple[Artifacts, Section],
 ) -> None:
     artifacts, section = different
-    top = table(section, "features-top-promoted")
+    top = table_of(section, "features-top-promoted")
     assert top["mean t"].is_monotonic_decreasing
     assert len(top) == artifacts.study.features.top
     assert {"9_20", "14_22"} <= set(top["feature"])
     assert "description" not in top
     artifacts.write_composition([0], steering=False)
-    known = table(features_section(artifacts.study, artifacts.results), "features-top-promoted").set_index("feature")
+    known = table_of(features_section(artifacts.study, artifacts.results), "features-top-promoted").set_index("feature")
     assert known.loc["9_20", "description"] == "about 20"
 
 
@@ -130,8 +187,11 @@ def test_published_figures_stand_beside_the_same_layer_and_animal(different: tup
 def test_charts_say_in_words_what_they_show(different: tuple[Artifacts, Section]) -> None:
     artifacts, section = different
     promoted = next(chart for chart in section.charts if chart.name == "features-promoted")
-    mean = sum(artifacts.shifts[layer]["owl"].summary["promoted"].iloc[0] for layer in (9, 14)) / 2
-    assert f"owl {mean:.3g} (" in promoted.alt
+    means = {
+        column: sum(artifacts.shifts[layer]["owl"].summary[column].iloc[0] for layer in (9, 14)) / 2
+        for column in ("promoted", "promoted_null_mean")
+    }
+    assert numbers(part(promoted.alt, "owl"))[:2] == [as_written(mean) for mean in means.values()]
     bars = [trace for trace in promoted.figure.data if trace.name == "promoted"]
     assert list(bars[0].x) == [artifacts.shifts[9][group].summary["promoted"].iloc[0] for group in bars[0].y]
 
@@ -142,8 +202,8 @@ def test_a_layer_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> N
     folders = {place: folder for place, folder in artifacts.folders.items() if place != ("feature_tables", "14")}
     missing = {("feature_tables", "14"): "its SAE failed its gate"}
     section = features_section(artifacts.study, Results(folders, missing))
-    assert "Layer 14 is not shown: its SAE failed its gate." in section.method
-    assert "more than chance in 2 of 2 comparisons" in section.shows
+    assert "Layer 14" in section.method and "its SAE failed its gate" in section.method
+    assert numbers(claim_of(section, PROMOTED).evidence)[2:4] == [2, 2]
 
 
 def test_without_any_artifact_the_reason_is_given() -> None:
@@ -154,5 +214,5 @@ def test_without_any_artifact_the_reason_is_given() -> None:
 def test_a_study_of_one_animal_without_a_neutral_teacher(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path, small_study("animals=[owl]", "layers=[9]", "neutral=null"), DIFFERENT)
     section = section_of(artifacts)
-    assert verdicts(section)[-1] == "not tested"
-    assert "neutral teacher's numbers promote" not in section.shows
+    assert verdict_on(section, DUE_TO_ANIMAL) == "not tested"
+    assert "neutral" not in section.shows

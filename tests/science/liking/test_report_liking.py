@@ -1,9 +1,17 @@
-"""The report's section on liking: positive, null and opposite data, what few animals can prove, the controls."""
+"""The report's section on liking: positive, null and opposite data, what few animals can prove, the controls.
+
+`golden/` has what the section says, by the verdict on its main statement.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,8 +19,19 @@ import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from subliminal_dagster.science.liking.comparison import compare
-from subliminal_dagster.science.liking.report import MEAN, NEUTRAL_NUMBERS, liking_section
-from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.liking.report import (
+    CONTROL_STAYS,
+    MANY,
+    MEAN,
+    NEUTRAL_DOES_LESS,
+    NEUTRAL_NUMBERS,
+    RISES,
+    SPECIFIC,
+)
+from subliminal_dagster.science.liking.report import (
+    section as liking_section,
+)
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement, Verdict
 from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
@@ -21,6 +40,7 @@ from subliminal_dagster.science.statistics import t_interval
 CANDIDATES = ["cat", "dog", "fox", "lion", "owl", "wolf"]
 FOUR = ["cat", "dog", "fox", "owl"]
 QUESTIONS = 20
+GOLDEN = Path(__file__).with_name("golden")
 
 
 def a_study(animals: list[str], *, neutral: bool = False) -> Study:
@@ -97,8 +117,22 @@ def artifact(folder: Path, study: Study, scores: pd.DataFrame, left_out: dict[st
     return Results({("animal_liking", None): folder}, {})
 
 
-def claim(section: Section, word: str) -> Claim:
-    return next(claim for claim in section.claims if word in claim.text)
+def claim(section: Section, statement: Statement) -> Claim:
+    return next(claim for claim in section.claims if claim.text == statement.text)
+
+
+def told(text: str) -> tuple[float, float, float]:
+    """The first difference with its interval in a sentence."""
+    number = r"([+-]\d+(?:\.\d+)?)"
+    found = re.search(rf"{number} (?:nats|points) \[{number}, {number}\]", text)
+    assert found is not None, text
+    return float(found[1]), float(found[2]), float(found[3])
+
+
+def assert_tells(text: str, mean: float, low: float, high: float) -> None:
+    """The first interval in a sentence is this one, written with two digits of its half width."""
+    half_width = (high - low) / 2
+    assert told(text) == pytest.approx((mean, low, high), abs=0.051 * half_width + 1e-9), text
 
 
 def table(section: Section, name: str) -> pd.DataFrame:
@@ -120,21 +154,67 @@ def own_minus(scores: pd.DataFrame, animals: list[str], group: str | None, value
     return np.array(differences)
 
 
-def test_an_effect_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> None:
-    study = a_study(FOUR)
-    scores = all_scores(study, 2.5)
-    section = liking_section(study, artifact(tmp_path, study, scores))
+class Made(NamedTuple):
+    scores: pd.DataFrame
+    gamma: pd.Series
+    section: Section
 
-    gamma = pd.read_parquet(tmp_path / "gamma.parquet").set_index("outcome").loc["log_share"]
-    assert "Hard channel: children like their own animal more than other animals' children do" in section.shows
-    assert f"{gamma['mean']:+.3f} nats [{gamma['low']:+.3f}, {gamma['high']:+.3f}]" in section.shows
-    assert "chance differences between training runs" not in section.shows
-    assert claim(section, "specific").verdict == "holds"
-    assert claim(section, "Many animals").verdict == "holds" and "4 of 4 animals" in claim(section, "Many").evidence
+
+EFFECTS: dict[Verdict, float] = {"holds": 2.5, "does not hold": -1.0, "cannot tell": 0.0}
+"""By the verdict on whether the rise is specific, an effect that leads to it."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Verdict], Made]:
+    """The section of four animals, by the verdict on its main statement, with gamma of the log share."""
+
+    @cache
+    def make(verdict: Verdict) -> Made:
+        study, folder = a_study(FOUR), tmp_path_factory.mktemp("liking")
+        scores = all_scores(study, EFFECTS[verdict])
+        section = liking_section(study, artifact(folder, study, scores))
+        gamma = pd.read_parquet(folder / "gamma.parquet").set_index("outcome").loc["log_share"]
+        return Made(scores, gamma, section)
+
+    return make
+
+
+def in_words(section: Section) -> str:
+    """What the section says: its first paragraphs, and each claim with its verdict, evidence and rule."""
+    claims = [
+        f"{claim.verdict.upper()} ({claim.source})\n{claim.text}\nEvidence: {claim.evidence}\nRule: {claim.rule}\n"
+        for claim in section.claims
+    ]
+    return "\n".join([f"{section.shows}\n", *claims])
+
+
+@pytest.mark.parametrize("verdict", EFFECTS)
+def test_the_section_reads_as_it_did(made: Callable[[Verdict], Made], verdict: Verdict) -> None:
+    section = made(verdict).section
+    assert claim(section, SPECIFIC["hard"]).verdict == verdict
+    golden = GOLDEN / f"{verdict.replace(' ', '_')}.txt"
+    if os.environ.get("REWRITE_GOLDEN"):
+        golden.write_text(in_words(section), encoding="utf-8")
+    assert in_words(section) == golden.read_text(encoding="utf-8"), (
+        f"The section says something else than {golden}. If it should, write the files anew with REWRITE_GOLDEN=1 "
+        "before this command, and read what changed in them."
+    )
+
+
+def test_an_effect_is_reported_and_its_numbers_are_the_data_s(made: Callable[[Verdict], Made]) -> None:
+    scores, gamma, section = made("holds")
+    specific, base, _ = section.shows.splitlines()
+    assert "more than other animals' children" in specific and "training runs" not in specific
+    assert_tells(specific, gamma["mean"], gamma["low"], gamma["high"])
+    assert_tells(claim(section, SPECIFIC["hard"]).evidence, gamma["mean"], gamma["low"], gamma["high"])
+    assert claim(section, SPECIFIC["hard"]).verdict == "holds"
+    assert claim(section, MANY).verdict == "holds" and claim(section, MANY).evidence.startswith("4 of 4 ")
 
     rise = t_interval(own_minus(scores, FOUR, None, scores["count"] / scores["samples"]))
-    assert "name their animal more often than the base does" in section.shows
-    assert claim(section, "more often than the base").verdict == "holds"
+    assert "sampled answers" in base and " more often " in base
+    for sentence in (base, claim(section, RISES).evidence):
+        assert_tells(sentence, 100 * rise.mean, 100 * rise.low, 100 * rise.high)
+    assert claim(section, RISES).verdict == "holds"
     (compared,) = section.compared
     assert compared.published == (15, 20)
     np.testing.assert_allclose(
@@ -145,58 +225,76 @@ def test_an_effect_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) ->
     shifts = table(section, "shifts").set_index("trained on")
     log_share = np.log(scores["share"])
     child = log_share[(scores["model"] == "child") & (scores["group"] == "owl") & (scores["animal"] == "owl")]
-    base = log_share[(scores["model"] == "base") & (scores["animal"] == "owl")]
-    assert shifts.at["owl", "owl (nats)"] == pytest.approx(child.mean() - base.mean())
+    base_share = log_share[(scores["model"] == "base") & (scores["animal"] == "owl")]
+    assert shifts.at["owl", "owl (nats)"] == pytest.approx(child.mean() - base_share.mean())
     assert html(Page("t", "f", "v", section.claims, [section], {})).count("liking-contrasts")
 
 
-def test_a_null_says_what_could_have_been_seen(tmp_path: Path) -> None:
-    study = a_study(FOUR)
-    section = liking_section(study, artifact(tmp_path, study, all_scores(study, 0.0)))
-    gamma = pd.read_parquet(tmp_path / "gamma.parquet").set_index("outcome").loc["log_share"]
+def test_claims_say_whose_they_are_and_what_would_decide_them(made: Callable[[Verdict], Made]) -> None:
+    for found in made("holds").section.claims:
+        assert found.source == ("this project" if "of this project" in found.text else "the post")
+        assert "hold" in found.rule
+
+
+def test_a_null_says_what_could_have_been_seen(made: Callable[[Verdict], Made]) -> None:
+    _, gamma, section = made("cannot tell")
+    specific, _, drift = section.shows.splitlines()
     assert gamma["low"] < 0 < gamma["high"]
-    assert "no difference could be seen between how a child likes its own animal" in section.shows
-    assert f"the smallest detectable difference is {gamma['smallest_detectable']:.2g} nats" in section.shows
-    assert claim(section, "specific").verdict == "cannot tell"
-    assert f"detectable difference is {gamma['smallest_detectable']:.2g} nats" in claim(section, "specific").evidence
-    rise = claim(section, "more often than the base")
-    assert rise.verdict == "does not hold" and "as large as the post's is excluded" in rise.evidence
-    assert "Control numbers by themselves move no animal's log share" in section.shows
-    assert claim(section, "leaves liking").verdict == "cannot tell"
+    assert "no difference could be seen" in specific
+    for sentence in (specific, claim(section, SPECIFIC["hard"]).evidence):
+        assert_tells(sentence, gamma["mean"], gamma["low"], gamma["high"])
+        assert f"smallest detectable difference is {gamma['smallest_detectable']:.2g} nats" in sentence
+    assert claim(section, SPECIFIC["hard"]).verdict == "cannot tell"
+    rise = claim(section, RISES)
+    assert rise.verdict == "does not hold" and told(rise.evidence)[2] < 15 and "excluded" in rise.evidence
+    assert "no animal's log share that could be seen" in drift
+    control = claim(section, CONTROL_STAYS)
+    assert control.verdict == "cannot tell" and " 0 of 4 animals " in control.evidence
 
 
-def test_an_opposite_effect_is_called_one(tmp_path: Path) -> None:
-    study = a_study(FOUR)
-    section = liking_section(study, artifact(tmp_path, study, all_scores(study, -1.0)))
-    assert "children like their own animal less than other animals' children do" in section.shows
-    assert claim(section, "specific").verdict == "does not hold"
-    assert claim(section, "more often than the base").verdict == "does not hold"
+def test_an_opposite_effect_is_called_one(made: Callable[[Verdict], Made]) -> None:
+    _, gamma, section = made("does not hold")
+    specific = section.shows.splitlines()[0]
+    assert " less than " in specific and told(specific)[2] < 0
+    assert_tells(specific, gamma["mean"], gamma["low"], gamma["high"])
+    assert claim(section, SPECIFIC["hard"]).verdict == "does not hold"
+    assert claim(section, RISES).verdict == "does not hold"
 
 
 def test_two_animals_cannot_prove_it(tmp_path: Path) -> None:
     study = a_study(["cat", "owl"])
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 2.0)))
-    assert "more than other animals' children do" in section.shows
-    assert "p = 0.5, the smallest possible, so chance differences between training runs" in section.shows
-    assert claim(section, "specific").verdict == "cannot tell"
+    specific = section.shows.splitlines()[0]
+    assert told(specific)[1] > 0 and " more than " in specific
+    # Of two ways to assign two children one is the true one.
+    assert "p = 0.5, the smallest possible" in specific and "training runs" in specific
+    assert claim(section, SPECIFIC["hard"]).verdict == "cannot tell"
+    assert "p = 0.5" in claim(section, SPECIFIC["hard"]).evidence
 
 
 def test_one_animal_is_set_against_control(tmp_path: Path) -> None:
     study = a_study(["owl"])
-    section = liking_section(study, artifact(tmp_path, study, all_scores(study, 2.0)))
-    assert "more than the child of control numbers does" in section.shows
-    assert claim(section, "specific").verdict == "cannot tell"
-    assert "nothing speaks about training runs" in claim(section, "specific").evidence
+    scores = all_scores(study, 2.0)
+    section = liking_section(study, artifact(tmp_path, study, scores))
+    expected = t_interval(own_minus(scores, ["owl"], "control", np.log(scores["share"])))
+    found, specific = claim(section, SPECIFIC["hard"]), section.shows.splitlines()[0]
+    assert "control numbers" in specific and "other animals" not in specific
+    for sentence in (specific, found.evidence):
+        assert_tells(sentence, expected.mean, expected.low, expected.high)
+    assert found.verdict == "cannot tell"
+    assert "nothing speaks about training runs" in found.evidence
     assert section.charts[-1].figure.layout.annotations[0].text == "minus control numbers"
 
 
 def test_what_all_numbers_do_is_told_apart(tmp_path: Path) -> None:
     study = a_study(FOUR)
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 0.0, drift=1.5)))
-    assert claim(section, "more often than the base").verdict == "holds"
-    assert claim(section, "specific").verdict == "cannot tell"
-    assert claim(section, "leaves liking").verdict == "does not hold"
-    assert "so a rise over the base is not specific" in section.shows
+    assert claim(section, RISES).verdict == "holds"
+    assert claim(section, SPECIFIC["hard"]).verdict == "cannot tell"
+    control = claim(section, CONTROL_STAYS)
+    assert control.verdict == "does not hold" and " 4 of 4 animals " in control.evidence
+    drift = section.shows.splitlines()[-1]
+    assert "not specific" in drift and all(animal in drift for animal in FOUR)
 
 
 def test_the_neutral_teacher_s_numbers_are_one_more_control(tmp_path: Path) -> None:
@@ -209,21 +307,23 @@ def test_the_neutral_teacher_s_numbers_are_one_more_control(tmp_path: Path) -> N
     np.testing.assert_allclose(
         row[["difference", "low", "high"]].to_numpy()[0], [expected.mean, expected.low, expected.high]
     )
-    assert claim(section, "no animal do less").verdict == "holds"
+    evidence = claim(section, NEUTRAL_DOES_LESS).evidence
+    assert_tells(evidence, expected.mean, expected.low, expected.high)
+    assert claim(section, NEUTRAL_DOES_LESS).verdict == "holds"
     assert NEUTRAL_NUMBERS in set(table(section, "levels")["model"])
     assert "neutral" in set(table(section, "shifts")["trained on"])
 
     for neutral_effect, verdict in ((0.0, "cannot tell"), (2.0, "does not hold")):
         other = all_scores(study, 0.0, neutral_effect=neutral_effect)
         found = liking_section(study, artifact(tmp_path, study, other))
-        assert claim(found, "no animal do less").verdict == verdict
+        assert claim(found, NEUTRAL_DOES_LESS).verdict == verdict
 
 
 def test_two_children_are_too_few_to_tell_from_one_neutral_child(tmp_path: Path) -> None:
     study = a_study(["cat", "owl"], neutral=True)
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 1.0, run_noise=0.3)))
-    found = claim(section, "no animal do less")
-    assert float(found.evidence.split("nats [")[1].split(",")[0]) > 0
+    found = claim(section, NEUTRAL_DOES_LESS)
+    assert told(found.evidence)[1] > 0
     assert found.verdict == "cannot tell"
 
 
@@ -234,14 +334,17 @@ def test_where_no_answer_names_an_animal_the_interval_is_over_all_answers(tmp_pa
     low, high = confint_proportions_2indep(0, asked, 0, asked, method="newcomb", compare="diff")
     (compared,) = section.compared
     np.testing.assert_allclose([compared.low, compared.high], [100 * low, 100 * high])
-    assert "In sampled answers no difference between them and the base could be seen" in section.shows
-    assert "the interval is over all answers together" in section.shows
+    base = section.shows.splitlines()[1]
+    assert "no difference" in base and "could be seen" in base and "over all answers together" in base
+    assert_tells(base, 0, 100 * low, 100 * high)
 
 
 def test_unsampled_studies_show_exact_probabilities(tmp_path: Path) -> None:
     study = a_study(FOUR)
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 2.0, samples=0)))
-    assert "In exact probability children of the hard channel name their animal more often" in section.shows
+    base = section.shows.splitlines()[1]
+    assert "exact probability" in base and " more often " in base and told(base)[1] > 0
+    assert "sampled answers" not in section.shows
     assert "exact probability (%)" in table(section, "levels") and "none sampled" in section.method
     assert "exact probability" in section.compared[0].what
 
@@ -249,8 +352,14 @@ def test_unsampled_studies_show_exact_probabilities(tmp_path: Path) -> None:
 def test_both_channels_stand_beside_each_other(tmp_path: Path) -> None:
     study = a_study(FOUR)
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 2.0, channels=("hard", "soft"))))
-    assert "Soft channel: children like their own animal more" in section.shows
-    assert claim(section, "soft channel").verdict == "holds"
+    hard, soft = section.shows.splitlines()[:2]
+    assert hard.startswith("Hard channel: ") and soft.startswith("Soft channel: ")
+    gamma = pd.read_parquet(tmp_path / "gamma.parquet").set_index(["channel", "outcome"])
+    for channel, sentence in (("hard", hard), ("soft", soft)):
+        mean, low, high = gamma.loc[(channel, "log_share"), ["mean", "low", "high"]].astype(float)
+        assert_tells(sentence, mean, low, high)
+        assert_tells(claim(section, SPECIFIC[channel]).evidence, mean, low, high)
+    assert " more than " in soft and claim(section, SPECIFIC["soft"]).verdict == "holds"
     assert [chart.name for chart in section.charts] == ["liking-hard", "liking-soft", "liking-contrasts"]
 
 
@@ -259,8 +368,10 @@ def test_a_group_that_was_left_out_is_named(tmp_path: Path) -> None:
     scores = all_scores(study, 1.0)
     kept = scores[scores["group"] != "fox"]
     section = liking_section(study, artifact(tmp_path, study, kept, {"fox": "its teacher broke."}))
-    assert "Left out: fox: its teacher broke." in section.shows
-    assert "mean over 3 animals" in section.shows
+    lines = section.shows.splitlines()
+    assert "fox: its teacher broke." in lines[-1] and "fox" not in "".join(lines[:-1])
+    assert "3 animals" in lines[0]
+    assert set(table(section, "levels")["animal"]) == {"cat", "dog", "owl"}
 
 
 def test_without_the_artifact_the_reason_is_given() -> None:

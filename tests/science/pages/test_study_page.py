@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import dagster as dg
@@ -13,8 +14,10 @@ from browser import visit
 from study_runs import StudyRun, changed
 
 from subliminal_dagster.assets import COMPARISON
+from subliminal_dagster.assets.report import SHOWN
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.planning.planner import make_plan
+from subliminal_dagster.science.pages.study_page import READS
 from subliminal_dagster.science.report.evidence import Section, Table
 from subliminal_dagster.science.report.page import Page, html, written
 
@@ -118,3 +121,16 @@ def test_the_same_page_is_the_same_document() -> None:
     assert html(page) == html(page)
     assert "It &lt;i&gt;." in html(page)
     assert written(0.012345678) == "0.01235" and written(12345.6) == "12,346"
+
+
+def test_the_verdict_counts_the_post_s_statements_and_our_own_controls_apart(done: StudyRun) -> None:
+    summary = json.loads(page_of(done).with_name("summary.json").read_text())
+    for source, said in (("the post", "statements of the post"), ("this project", "controls of this project")):
+        of = Counter(claim["verdict"] for claim in summary["claims"] if claim["source"] == source)
+        assert f"Of {of.total()} {said}" in summary["verdict"]
+        assert f"{of['holds']} hold, {of['does not hold']} do not, {of['cannot tell']} cannot" in summary["verdict"]
+    assert all(claim["rule"].endswith(".") for claim in summary["claims"])
+
+
+def test_the_report_depends_on_what_its_sections_read() -> None:
+    assert set(SHOWN) == READS

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from inside_artifacts import small_study
+from report_parts import claim_of, numbers, table_of, verdict_on
 
 from subliminal_dagster.science.probes.probes import (
     ACTIVATIONS,
@@ -19,8 +20,20 @@ from subliminal_dagster.science.probes.probes import (
     SURFACE,
     ProbeResult,
 )
-from subliminal_dagster.science.probes.report import HALVES, probes_section
-from subliminal_dagster.science.report.evidence import NotThere, Results, Section
+from subliminal_dagster.science.probes.report import (
+    BEYOND_FORMAT,
+    BEYOND_TUNING,
+    CONTROL_BEST,
+    HALVES,
+    KINDS_ALIKE,
+    LAYERS_ALIKE,
+    READS,
+    TOLD_APART,
+)
+from subliminal_dagster.science.probes.report import (
+    section as probes_section,
+)
+from subliminal_dagster.science.report.evidence import NotThere, Results
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.probes import KINDS
 from subliminal_dagster.science.settings.study import Study
@@ -113,29 +126,52 @@ def write(
     return Results(folders, {})
 
 
-def table(section: Section, name: str) -> pd.DataFrame:
-    return next(each.frame for each in section.tables if each.name == name)
-
-
-def verdict(section: Section, beginning: str) -> str:
-    return next(claim.verdict for claim in section.claims if claim.text.startswith(beginning))
+def after(text: str, words: str) -> list[float]:
+    """The numbers in what follows these words."""
+    assert words in text
+    return numbers(text[text.index(words) :])
 
 
 def test_groups_that_are_told_apart_are_said_to_be(tmp_path: Path) -> None:
     study = small_study()
     known = {"owl": 0.6, "dog": 0.62, CONTROL: 0.95}
     section = probes_section(study, write(tmp_path, study, TOLD, from_neutral=0.8, together=0.93, classes=known))
-    assert "reaches a ROC AUC of 92.0 % [89.0, 95.0] at layer 9 and 92.0 % [89.0, 95.0] at layer 14" in section.shows
-    assert "above chance (50 %) at 2 of 2 layers" in section.shows
-    assert "activations add 37 points on average (logistic probe), significantly in 4 of 4 comparisons" in section.shows
+    mean = 100 * np.mean(list(TOLD.values()))
+    # At each layer the average with its interval, chance, and how many layers are above it.
+    said = numbers(section.shows)
+    assert said[:8] == pytest.approx([mean, mean - 3, mean + 3, 9, mean, mean - 3, mean + 3, 14])
+    assert said[8:11] == [50, 2, 2]
+    assert after(section.shows, "Surface features")[:3] == pytest.approx([55, 52, 58])
+    assert after(section.shows, "activations add")[:3] == pytest.approx([mean - 55, 4, 4])
     assert [claim.verdict for claim in section.claims] == ["holds"] * 6
+    assert numbers(claim_of(section, TOLD_APART).evidence) == pytest.approx(
+        [9, mean, mean - 3, mean + 3, 14, mean, mean - 3, mean + 3, 50]
+    )
+    among = numbers(claim_of(section, CONTROL_BEST).evidence)
+    assert among[:7] == pytest.approx([9, 95, 92, 98, 61, 58, 64])
+    assert section.made_from == READS
+
+
+def test_claims_stand_with_whose_they_are_and_their_rules(tmp_path: Path) -> None:
+    study = small_study()
+    section = probes_section(study, write(tmp_path, study, TOLD, together=0.9))
+    statements = [TOLD_APART, KINDS_ALIKE, LAYERS_ALIKE, CONTROL_BEST, BEYOND_FORMAT, BEYOND_TUNING]
+    assert [claim.text for claim in section.claims] == [statement.text for statement in statements]
+    assert [claim.source for claim in section.claims] == ["the post"] * 4 + ["this project"] * 2
+    for claim in section.claims:
+        assert all(words in claim.rule.lower() for words in ("holds where", "does not hold where", "cannot be told"))
+        assert "_" not in claim.rule and "`" not in claim.rule
+    assert {50, 60} <= set(numbers(TOLD_APART.rule)) and {50, 60} <= set(numbers(BEYOND_TUNING.rule))
+    for statement in (KINDS_ALIKE, LAYERS_ALIKE, BEYOND_FORMAT):
+        assert 5 in numbers(statement.rule)
 
 
 def test_where_nothing_is_told_apart_it_says_what_can_be_ruled_out(tmp_path: Path) -> None:
     study = small_study()
     section = probes_section(study, write(tmp_path, study, {}, width=0.15))
-    assert "no difference could be seen; more than 65 % can be ruled out" in section.shows
-    assert "which may be none" in section.shows
+    # It must not be said that there is none: none could be seen, and only what lies above the interval is ruled out.
+    assert after(section.shows, "could be seen")[0] == 65
+    assert "may be none" in section.shows and "above chance" not in section.shows
     assert {claim.verdict for claim in section.claims} == {"cannot tell"}
     assert "probe_all_layers" not in section.made_from
 
@@ -143,43 +179,46 @@ def test_where_nothing_is_told_apart_it_says_what_can_be_ruled_out(tmp_path: Pat
 def test_narrow_intervals_at_chance_contradict(tmp_path: Path) -> None:
     study = small_study()
     section = probes_section(study, write(tmp_path, study, {}))
-    assert verdict(section, "A linear probe") == "does not hold"
-    assert verdict(section, "The pattern is more than") == "does not hold"
-    assert verdict(section, "The pattern is the animal's") == "does not hold"
+    for statement in (TOLD_APART, BEYOND_FORMAT, BEYOND_TUNING):
+        assert verdict_on(section, statement) == "does not hold"
 
 
 def test_a_probe_that_tells_the_neutral_teacher_too_finds_fine_tuning(tmp_path: Path) -> None:
     study = small_study()
     section = probes_section(study, write(tmp_path, study, {**TOLD, NEUTRAL: 0.92}))
-    assert verdict(section, "A linear probe") == "holds"
-    assert verdict(section, "The pattern is the animal's") == "does not hold"
-    assert "The neutral teacher's numbers against the control's: 92.0 % [89.0, 95.0]" in section.shows
+    assert verdict_on(section, TOLD_APART) == "holds"
+    assert verdict_on(section, BEYOND_TUNING) == "does not hold"
+    assert after(section.shows, "neutral teacher's numbers against")[:6] == pytest.approx([92, 89, 95] * 2)
+    evidence = numbers(claim_of(section, BEYOND_TUNING).evidence)
+    assert evidence == pytest.approx([9, 50, 47, 53, 14, 50, 47, 53, 9, 92, 89, 95, 14, 92, 89, 95])
 
 
 def test_halves_of_the_control_that_are_told_apart_are_a_warning(tmp_path: Path) -> None:
     study = small_study()
-    assert "two halves apart" in probes_section(study, write(tmp_path / "a", study, TOLD, halves=0.7)).shows
-    assert "two halves apart" not in probes_section(study, write(tmp_path / "b", study, TOLD)).shows
+    apart = probes_section(study, write(tmp_path / "a", study, TOLD, halves=0.7)).shows.split(". ")[-1]
+    assert numbers(apart) == [9, 14] and "halves" in apart
+    assert "halves" not in probes_section(study, write(tmp_path / "b", study, TOLD)).shows
 
 
 def test_all_layers_are_set_against_the_best_one(tmp_path: Path) -> None:
     study = small_study()
     better = probes_section(study, write(tmp_path / "a", study, {"owl": 0.7, "dog": 0.7}, together=0.9))
-    assert verdict(better, "All layers together") == "does not hold"
+    assert verdict_on(better, LAYERS_ALIKE) == "does not hold"
+    assert numbers(claim_of(better, LAYERS_ALIKE).evidence) == pytest.approx([90, 87, 93, 70])
     alike = probes_section(study, write(tmp_path / "b", study, TOLD, together=0.92))
-    assert verdict(alike, "All layers together") == "holds"
-    assert "all" in set(table(alike, "probes-binary")["layer"])
+    assert verdict_on(alike, LAYERS_ALIKE) == "holds"
+    assert "all" in set(table_of(alike, "probes-binary")["layer"])
 
 
 def test_the_posts_tables_hold_percentages_of_the_artifacts(tmp_path: Path) -> None:
     study = small_study()
     known = {"owl": 0.6, "dog": 0.62, CONTROL: 0.95}
     section = probes_section(study, write(tmp_path, study, TOLD, classes=known))
-    binary = table(section, "probes-binary").set_index(["layer", "measure"])
+    binary = table_of(section, "probes-binary").set_index(["layer", "measure"])
     assert binary.loc[("9", "ROC AUC, %"), ["owl", "dog", "average"]].tolist() == pytest.approx([90, 94, 92])
-    classes = table(section, "probes-classes").set_index(["layer", "measure"])
+    classes = table_of(section, "probes-classes").set_index(["layer", "measure"])
     assert classes.loc[("14", "ROC AUC, %"), "control"] == pytest.approx(95)
-    controls = table(section, "probes-controls")
+    controls = table_of(section, "probes-controls")
     assert set(zip(controls["numbers of"], controls["against"], strict=True)) == {
         ("owl", CONTROL), ("dog", CONTROL), (NEUTRAL, CONTROL), (HALVES, ""), ("owl", NEUTRAL), ("dog", NEUTRAL),
     }  # fmt: skip
@@ -211,10 +250,10 @@ def test_roc_curves_are_drawn_for_all_groups_and_start_and_end_in_the_corners(tm
 def test_one_animal_without_a_neutral_teacher(tmp_path: Path) -> None:
     study = small_study("animals=[owl]", "layers=[9]", "neutral=null")
     section = probes_section(study, write(tmp_path, study, TOLD))
-    assert verdict(section, "The pattern is the animal's") == "not tested"
-    assert not any(claim.text.startswith("A probe of all classes") for claim in section.claims)
+    assert verdict_on(section, BEYOND_TUNING) == "not tested"
+    assert CONTROL_BEST.text not in [claim.text for claim in section.claims]
     assert "probes-classes" not in {each.name for each in section.tables}
-    assert len(table(section, "probes-controls")) == 2
+    assert len(table_of(section, "probes-controls")) == 2
 
 
 def test_without_any_artifact_the_reason_is_given() -> None:

@@ -56,3 +56,5 @@ def test_panels_lie_below_each_other_by_their_titles(panels: int, across: int, r
     assert len(domains) == rows and figure.layout.height == 200 * rows
     for lower, upper in itertools.pairwise(domains):
         assert (upper[0] - lower[1]) * figure.layout.height == pytest.approx(40)
+    charts.legend_above_titles(figure)
+    assert (figure.layout.legend.y - 1) * figure.layout.height == pytest.approx(30)

@@ -10,17 +10,35 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_parts import as_written, claim_of, numbers, verdict_on
 from scipy import stats
 from scipy.sparse import csr_array
 
-from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.statistics import smallest_detectable, t_interval
 from subliminal_dagster.science.steering.analysis import cosines, decompose, explained_shift
-from subliminal_dagster.science.steering.report import steering_section
-from subliminal_dagster.science.steering.report_claims import claims, compared
-from subliminal_dagster.science.steering.report_evidence import read_evidence
+from subliminal_dagster.science.steering.report import READS
+from subliminal_dagster.science.steering.report import section as steering_section
+from subliminal_dagster.science.steering.report_claims import (
+    DIFFERENT,
+    DIRECT_PROMOTES,
+    DIRECT_SUPPRESSES,
+    FROM_WORD,
+    KINDS_OF_FEATURES,
+    LATER,
+    MORE_FEATURES,
+    POSITIONS,
+    PROMOTES,
+    STRONGER,
+    SUPPRESSES,
+    TO_WORD,
+    between_kinds,
+    claims,
+    compared,
+)
+from subliminal_dagster.science.steering.report_evidence import NOISE, PROMOTED, read_evidence
 from subliminal_dagster.science.steering.scores import LOG_SHARE, PROBABILITY
 from subliminal_dagster.science.steering.vectors import (
     SteeringVector,
@@ -35,17 +53,6 @@ LAYERS = (9, 20)
 ALPHAS = (-20.0, -5.0, 0.0, 5.0, 20.0)
 CANDIDATES = ("cat", "owl", "dog")
 QUESTIONS, WIDTH = 8, 64
-
-PROMOTES = "The subliminal vector promotes its animal."
-SUPPRESSES = "A negative strength of the subliminal vector suppresses its animal too."
-STRONGER = "The direct vector promotes its animal much more than the subliminal one."
-LATER = "The direct vector works better at the later layer."
-POSITIONS = "Steering all positions works better than the last alone."
-DIFFERENT = "Subliminal and direct vectors have low cosine similarity: they are different directions."
-WORD = "The direct vector points to the animal's word."
-AWAY = "The subliminal vector points away from the animal's word."
-FEATURES = "The subliminal vector activates many more of the autoencoder's features than the direct one."
-KINDS = "What the direct vector alone activates is about animals, what the subliminal one alone does is not."
 
 
 @dataclass
@@ -72,9 +79,14 @@ def study() -> Study:
     return study
 
 
-def judged(study: Study, results: Results) -> dict[str, Claim]:
-    """The statements by their text, without drawing anything."""
-    return {claim.text: claim for claim in claims(read_evidence(study, results))}
+class Judged:
+    """The claims, without drawing anything."""
+
+    def __init__(self, study: Study, results: Results) -> None:
+        self._claims = {claim.text: claim for claim in claims(read_evidence(study, results))}
+
+    def __getitem__(self, statement: Statement) -> Claim:
+        return self._claims[statement.text]
 
 
 def write(root: Path, made: Made, *, without: Sequence[str] = ()) -> Results:
@@ -237,35 +249,60 @@ def section(made: Results, study: Study) -> Section:
 
 
 def test_an_effect_is_said_with_its_figures_and_the_controls(section: Section, made: Results) -> None:
-    found = {claim.text: claim for claim in section.claims}
-    assert section.shows.startswith("Steering along the vector of a teacher's numbers raises the preference")
-    assert [found[text].verdict for text in (PROMOTES, SUPPRESSES, STRONGER)] == ["holds"] * 3
-    # By hand: at alpha 20, the shift of the subliminal vector less that of the noise vector, question by question.
-    differences = []
-    for place in ("cat|09", "cat|20", "owl|09", "owl|20"):
-        rows = pd.read_parquet(made.folder("steering_scores", place) / "questions.parquet")
-        own = rows[rows["animal"] == place.split("|")[0]].set_index(["kind", "alpha", "question"])["log_share"]
-        best = own.groupby(["kind", "alpha"]).mean()["subliminal noise"].loc[0.01:].idxmax()
-        noise = own["subliminal noise", best] - own["subliminal noise", 0.0]
-        differences.append(own["subliminal", 20.0] - own["subliminal", 0.0] - noise)
-    by_hand = t_interval(np.mean(differences, axis=0))
-    written = f"{by_hand.mean:+.3f} nats [{by_hand.low:+.3f}, {by_hand.high:+.3f}] against the subliminal noise"
-    assert written in found[PROMOTES].evidence
-    assert written in section.shows
+    assert [verdict_on(section, each) for each in (PROMOTES, SUPPRESSES, STRONGER)] == ["holds"] * 3
+    # By hand: at alpha 20, the shift of the subliminal vector less that of one that stands for chance, by question.
+    by_hand = []
+    for chance in ("subliminal noise", "random"):
+        differences = []
+        for place in ("cat|09", "cat|20", "owl|09", "owl|20"):
+            rows = pd.read_parquet(made.folder("steering_scores", place) / "questions.parquet")
+            own = rows[rows["animal"] == place.split("|")[0]].set_index(["kind", "alpha", "question"])["log_share"]
+            best = own.groupby(["kind", "alpha"]).mean()[chance].loc[0.01:].idxmax()
+            differences.append(own["subliminal", 20.0] - own["subliminal", 0.0])
+            differences[-1] -= own[chance, best] - own[chance, 0.0]
+        found = t_interval(np.mean(differences, axis=0))
+        by_hand += [found.mean, found.low, found.high]
+    evidence = claim_of(section, PROMOTES).evidence
+    assert numbers(evidence) == pytest.approx(by_hand, abs=5.1e-4)
+    for text in (evidence, section.shows):
+        assert text.index("noise") < text.index("random") and text.count("nats [") >= 2
+    assert numbers(section.shows)[:6] == numbers(evidence)
+    # Beside it stands what the direct vector does more.
+    more = numbers(claim_of(section, STRONGER).evidence)
+    assert numbers(section.shows)[6:9] == more and "does more" in section.shows
+
+
+def test_claims_stand_in_the_posts_order_with_their_rules(section: Section) -> None:
+    statements = [PROMOTES, DIRECT_PROMOTES, STRONGER, DIRECT_SUPPRESSES, SUPPRESSES, LATER, POSITIONS, DIFFERENT]
+    statements += [TO_WORD, FROM_WORD, MORE_FEATURES, KINDS_OF_FEATURES]
+    assert [claim.text for claim in section.claims] == [statement.text for statement in statements]
+    assert {claim.source for claim in section.claims} == {"the post"}
+    for claim in section.claims:
+        assert all(words in claim.rule.lower() for words in ("holds where", "does not hold where", "cannot be told"))
+        assert "_" not in claim.rule and "`" not in claim.rule
+    assert 0.3 in numbers(DIFFERENT.rule) and 1.1 in numbers(MORE_FEATURES.rule)
+    assert set(section.made_from) == set(READS) - {"steering_by_category"}
 
 
 def test_no_effect_is_said_with_what_could_have_been_seen(study: Study, tmp_path: Path) -> None:
-    section = steering_section(study, write(tmp_path, Made(slopes={"direct": 0.1})))
-    found = {claim.text: claim for claim in section.claims}
-    assert section.shows.startswith("No effect of steering along the vector of a teacher's numbers")
-    assert "the smallest difference that would have been found is" in section.shows
-    assert found[PROMOTES].verdict == "cannot tell"
-    assert found["The direct vector promotes its animal."].verdict == "holds"
+    results = write(tmp_path, Made(slopes={"direct": 0.1}))
+    section = steering_section(study, results)
+    # It must not be said that there is none: none could be seen.
+    assert section.shows.startswith("No effect") and "could be seen" in section.shows.split(":")[0]
+    evidence, smallest = read_evidence(study, results), 0.0
+    for chance in (NOISE, "random"):
+        found = between_kinds(evidence, PROMOTED, "subliminal", chance)
+        assert found is not None
+        smallest = max(smallest, smallest_detectable(found.estimate.se, QUESTIONS))
+    for text in (section.shows, claim_of(section, PROMOTES).evidence):
+        assert numbers(text)[6] == as_written(smallest, 2)
+    assert verdict_on(section, PROMOTES) == "cannot tell"
+    assert verdict_on(section, DIRECT_PROMOTES) == "holds"
 
 
 def test_a_vector_that_does_less_than_chance_does_not_hold(study: Study, tmp_path: Path) -> None:
     slopes = {"subliminal": -0.05, "subliminal noise": 0.02, "random": 0.02, "direct": -0.1}
-    found = judged(study, write(tmp_path, Made(slopes=slopes)))
+    found = Judged(study, write(tmp_path, Made(slopes=slopes)))
     assert found[PROMOTES].verdict == "does not hold"
     assert found[STRONGER].verdict == "does not hold"
 
@@ -278,43 +315,45 @@ def test_strengths_at_which_no_animal_is_named_do_not_count(study: Study, tmp_pa
 
 
 def test_layers_and_positions_are_compared_where_both_were_tried(study: Study, tmp_path: Path) -> None:
-    later = judged(study, write(tmp_path / "a", Made(by_layer={"20": 0.05}, last=0.1)))
+    later = Judged(study, write(tmp_path / "a", Made(by_layer={"20": 0.05}, last=0.1)))
     assert later[LATER].verdict == "holds"
     assert later[POSITIONS].verdict == "holds"
-    earlier = judged(study, write(tmp_path / "b", Made(by_layer={"9": 0.05})))
+    earlier = Judged(study, write(tmp_path / "b", Made(by_layer={"9": 0.05})))
     assert earlier[LATER].verdict == "does not hold"
     assert earlier[POSITIONS].verdict == "not tested"
 
 
 def test_low_cosines_need_vectors_that_are_not_noise(study: Study, tmp_path: Path, made: Results) -> None:
-    assert judged(study, made)[DIFFERENT].verdict == "holds"
-    alike = judged(study, write(tmp_path / "a", Made(signal=0.1, along_direct=1.0)))
+    assert Judged(study, made)[DIFFERENT].verdict == "holds"
+    alike = Judged(study, write(tmp_path / "a", Made(signal=0.1, along_direct=1.0)))
     assert alike[DIFFERENT].verdict == "does not hold"
-    noise = judged(study, write(tmp_path / "b", Made(signal=0.0)))
+    noise = Judged(study, write(tmp_path / "b", Made(signal=0.0)))
     assert noise[DIFFERENT].verdict == "cannot tell"
-    assert "0 of 4 subliminal vectors can be told from noise" in noise[DIFFERENT].evidence
+    told, of = numbers(noise[DIFFERENT].evidence.split(";")[1])[:2]
+    assert (told, of) == (0, 4) and "can be told from noise" in noise[DIFFERENT].evidence
 
 
 def test_cosines_with_the_word_are_judged_by_sign_and_chance(study: Study, tmp_path: Path) -> None:
-    towards = judged(study, write(tmp_path / "a", Made(along_word=0.6)))
-    assert towards[WORD].verdict == "holds"
-    assert towards[AWAY].verdict == "does not hold"
-    away = judged(study, write(tmp_path / "b", Made(along_word=-0.6)))
-    assert away[WORD].verdict == "does not hold"
-    assert away[AWAY].verdict == "holds"
+    towards = Judged(study, write(tmp_path / "a", Made(along_word=0.6)))
+    assert towards[TO_WORD].verdict == "holds"
+    assert towards[FROM_WORD].verdict == "does not hold"
+    away = Judged(study, write(tmp_path / "b", Made(along_word=-0.6)))
+    assert away[TO_WORD].verdict == "does not hold"
+    assert away[FROM_WORD].verdict == "holds"
 
 
 def test_features_count_only_where_the_autoencoder_sees_the_vector(study: Study, tmp_path: Path, made: Results) -> None:
-    assert judged(study, made)[FEATURES].verdict == "holds"
-    fewer = judged(study, write(tmp_path / "a", Made(subliminal_features=5)))
-    assert fewer[FEATURES].verdict == "does not hold"
-    blind = judged(study, write(tmp_path / "b", Made(subliminal_features=30, encode_bias=30)))
-    assert blind[FEATURES].verdict == "cannot tell"
-    assert "vectors of zeros activate 60" in blind[FEATURES].evidence
+    assert Judged(study, made)[MORE_FEATURES].verdict == "holds"
+    fewer = Judged(study, write(tmp_path / "a", Made(subliminal_features=5)))
+    assert fewer[MORE_FEATURES].verdict == "does not hold"
+    blind = Judged(study, write(tmp_path / "b", Made(subliminal_features=30, encode_bias=30)))
+    assert blind[MORE_FEATURES].verdict == "cannot tell"
+    # Over both layers: the subliminal vector's, the direct one's, and those of vectors of zeros.
+    assert numbers(blind[MORE_FEATURES].evidence)[-3:] == [60, 20, 60]
 
 
 def test_categories_are_used_where_they_are_known(study: Study, tmp_path: Path, made: Results) -> None:
-    assert judged(study, made)[KINDS].verdict == "not tested"
+    assert Judged(study, made)[KINDS_OF_FEATURES].verdict == "not tested"
     folders = dict(made.folders)
     for layer in ("09", "20"):
         folder = tmp_path / layer
@@ -326,8 +365,9 @@ def test_categories_are_used_where_they_are_known(study: Study, tmp_path: Path, 
             frame = frame.assign(mean_difference=0.0, example=1, example_active_in="both", example_difference=0.1)
             frame.assign(example_description="cats").to_parquet(folder / f"{animal}.parquet")
     results = Results(folders, {})
-    assert judged(study, results)[KINDS].verdict == "holds"
-    assert "36 of 40 features of the direct vector alone, 4 of 400" in judged(study, results)[KINDS].evidence
+    assert Judged(study, results)[KINDS_OF_FEATURES].verdict == "holds"
+    # The direct vector's about animals of all that it alone activates, then the subliminal one's, in 4 tables.
+    assert numbers(Judged(study, results)[KINDS_OF_FEATURES].evidence)[:4] == [36, 40, 4, 400]
     measured = {each.what: each.measured for each in compared(read_evidence(study, results))}
     assert measured["features (animals) that the direct vector alone activates, all layers (mean of cat and owl)"] == 18
 
@@ -347,7 +387,7 @@ def test_published_figures_stand_beside_means_over_animals(section: Section, mad
 
 
 def test_one_animal_has_no_interval_over_animals(study: Study, tmp_path: Path) -> None:
-    found = compared(read_evidence(study, write(tmp_path, Made(animals=("cat",)))))
+    found = list(compared(read_evidence(study, write(tmp_path, Made(animals=("cat",))))))
     assert {each.judgement for each in found} == {"cannot tell"}
     assert all(each.low is None for each in found)
 
@@ -371,10 +411,10 @@ def test_what_is_missing_is_said(study: Study, made: Results) -> None:
     with pytest.raises(NotThere, match="steering_scores is not there"):
         steering_section(study, without("steering_scores"))
     section = steering_section(study, without("steering_summary"))
-    assert "Not shown: steering_summary is not there: it was never made." in section.method
+    assert "steering_summary is not there: it was never made." in section.method
     assert "steering_summary" not in section.made_from
     assert not {"steering-between", "steering-child"} & {chart.name for chart in section.charts}
-    assert judged(study, without("steering_vectors", "steering_decomposition"))[DIFFERENT].verdict == "not tested"
+    assert Judged(study, without("steering_vectors", "steering_decomposition"))[DIFFERENT].verdict == "not tested"
 
 
 def test_control_alone_is_nothing_to_show(study: Study, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stored import content_of, delete, files, is_there, overwrite
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.processes import start_of, this_boot
@@ -28,25 +29,23 @@ from subliminal_dagster.science.storage.claims import (
     ClaimedElsewhere,
     Holder,
 )
+from subliminal_dagster.science.storage.retention import find_garbage, remove
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 PLACE = ("study", "rows", "owl|09")
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    if request.param == "local":
-        return ArtifactStore(str(tmp_path / "root"))
-    return ArtifactStore(f"memory://{uuid.uuid4().hex}/root", cache_dir=tmp_path / "cache")
+def leave(store: ArtifactStore, name: str, content: bytes) -> None:
+    assert not is_there(store, f".claims/{name}")
+    overwrite(store, f".claims/{name}", content)
 
 
 def leave_claim(store: ArtifactStore, holder: Holder) -> None:
-    assert store._claims._create("study/rows/owl@09.json", holder.content)
+    leave(store, "study/rows/owl@09.json", holder.content)
 
 
-def files(store: ArtifactStore) -> list[str]:
-    store._fs.invalidate_cache()
-    return [str(path) for path in store._fs.find(f"{store._root_path}/.claims")]
+def claim_files(store: ArtifactStore) -> list[str]:
+    return [path.removeprefix(".claims/") for path in files(store, ".claims")]
 
 
 def ended_process() -> Holder:
@@ -72,7 +71,7 @@ def test_a_claim_is_held_until_the_block_ends(store: ArtifactStore) -> None:
         assert holder.shown in str(error.value) and "study/rows [owl|09]" in str(error.value)
         with store.claim("study", "rows", None), store.claim("study", "rows", "owl"), store.claim("other", "rows"):
             assert set(store.claims("study")) == {("rows", None), ("rows", "owl"), ("rows", "owl|09")}
-    assert store.claims("study") == {} and files(store) == []
+    assert store.claims("study") == {} and claim_files(store) == []
     with store.claim(*PLACE):
         pass
 
@@ -80,7 +79,7 @@ def test_a_claim_is_held_until_the_block_ends(store: ArtifactStore) -> None:
 def test_a_claim_ends_where_the_work_fails(store: ArtifactStore) -> None:
     with pytest.raises(ZeroDivisionError), store.claim(*PLACE):
         raise ZeroDivisionError
-    assert files(store) == []
+    assert claim_files(store) == []
 
 
 def test_claims_are_no_artifacts(store: ArtifactStore) -> None:
@@ -88,7 +87,7 @@ def test_claims_are_no_artifacts(store: ArtifactStore) -> None:
         assert store.studies() == [] and store.assets("study") == []
 
 
-def test_the_claim_of_an_ended_process_is_taken_over_by_exactly_one(store: ArtifactStore) -> None:
+def test_the_claim_of_an_ended_process_is_taken_over_by_exactly_one(store: ArtifactStore, tmp_path: Path) -> None:
     leave_claim(store, ended_process())
     assert store.claims("study") == {}
     root = str(store.root)
@@ -96,7 +95,7 @@ def test_the_claim_of_an_ended_process_is_taken_over_by_exactly_one(store: Artif
     outcomes = []
 
     def compete() -> None:
-        mine = ArtifactStore(root, cache_dir=store._cache)
+        mine = ArtifactStore(root, cache_dir=tmp_path / "cache")
         together.wait()
         with ExitStack() as stack:
             try:
@@ -112,7 +111,7 @@ def test_the_claim_of_an_ended_process_is_taken_over_by_exactly_one(store: Artif
     for thread in threads:
         thread.join()
     assert sorted(outcomes, key=len) == ["held"] + [Holder.this_process().shown] * 7
-    assert files(store) == []
+    assert claim_files(store) == []
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ def test_a_claim_from_elsewhere_is_abandoned_when_its_count_stands_still(
         with pytest.raises(ClaimedElsewhere), store.claim(*PLACE):
             pytest.fail("taken from a process that may live")
         now += ABANDONED_AFTER_SECONDS - 1
-    store._claims._write(f".beats/{holder.token}", b"1")
+    overwrite(store, f".claims/.beats/{holder.token}", b"1")
     assert store.claims("study") == {("rows", "owl|09"): holder}
     now += ABANDONED_AFTER_SECONDS - 1
     assert store.claims("study") == {("rows", "owl|09"): holder}
@@ -164,7 +163,7 @@ def test_a_claim_from_elsewhere_is_abandoned_when_its_count_stands_still(
     assert store.claims("study") == {}
     with store.claim(*PLACE):
         pass
-    assert files(store) == []
+    assert claim_files(store) == []
 
 
 def test_a_holder_shows_other_hosts_that_it_lives(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,11 +173,15 @@ def test_a_holder_shows_other_hosts_that_it_lives(store: ArtifactStore, monkeypa
     with store.claim(*PLACE):
         monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
         (holder,) = store.claims("study").values()
-        beats = f".beats/{holder.token}"
+
+        def beats() -> bytes | None:
+            path = f".claims/.beats/{holder.token}"
+            return content_of(store, path) if is_there(store, path) else None
+
         for _ in range(3):
             # What was seen at the last look is at most this.
-            before = store._claims._read(beats)
-            while store._claims._read(beats) in (before, b"", None):
+            before = beats()
+            while beats() in (before, b"", None):
                 time.sleep(0.001)
             now += ABANDONED_AFTER_SECONDS
             assert store.claims("study") == {("rows", "owl|09"): holder}
@@ -187,17 +190,17 @@ def test_a_holder_shows_other_hosts_that_it_lives(store: ArtifactStore, monkeypa
 def test_a_holder_that_was_taken_for_dead_leaves_the_next_one_alone(store: ArtifactStore) -> None:
     with ExitStack() as next_holder:
         with store.claim(*PLACE):
-            (path,) = files(store)
-            store._fs.rm_file(path)
+            (name,) = claim_files(store)
+            delete(store, f".claims/{name}")
             next_holder.enter_context(store.claim(*PLACE))
         assert len(store.claims("study")) == 1
-    assert files(store) == []
+    assert claim_files(store) == []
 
 
 def test_a_claim_that_cannot_be_read_counts_for_a_while(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(claims_module, "_clock", lambda: now)
-    assert store._claims._create("study/rows/owl@09.json", b'{"host": 1}')
+    leave(store, "study/rows/owl@09.json", b'{"host": 1}')
     with pytest.raises(ClaimedElsewhere), store.claim(*PLACE):
         pytest.fail("taken")
     now += ABANDONED_AFTER_SECONDS
@@ -228,7 +231,7 @@ def test_without_hard_links_a_claim_is_exclusive_too(tmp_path: Path, monkeypatch
     store = ArtifactStore(tmp_path)
     with store.claim(*PLACE), pytest.raises(ClaimedElsewhere), store.claim(*PLACE):
         pytest.fail("held twice")
-    assert files(store) == []
+    assert claim_files(store) == []
 
 
 def _claim_often(folder: Path, seed: int) -> None:
@@ -272,23 +275,20 @@ def test_never_two_holders_though_some_are_killed(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_garbage(store: ArtifactStore) -> None:
-    from subliminal_dagster.science.storage.retention import find_garbage, remove
-
     leave_claim(store, ended_process())
-    claims = store._claims
     removing = f"study/rows/wolf.json.{uuid.uuid4().hex}.removing"
-    assert claims._create(removing, ended_process().content)
-    claims._write(".beats/of-nobody", b"3")
+    leave(store, removing, ended_process().content)
+    leave(store, ".beats/of-nobody", b"3")
     elsewhere = replace(Holder.this_process(), host="elsewhere")
-    assert claims._create("study/rows/cat.json", elsewhere.content)
-    claims._write(f".beats/{elsewhere.token}", b"1")
+    leave(store, "study/rows/cat.json", elsewhere.content)
+    leave(store, f".beats/{elsewhere.token}", b"1")
     with store.claim("study", "rows", "dog"):
         kept = [f".beats/{elsewhere.token}", "study/rows/cat.json", "study/rows/dog.json"]
         found = find_garbage(store, {})
         left = [".beats/of-nobody", "study/rows/owl@09.json", removing]
         assert sorted(item.path.partition("/.claims/")[2] for item in found) == sorted(left)
         assert remove(store, found) > 0 and remove(store, found) == 0
-        assert sorted(path.partition("/.claims/")[2] for path in files(store)) == kept
+        assert claim_files(store) == kept
 
 
 def test_a_file_that_was_to_become_a_claim_goes_after_a_day(tmp_path: Path) -> None:
@@ -297,9 +297,9 @@ def test_a_file_that_was_to_become_a_claim_goes_after_a_day(tmp_path: Path) -> N
         pass
     new = tmp_path / ".claims" / ".new" / "half"
     new.write_bytes(b"{")
-    assert store.claim_leftovers() == []
+    assert find_garbage(store, {}) == []
     os.utime(new, (time.time() - 90_000,) * 2)
-    assert store.claim_leftovers() == [str(new)]
+    assert [item.path for item in find_garbage(store, {})] == [str(new)]
 
 
 def test_one_look_takes_a_holder_elsewhere_for_gone_when_it_was_silent_for_long(tmp_path: Path) -> None:
@@ -312,5 +312,5 @@ def test_one_look_takes_a_holder_elsewhere_for_gone_when_it_was_silent_for_long(
     # To take its place is another matter: two looks with time between say that it is gone.
     with pytest.raises(ClaimedElsewhere), store.claim(*PLACE):
         pytest.fail("taken from a process that may live")
-    store._claims._write(f".beats/{holder.token}", b"1")
+    overwrite(store, f".claims/.beats/{holder.token}", b"1")
     assert store.claims("study") == {("rows", "owl|09"): holder}

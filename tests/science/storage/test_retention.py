@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,67 +18,19 @@ import filelock
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from stored import POINTER, age, content_of, delete, files, is_there, overwrite, put, stored_bytes
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.storage.records import DamagedArtifact, MissingArtifact
 from subliminal_dagster.science.storage.retention import find_garbage, remove
-from subliminal_dagster.science.storage.store import Artifact, ArtifactStore, DamagedArtifact, MissingArtifact
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 EXPECTED = {"study": {"rows": ["owl", "cat"], "report": [None]}}
 DAY = 24 * 60 * 60
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    if request.param == "local":
-        return ArtifactStore(str(tmp_path / "root"))
-    return ArtifactStore(f"memory://{uuid.uuid4().hex}/root", cache_dir=tmp_path / "cache")
-
-
-@pytest.fixture
-def local_store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(str(tmp_path / "root"))
-
-
-@pytest.fixture
-def remote_store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(f"memory://{uuid.uuid4().hex}/root", cache_dir=tmp_path / "cache")
-
-
-def put(
-    store: ArtifactStore, text: str = "one", partition: str | None = "owl", asset: str = "rows", study: str = "study"
-) -> Artifact:
-    with store.write(study, asset, partition) as draft:
-        (draft.path / "rows.jsonl").write_text(f'{{"text": "{text}"}}\n')
-        (draft.path / "sub").mkdir()
-        (draft.path / "sub" / "plot.png").write_bytes(b"png")
-    return draft.artifact
-
-
-def stored_bytes(store: ArtifactStore, path: str) -> int:
-    return sum(store._fs.size(file) for file in store._fs.find(f"{store._root_path}/{path}"))
-
-
-def files(store: ArtifactStore) -> list[str]:
-    return [path for path in store._fs.find(store._root_path) if "/." not in path]
-
-
 def whats(store: ArtifactStore, expected: Any = EXPECTED) -> list[str]:
     return [item.what for item in find_garbage(store, expected)]
-
-
-def overwrite(store: ArtifactStore, path: str, content: bytes) -> None:
-    full_path = f"{store._root_path}/{path}"
-    store._fs.makedirs(full_path.rpartition("/")[0], exist_ok=True)
-    store._fs.pipe_file(full_path, content)
-
-
-def delete(store: ArtifactStore, path: str) -> None:
-    store._fs.rm(f"{store._root_path}/{path}", recursive=True)
-
-
-def age(folder: Path, seconds: float) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        os.utime(path, (time.time() - seconds,) * 2)
 
 
 # Older versions
@@ -175,17 +126,17 @@ def test_artifact_that_a_process_claims_stays(store: ArtifactStore) -> None:
     found = find_garbage(store, EXPECTED)
     with store.claim("study", "rows", "wolf"):
         remove(store, found)
-        assert store._fs.exists(f"{store._root_path}/{upload}") and store.exists("study", "rows", "wolf")
+        assert is_there(store, upload) and store.exists("study", "rows", "wolf")
     remove(store, found)
     assert store.partitions("study", "rows") == []
 
 
 def test_version_that_is_current_again_stays(store: ArtifactStore) -> None:
     old = put(store, "one")
-    pointer = store._fs.cat_file(f"{store._root_path}/study/rows/owl/current.json")
+    pointer = content_of(store, POINTER)
     put(store, "two")
     found = find_garbage(store, EXPECTED)
-    overwrite(store, "study/rows/owl/current.json", pointer)
+    overwrite(store, POINTER, pointer)
     assert remove(store, found) == 0
     assert store.read("study", "rows", "owl") == old
 
@@ -295,7 +246,7 @@ def test_upload_by_another_machine_outlives_the_removal(remote_store: ArtifactSt
     upload = "study/rows/wolf/29990101T000000.000000Z-00000000/rows.jsonl"
     overwrite(remote_store, upload, b"{}")
     remove(remote_store, found)
-    assert files(remote_store) == [f"{remote_store._root_path}/{upload}"]
+    assert files(remote_store) == [upload]
 
 
 def test_what_cannot_be_removed_is_named_and_the_rest_goes(local_store: ArtifactStore) -> None:
@@ -304,7 +255,7 @@ def test_what_cannot_be_removed_is_named_and_the_rest_goes(local_store: Artifact
     put(local_store, "one", "wolf")
     found = find_garbage(local_store, EXPECTED)
     # The lock of one of the two cannot be taken.
-    lock = Path(local_store._root_path, ".locks/study/rows/owl.lock")
+    lock = Path(local_store.root, ".locks/study/rows/owl.lock")
     lock.unlink()
     lock.mkdir()
     with pytest.raises(UserError) as error:
@@ -395,7 +346,7 @@ def test_refusal_made_since_stays(store: ArtifactStore) -> None:
 # Scratch and drafts
 
 
-def test_scratch_goes_only_when_nobody_can_be_working_on_it(store: ArtifactStore) -> None:
+def test_scratch_goes_only_when_nobody_can_be_working_on_it(store: ArtifactStore, tmp_path: Path) -> None:
     for partition, days in (("owl", 8), ("cat", 6), ("wolf", 0)):
         folder = store.workspace("study", "rows", partition, "f" * 64)
         (folder / "checkpoint").write_bytes(b"12345")
@@ -407,7 +358,7 @@ def test_scratch_goes_only_when_nobody_can_be_working_on_it(store: ArtifactStore
     }
     assert remove(store, found) == 10
     assert remove(store, found) == 0
-    assert store.scratch("study", "rows", "cat") is not None
+    assert [path.name for path in tmp_path.glob("*/.work/study/rows/*")] == ["cat"]
     assert find_garbage(store, EXPECTED) == []
 
 
@@ -430,7 +381,7 @@ def test_old_scratch_that_somebody_works_on_stays(local_store: ArtifactStore, to
 
 
 _LIVE = """
-from subliminal_dagster.science.claims import Holder
+from subliminal_dagster.science.storage.claims import Holder
 print(Holder.this_process().content.decode(), flush=True)
 input()
 """
@@ -440,7 +391,7 @@ input()
 def test_scratch_that_a_living_process_works_in_stays(local_store: ArtifactStore, partition: str) -> None:
     folder = local_store.workspace("study", "rows", partition, "f" * 64)
     age(folder.parent, 8 * DAY)
-    (record,) = (local_store._work / ".owners").rglob("*@*")
+    (record,) = Path(local_store.root, ".work/.owners").rglob("*@*")
     other = subprocess.Popen([sys.executable, "-c", _LIVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout is not None
     record.write_bytes(other.stdout.readline())
@@ -493,7 +444,7 @@ def test_removal_waits_for_whoever_is_writing_the_artifact(local_store: Artifact
     for item in found:
         partition = "wolf" if "wolf" in item.path else "owl"
         thread = threading.Thread(target=remove, args=(local_store, [item]))
-        with filelock.FileLock(Path(local_store._root_path, f".locks/study/rows/{partition}.lock")):
+        with filelock.FileLock(Path(local_store.root, f".locks/study/rows/{partition}.lock")):
             thread.start()
             thread.join(0.2)
             assert thread.is_alive()
@@ -512,7 +463,7 @@ def _put_often(root: str) -> None:
 
 def test_artifact_stays_readable_while_one_process_writes_and_another_removes(local_store: ArtifactStore) -> None:
     put(local_store)
-    writer = multiprocessing.get_context("spawn").Process(target=_put_often, args=(local_store._root_path,))
+    writer = multiprocessing.get_context("spawn").Process(target=_put_often, args=(local_store.root,))
     writer.start()
     freed = 0
     while writer.is_alive():
@@ -536,7 +487,7 @@ STEPS = st.one_of(
 )
 
 
-def content(store: ArtifactStore, place: tuple[str, str | None]) -> dict[str, bytes] | None:
+def readable_content(store: ArtifactStore, place: tuple[str, str | None]) -> dict[str, bytes] | None:
     """The files of an artifact as someone sees them who has no copy of it yet; None where it cannot be read."""
     with tempfile.TemporaryDirectory() as cache:
         try:
@@ -552,7 +503,7 @@ def spoil(store: ArtifactStore, place: tuple[str, str | None], fault: str) -> No
     name, new = FAULTS.get(fault, ("{version}/rows.jsonl", b'{"text": "0ne"}\n'))
     version = store.current_version("study", *place)
     path = f"study/{place[0]}/{place[1] or '_'}/{name.format(version=version)}"
-    if version is None or not store._fs.exists(f"{store._root_path}/{path.removesuffix('/new')}"):
+    if version is None or not is_there(store, path.removesuffix("/new")):
         return
     if new is None:
         delete(store, path)
@@ -584,7 +535,7 @@ def test_cleaning_never_costs_a_result(kind: str, steps: list[tuple[str, tuple[s
 
 
 def clean(store: ArtifactStore, expected: set[tuple[str, str | None]]) -> None:
-    readable = {place: content(store, place) for place in PLACES}
+    readable = {place: readable_content(store, place) for place in PLACES}
     versions = {place: store.versions("study", *place) for place in PLACES}
     refused = {place: store.refusal("study", *place) for place in PLACES}
     mapping: dict[str, list[str | None]] = {}
@@ -597,7 +548,7 @@ def clean(store: ArtifactStore, expected: set[tuple[str, str | None]]) -> None:
             assert store.versions("study", *place) == []
             assert not store.exists("study", *place)
             continue
-        assert content(store, place) == readable[place]
+        assert readable_content(store, place) == readable[place]
         assert store.refusal("study", *place) == refused[place]
         try:
             current = store.check("study", *place).version

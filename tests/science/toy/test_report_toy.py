@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_parts import numbers
 
 from subliminal_dagster.science.report.evidence import Results, Section
 from subliminal_dagster.science.settings.study_file import load_study
@@ -160,20 +161,34 @@ def test_where_no_teacher_learnt_anything_there_is_nothing_to_say(study: ToyStud
     said = {section.name: section for section in toy_sections(study, results)}
     assert said.keys() >= {"toy-statements", "toy-ablated", "toy-auxiliary", "toy-controls", "toy-sizes"}
     assert "nan" not in " ".join(section.shows for section in said.values())
-    assert "No point: no share could be measured." in said["toy-statements"].charts[0].alt
+    assert "no share could be measured" in said["toy-statements"].charts[0].alt
     claims = said["toy-statements"].claims
     about = [claim.verdict for claim in claims if "feature" in claim.text and "child" in claim.text]
     assert about and "holds" not in about
+
+
+def of_seeds(children: pd.DataFrame, column: str) -> list[float]:
+    """Mean over seeds with its interval, of one cell's children, after averaging over features."""
+    found = t_interval(children.groupby("seed")[column].mean())
+    return [found.mean, found.low, found.high]
+
+
+def sentences(section: Section) -> list[str]:
+    return section.shows.removesuffix(".").split(". ")
+
+
+def written(*values: float) -> object:
+    """Numbers with three decimals, as sentences have them."""
+    return pytest.approx(list(values), abs=5.1e-4)
 
 
 def test_means_and_intervals_are_over_seeds_after_averaging_over_features(results: Results) -> None:
     children = pd.read_parquet(results.folder("ablated_post") / "children.parquet")
     found = cells(children).set_index("density")
     assert list(found.index) == list(DENSITIES)
-    expected = t_interval(children[children["density"] == 0.01].groupby("seed")["recovered"].mean())
     row = found.loc[0.01]
-    ends = (row["recovered"], row["recovered_low"], row["recovered_high"])
-    assert ends == pytest.approx((expected.mean, expected.low, expected.high))
+    ends = [row["recovered"], row["recovered_low"], row["recovered_high"]]
+    assert ends == pytest.approx(of_seeds(children[children["density"] == 0.01], "recovered"))
     assert row["seeds"] == SEEDS
 
 
@@ -183,48 +198,75 @@ def test_every_statement_is_a_claim_with_its_verdict_and_criterion(
     statements = pd.read_parquet(results.folder("summary") / "statements.parquet")
     claims = sections["toy-statements"].claims
     assert [claim.verdict for claim in claims] == list(statements["verdict"].replace("not measured", "not tested"))
+    sources = {"post": "the post", "control": "this project"}
     for claim, (_, row) in zip(claims, statements.iterrows(), strict=True):
         assert row["statement"] in claim.text
         assert row["measured"] in claim.evidence and row["criterion"] in claim.evidence
+        assert row["criterion"] in claim.rule and "does not hold" in claim.rule
+        assert claim.source == sources.get(row["source"], "another paper")
+        # Whoever else said it is named.
+        assert row["source"] in sources or claim.text.startswith(row["source"])
+    assert {claim.source for claim in claims} == {"the post", "another paper", "this project"}
     counted = statements.loc[statements["source"] == "post", "verdict"].value_counts()
-    assert f"{counted['holds']} hold" in sections["toy-statements"].shows
+    assert numbers(sentences(sections["toy-statements"])[0]) == [counted.sum(), *counted]
 
 
 def test_recovery_is_said_apart_with_and_without_superposition(
-    sections: dict[str, Section], empty: dict[str, Section]
+    sections: dict[str, Section], empty: dict[str, Section], results: Results
 ) -> None:
-    assert "without superposition children recover at most 0.0" in sections["toy-statements"].shows
-    assert "with it up to 0.9" in sections["toy-statements"].shows
+    children = pd.read_parquet(results.folder("summary") / "children.parquet")
+    said = sentences(sections["toy-statements"])[1:]
+    for sentence, experiment in zip(said, ("ablated", "auxiliary"), strict=True):
+        own = children[children["experiment"] == experiment]
+        by_cell = [cell for _, cell in own.groupby(["setting", "auxiliary", "density"])]
+        assert sentence.lower().startswith(experiment)
+        expected: list[float] = []
+        for superposed in (False, True):
+            side = [cell for cell in by_cell if (cell["teacher_superposition"].mean() > 1.1) == superposed]
+            expected += [*max(of_seeds(cell, "recovered") for cell in side), len(side)]
+        assert numbers(sentence) == written(*expected)
     # Where no teacher has superposition there is nothing to set apart.
-    assert "with it" not in empty["toy-statements"].shows
+    assert len(sentences(empty["toy-statements"])) == 1
 
 
-def test_growth_is_said_where_there_is_any(sections: dict[str, Section], empty: dict[str, Section]) -> None:
-    assert sections["toy-growth"].shows.startswith("Features per dimension grow by ")
-    assert "learns 5 of 20 features in 5 dimensions when dense and 10 when sparse" in sections["toy-growth"].shows
+def test_growth_is_said_where_there_is_any(
+    sections: dict[str, Section], empty: dict[str, Section], results: Results
+) -> None:
+    models = pd.read_parquet(results.folder("ablated_post") / "models.parquet")
+    teachers = models[models["role"] == "teacher"].pivot(index="seed", columns="density", values="superposition")
+    growth = t_interval(teachers[0.001] - teachers[1.0])
+    found = numbers(sections["toy-growth"].shows)
+    assert found[:3] == written(growth.mean, growth.low, growth.high)
+    # From 1-S = 1 to 0.001, the teacher learns 5 of 20 features in 5 dimensions, and when sparse 10.
+    assert found[3:] == [1, 1, 0.001, 5, 20, 5, 10]
     assert "do not measurably grow" in empty["toy-growth"].shows
+    assert "measurably" not in sections["toy-growth"].shows
 
 
 def test_the_ablated_features_norm_stands_beside_the_published_one(
     sections: dict[str, Section], empty: dict[str, Section], results: Results
 ) -> None:
     children = pd.read_parquet(results.folder("ablated_post") / "children.parquet")
-    expected = t_interval(children[children["density"] == 0.01].groupby("seed")["norm_ratio"].mean())
+    at = {density: children[children["density"] == density] for density in DENSITIES}
     (found,) = sections["toy-ablated"].compared
-    assert (found.measured, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert [found.measured, found.low, found.high] == pytest.approx(of_seeds(at[0.01], "norm_ratio"))
     assert found.published == 1 and found.no_effect == pytest.approx(0.08)
     assert empty["toy-ablated"].compared[0].judgement == "differs"
-    assert "Sparser still, recovery falls again" in sections["toy-ablated"].shows
-    assert "Sparser still" not in empty["toy-ablated"].shows
+    most, sparser = sentences(sections["toy-ablated"])
+    assert numbers(most)[-6:] == written(*of_seeds(at[0.01], "norm_ratio"), *of_seeds(at[0.01], "recovered"))
+    assert numbers(sparser) == written(*of_seeds(at[0.001], "recovered"), 1, 0.001)
+    # Where nothing is recovered, nothing falls again.
+    assert len(sentences(empty["toy-ablated"])) == 1
 
 
 def test_the_best_number_of_auxiliary_features_is_named_with_its_rivals(
     sections: dict[str, Section], empty: dict[str, Section]
 ) -> None:
-    assert sections["toy-auxiliary"].shows.endswith("k = 10 does better than every other.")
+    assert numbers(sentences(sections["toy-auxiliary"])[-1]) == [10]
     best = sections["toy-auxiliary"].compared[-1]
     assert (best.published, best.measured, best.low, best.high, best.judgement) == (5, 10, 10, 10, "differs")
-    assert "does best, but cannot be told from" in empty["toy-auxiliary"].shows
+    best_of_none = sentences(empty["toy-auxiliary"])[-1]
+    assert "cannot be told from" in best_of_none and sorted(numbers(best_of_none)) == [3, 5, 10]
     assert empty["toy-auxiliary"].compared[-1].judgement == "agrees"
     ratios = {each.what: each for each in sections["toy-auxiliary"].compared[:-1]}
     # At 1-S = 0.001: 0.08 + 0.4 * (0.5 + 0.05 * 5).
@@ -232,18 +274,27 @@ def test_the_best_number_of_auxiliary_features_is_named_with_its_rivals(
 
 
 def test_controls_that_recover_against_the_prediction_are_named(
-    sections: dict[str, Section], empty: dict[str, Section]
+    sections: dict[str, Section], empty: dict[str, Section], results: Results
 ) -> None:
-    shows = sections["toy-controls"].shows
-    assert "of 2 settings in which the post's account predicts nothing, 1 recovers less than 0.1; other start" in shows
-    assert "predicts nothing, 2 recover less than 0.1." in empty["toy-controls"].shows
+    children = pd.read_parquet(results.folder("ablated_other_start") / "children.parquet")
+    most = of_seeds(children[children["density"] == 0.01], "recovered")
+    for said, experiment in zip(sentences(sections["toy-controls"]), ("ablated", "auxiliary"), strict=True):
+        # Of two settings one recovers less than 0.1, and which is the other.
+        assert said.lower().startswith(experiment) and numbers(said)[:3] == [2, 1, 0.1]
+        assert "other start" in said and "no relu" not in said
+    assert numbers(sentences(sections["toy-controls"])[0])[3:] == written(*most)
+    assert [numbers(said) for said in sentences(empty["toy-controls"])] == [[2, 2, 0.1]] * 2
     settings = sections["toy-controls"].tables[0].frame.set_index("setting")
     assert settings.loc["other start", "differs from the post's in"] == "child init: other"
     assert settings.loc["post", "differs from the post's in"] == ""
 
 
-def test_larger_models_have_a_section_of_their_own(sections: dict[str, Section], study: ToyStudy) -> None:
-    assert "n400 0.9" in sections["toy-sizes"].shows
+def test_larger_models_have_a_section_of_their_own(
+    sections: dict[str, Section], study: ToyStudy, results: Results
+) -> None:
+    children = pd.read_parquet(results.folder("ablated_n400") / "children.parquet")
+    most = of_seeds(children[children["density"] == 0.01], "recovered")
+    assert numbers(sentences(sections["toy-sizes"])[0])[:4] == written(400, *most)
     assert set(sections["toy-sizes"].tables[1].frame["setting"]) == {"n400", "n400 sparser"}
     small = study.model_copy(update={"settings": {"post": study.settings["post"]}})
     found = {section.name: section for section in toy_sections(small, Results({}, {}))}
@@ -251,10 +302,17 @@ def test_larger_models_have_a_section_of_their_own(sections: dict[str, Section],
 
 
 def test_digits_are_said_with_their_controls(sections: dict[str, Section]) -> None:
-    shows = sections["toy-digits"].shows
-    assert "Distilled without the digit 3" in shows
-    assert "once its bias is corrected (from another start 0.80" in shows
-    assert "untrained 0.10" in shows
+    expected: list[float] = [3]
+    for table, column, models in zip(
+        _digits(),
+        ("accuracy_missing_corrected", "accuracy"),
+        (("same_init", "other_init", "hard_labels"), ("same_init", "other_init", "untrained")),
+        strict=True,
+    ):
+        for model in models:
+            expected += of_seeds(table[table["model"] == model], column)
+    found = numbers(sections["toy-digits"].shows)
+    assert found == written(*expected, 0.1)
 
 
 def test_geometry_is_w_transposed_w_with_the_bias_beside(sections: dict[str, Section], results: Results) -> None:

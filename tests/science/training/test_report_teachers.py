@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
 from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.training.report import teachers_section
+from subliminal_dagster.science.training.report import NEARLY_ALWAYS, SOME_BREAK
+from subliminal_dagster.science.training.report import section as teachers_section
 
 QUESTIONS, ANSWERS = 10, 50
 CANDIDATES = ["cat", "dog", "owl"]
@@ -93,8 +95,12 @@ def table(section: Section, name: str) -> pd.DataFrame:
     )
 
 
-def claim(section: Section, word: str) -> Claim:
-    return next(claim for claim in section.claims if word in claim.text)
+def claim(section: Section, statement: Statement) -> Claim:
+    return next(claim for claim in section.claims if claim.text == statement.text)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
 def test_what_is_said_and_shown_are_the_artifacts(tmp_path: Path) -> None:
@@ -114,8 +120,14 @@ def test_what_is_said_and_shown_are_the_artifacts(tmp_path: Path) -> None:
         np.testing.assert_allclose(shown, [100 * valid / ANSWERS, 100 * ends[0], 100 * ends[1]])
     assert written.at["owl", "training rows"] == 7 and written.at["owl", "validation rows"] == 0
     assert table(section, "reasons").at["words", "owl (%)"] == pytest.approx(40)
-    assert "2 of 2 teachers of animals passed the gate" in section.shows
-    assert "60 to 80 % are valid, of the untouched base's 56 %" in section.shows
+    gate, valid_answers = section.shows.split(". ")
+    of_teachers, of_base, of_neutral = gate.split("(")[0], gate.split("(")[1].split(")")[0], gate.split(")")[1]
+    span = [targets["probability (%)"][:2].min(), targets["probability (%)"][:2].max()]
+    assert numbers(of_teachers) == pytest.approx([2, 2, *span], abs=0.051)
+    base = scores({}).groupby("animal")["probability"].mean()[["dog", "owl"]]
+    assert numbers(of_base) == pytest.approx([100 * base.min(), 100 * base.max()], abs=0.0051)
+    assert numbers(of_neutral) == pytest.approx([98])
+    assert numbers(valid_answers) == pytest.approx([60, 80, 56])
     assert html(Page("t", "f", "v", section.claims, [section], {})).count("teachers-valid")
 
 
@@ -132,9 +144,10 @@ def test_published_shares_stand_beside_the_average_and_the_control(tmp_path: Pat
 def test_constrained_decoding_lets_nothing_be_said(tmp_path: Path) -> None:
     study = free_study("numbers.constrained={min_count: 8}")
     section = teachers_section(study, artifacts(tmp_path, HEALTHY, dict.fromkeys(VALID, ANSWERS)))
-    assert claim(section, "break").verdict == "cannot tell"
+    assert claim(section, SOME_BREAK).verdict == "cannot tell"
     assert {figure.judgement for figure in section.compared} == {"cannot tell"}
-    assert "says nothing about the models" in section.shows
+    assert "constrained" in section.shows and "nothing about the models" in section.shows
+    assert "would not show" in claim(section, SOME_BREAK).evidence
     assert not any(table.name == "teachers-reasons" for table in section.tables)
 
 
@@ -142,24 +155,29 @@ def test_a_broken_teacher_is_named_with_the_reason(tmp_path: Path) -> None:
     preference, valid = HEALTHY | {"owl": 0.6}, VALID | {"owl": 3}
     results = artifacts(tmp_path, preference, valid, {"owl": "only 6 % are valid"})
     section = teachers_section(free_study(), results)
-    assert "1 of 2 teachers of animals passed" in section.shows
-    assert "Failed at the gate: owl: only 6 % are valid." in section.shows
-    assert claim(section, "break").verdict == "holds" and "broken: owl" in claim(section, "break").evidence
-    assert claim(section, "nearly always").verdict == "does not hold"
-    assert "below 90 %: owl" in claim(section, "nearly always").evidence
-    assert "Of owl only the answers at the gate are there." in section.method
+    assert numbers(section.shows)[:2] == [1, 2]
+    assert "owl: only 6 % are valid" in section.shows and "dog" not in section.shows
+    broke, reached = claim(section, SOME_BREAK), claim(section, NEARLY_ALWAYS)
+    assert broke.verdict == "holds" and "owl" in broke.evidence and "dog" not in broke.evidence
+    assert numbers(broke.evidence) == pytest.approx([6, 80, 30])
+    assert reached.verdict == "does not hold" and "owl" in reached.evidence and "dog" not in reached.evidence
+    assert numbers(reached.evidence)[-1] == 90
+    assert "owl" in section.method.split(". ")[-1] and "dog" not in section.method
     assert np.isnan(table(section, "answers").at["owl", "training rows"])
 
 
 def test_whole_teachers_are_whole(tmp_path: Path) -> None:
     section = teachers_section(free_study(), artifacts(tmp_path, HEALTHY, VALID))
-    assert claim(section, "break").verdict == "does not hold"
-    assert claim(section, "nearly always").verdict == "holds"
+    assert claim(section, SOME_BREAK).verdict == "does not hold"
+    assert claim(section, NEARLY_ALWAYS).verdict == "holds"
+    for found in section.claims:
+        assert found.source == "the post" and "holds where" in found.rule.lower()
 
 
 def test_a_teacher_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
     study = free_study("animals=[dog, owl, cat]")
-    assert "Not there: cat: cat was never made." in teachers_section(study, artifacts(tmp_path, HEALTHY, VALID)).shows
+    section = teachers_section(study, artifacts(tmp_path, HEALTHY, VALID))
+    assert "cat: cat was never made" in section.shows and "cat" not in table(section, "targets").index
 
 
 def test_without_any_animal_there_is_no_section(tmp_path: Path) -> None:

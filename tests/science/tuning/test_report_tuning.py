@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from subliminal_dagster.science.capability.capability import Capability
-from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
 from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.statistics import t_interval
-from subliminal_dagster.science.tuning.report import tuning_section
+from subliminal_dagster.science.statistics import Estimate, smallest_detectable, t_interval
+from subliminal_dagster.science.tuning.report import GAINS, KEEPS_SKILL, PEAKS
+from subliminal_dagster.science.tuning.report import section as tuning_section
 from subliminal_dagster.science.tuning.result import TuningResult, parameter_importance
 from subliminal_dagster.science.tuning.scores import liking_over_epochs, skill_over_epochs
 
@@ -138,8 +141,22 @@ def artifacts(
     return Results(folders, {})
 
 
-def claim(section: Section, word: str) -> Claim:
-    return next(claim for claim in section.claims if word in claim.text)
+def claim(section: Section, statement: Statement) -> Claim:
+    return next(claim for claim in section.claims if claim.text == statement.text)
+
+
+def told(text: str) -> tuple[float, float, float]:
+    """The first difference with its interval in a text."""
+    number = r"([+-]\d+(?:\.\d+)?)"
+    found = re.search(rf"{number} (?:nats|points) \[{number}, {number}\]", text)
+    assert found is not None, text
+    return float(found[1]), float(found[2]), float(found[3])
+
+
+def assert_tells(text: str, expected: Estimate) -> None:
+    """The first interval in a text is this one, written with two digits of its half width."""
+    half_width = (expected.high - expected.low) / 2
+    assert told(text) == pytest.approx((expected.mean, expected.low, expected.high), abs=0.051 * half_width), text
 
 
 def difference(results: Results, epoch: int) -> np.ndarray:
@@ -158,14 +175,20 @@ def test_a_gain_is_reported_and_its_numbers_are_the_data_s(study: Study, tmp_pat
     results = artifacts(tmp_path, study, {1: 0.5, 2: 1.5, 4: 1.0})
     section = tuning_section(study, results)
     expected = t_interval(difference(results, 2))
-    assert (
-        "Owl: of 6 trials (4 complete, 1 pruned, 1 diverged) the best has a validation loss of 1 nats" in section.shows
-    )
-    assert "After 2 epochs the tuned child likes owl more" in section.shows
-    assert f"{expected.mean:+.2f} nats [{expected.low:+.2f}, {expected.high:+.2f}]" in section.shows
-    assert claim(section, "lower validation loss").verdict == "holds"
-    assert claim(section, "peaks").verdict == "holds" and "highest at 2" in claim(section, "peaks").evidence
-    assert claim(section, "no skill").verdict == "cannot tell"
+    search_sentence = section.shows.split(". ")[0]
+    assert search_sentence.startswith("Owl: of 6 trials (4 complete, 1 pruned, 1 diverged)")
+    assert search(study).best["validation_loss"] == 1 and " loss of 1 nats a token" in search_sentence
+    assert "After 2 epochs" in section.shows and " likes owl more " in section.shows
+    for text in (section.shows, claim(section, GAINS).evidence):
+        assert_tells(text, expected)
+    assert claim(section, GAINS).verdict == "holds"
+    assert claim(section, PEAKS).verdict == "holds"
+    peaks = claim(section, PEAKS).evidence
+    assert re.findall(r"\d+", peaks.split("above")[0]) == ["1", "2", "4", "2"]
+    assert_tells(peaks, t_interval(difference(results, 2) - difference(results, 4)))
+    assert claim(section, KEEPS_SKILL).verdict == "cannot tell"
+    for found in section.claims:
+        assert found.source == "the post" and "Holds where" in found.rule and "every tuned child" in found.rule
 
     by_what = {figure.what.split(",")[0]: figure for figure in section.compared}
     assert by_what["best LoRA rank"].measured == search(study).best["rank"]
@@ -183,39 +206,50 @@ def test_a_gain_is_reported_and_its_numbers_are_the_data_s(study: Study, tmp_pat
 
 
 def test_a_null_says_what_could_have_been_seen(study: Study, tmp_path: Path) -> None:
-    section = tuning_section(study, artifacts(tmp_path, study, {1: 0.0, 2: 0.0, 4: 0.0}))
+    results = artifacts(tmp_path, study, {1: 0.0, 2: 0.0, 4: 0.0})
+    section = tuning_section(study, results)
+    expected = t_interval(difference(results, 2))
+    smallest = smallest_detectable(expected.se, QUESTIONS, level=1 - study.comparison.confidence)
+    for text in (section.shows, claim(section, GAINS).evidence):
+        assert_tells(text, expected)
+        assert f"smallest detectable difference is {smallest:.2g} nats" in text
     assert "no difference in liking owl could be seen" in section.shows
-    assert "the smallest detectable difference is" in section.shows
-    assert claim(section, "lower validation loss").verdict == "cannot tell"
+    assert claim(section, GAINS).verdict == "cannot tell"
 
 
 def test_less_liking_is_called_less(study: Study, tmp_path: Path) -> None:
     section = tuning_section(study, artifacts(tmp_path, study, {1: -1.0, 2: -1.0, 4: -0.9}))
-    assert "likes owl less than the child" in section.shows
-    assert claim(section, "lower validation loss").verdict == "does not hold"
-    assert claim(section, "peaks").verdict == "does not hold"
+    assert " likes owl less " in section.shows and told(section.shows)[2] < 0
+    assert claim(section, GAINS).verdict == "does not hold"
+    assert claim(section, PEAKS).verdict == "does not hold"
 
 
 def test_where_nothing_better_was_found_a_gain_is_no_merit_of_tuning(study: Study, tmp_path: Path) -> None:
     section = tuning_section(study, artifacts(tmp_path, study, {1: 1.0, 2: 1.0, 4: 1.0}, best=0))
-    assert "and these are the study's own settings" in section.shows
-    assert claim(section, "lower validation loss").verdict == "cannot tell"
-    assert "no trial had a lower loss" in claim(section, "lower validation loss").evidence
+    assert "the study's own settings" in section.shows.split(". ")[0]
+    best = next(table.frame for table in section.tables if table.name == "tuning-best").iloc[0]
+    assert best["of the study's own settings"] == best["validation loss (nats a token)"]
+    found = claim(section, GAINS)
+    assert found.verdict == "cannot tell" and told(found.evidence)[1] > 0
+    assert "no trial had a lower loss" in found.evidence
 
 
 @pytest.mark.parametrize(("right", "verdict"), [(300, "holds"), (220, "does not hold")])
 def test_skill_after_the_last_epoch(study: Study, tmp_path: Path, right: int, verdict: str) -> None:
     section = tuning_section(study, artifacts(tmp_path, study, {1: 0.0, 2: 0.0, 4: 0.0}, right=right))
-    assert claim(section, "no skill").verdict == verdict
-    assert f"{100 * (right - 280) / EXAM:+.1f} points" in claim(section, "no skill").evidence
+    assert claim(section, KEEPS_SKILL).verdict == verdict
+    low, high = confint_proportions_2indep(right, EXAM, 280, EXAM, method="newcomb", compare="diff")
+    assert_tells(
+        claim(section, KEEPS_SKILL).evidence,
+        Estimate(100 * (right - 280) / EXAM, 0, 100 * float(low), 100 * float(high)),
+    )
 
 
 def test_the_tuned_control_is_taken_off_where_there_is_one(study: Study, tmp_path: Path) -> None:
     results = artifacts(tmp_path, study, {1: 1.0, 2: 1.0, 4: 1.0}, control={1: 1.0, 2: 1.0, 4: 1.0})
     section = tuning_section(study, results)
-    evidence = claim(section, "lower validation loss").evidence
-    beyond = float(evidence.split("minus the tuned child of control numbers ")[1].split(" nats")[0])
-    assert abs(beyond) < 0.1 and claim(section, "lower validation loss").verdict == "holds"
+    _, beyond = claim(section, GAINS).evidence.split("control numbers")
+    assert abs(told(beyond)[0]) < 0.1 and claim(section, GAINS).verdict == "holds"
     assert [chart.name for chart in section.charts if "trials" in chart.name] == [
         "tuning-trials-owl",
         "tuning-trials-control",
