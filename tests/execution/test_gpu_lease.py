@@ -20,7 +20,7 @@ import pytest
 
 HOLD = """
 import json, os, sys
-from subliminal_dagster.gpu_lease import leased_gpu
+from subliminal_dagster.execution.gpu_lease import leased_gpu
 
 def seen():
     return [os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")]
@@ -169,7 +169,7 @@ def test_a_slice_of_a_gpu_is_a_gpu(machine: Machine) -> None:
 def test_blocks_in_blocks_get_the_same_gpu(machine: Machine) -> None:
     script = """
 import os
-from subliminal_dagster.gpu_lease import leased_gpu
+from subliminal_dagster.execution.gpu_lease import leased_gpu
 with leased_gpu() as outer:
     for _ in range(2):
         with leased_gpu() as inner:
@@ -184,7 +184,7 @@ print('"done"', flush=True)
 CUDA_STARTS = """
 import json, sys
 from types import ModuleType, SimpleNamespace
-from subliminal_dagster.gpu_lease import leased_gpu
+from subliminal_dagster.execution.gpu_lease import leased_gpu
 started = False
 # Torch as far as the lease knows it; a machine without a GPU cannot start CUDA.
 sys.modules["torch"] = ModuleType("torch")
@@ -225,7 +225,7 @@ def test_a_process_takes_its_first_gpu_again(machine: Machine) -> None:
 # The interpreter may lie where only root can read.
 AS_NOBODY = """
 import json, os
-from subliminal_dagster.gpu_lease import leased_gpu
+from subliminal_dagster.execution.gpu_lease import leased_gpu
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -255,7 +255,7 @@ def test_a_folder_of_locks_that_cannot_be_used_is_named(machine: Machine, tmp_pa
     (tmp_path / "file").write_text("")
     script = """
 import json
-from subliminal_dagster.gpu_lease import leased_gpu
+from subliminal_dagster.execution.gpu_lease import leased_gpu
 from subliminal_dagster.science.errors import UserError
 try:
     with leased_gpu():

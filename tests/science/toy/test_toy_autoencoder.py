@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,7 +163,9 @@ def test_draws_and_training_are_the_same_in_another_process() -> None:
         "print(hashlib.sha256(fused.train(*lesson_of())[0].w.tobytes()).hexdigest())"
     )
     said = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="tests", check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent, check=True
+        ).stdout
         for _ in range(2)
     ]
     assert said[0] == said[1]
