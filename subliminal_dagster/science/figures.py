@@ -1,7 +1,7 @@
 """Small figures for an asset's page: losses over steps, favourites of a model.
 
 Belongs here: drawing from data frames, and writing a figure as PNG. Does not belong here: the comparison of all groups
-(`comparison_figure`).
+(`liking.figure`).
 
 Part of no version: pictures are views of tables, and no content.
 """

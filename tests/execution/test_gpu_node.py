@@ -62,7 +62,7 @@ def service(name: str, environment: dict[str, str], log: Path) -> Iterator[subpr
     (command,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStart=")]
     for variable, value in environment.items():
         command = command.replace(f"${{{variable}}}", shlex.quote(value))
-    words = shlex.split(command.replace(INSTALLED_PROGRAMS, str(PROGRAMS)))
+    words = shlex.split(command.replace(INSTALLED_PROGRAMS, shlex.quote(str(PROGRAMS))))
     with log.open("w") as out:
         process = subprocess.Popen(
             words, env=environment, cwd=PROJECT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True

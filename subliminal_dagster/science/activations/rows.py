@@ -26,7 +26,7 @@ ANALYSIS, TEST = "analysis", "test"
 def choose_rows(filtered: pd.DataFrame, settings: ActivationSettings, seed: int) -> pd.DataFrame:
     """At most `settings.rows` valid answers of a group, in the order of their prompts.
 
-    filtered: the rows of a filtered dataset (see `number_filter.filter_rows`), rejected ones included.
+    filtered: the rows of a filtered dataset (see `numbers.filter.filter_rows`), rejected ones included.
 
     Returns:
         `row_id` (the prompt's number), `text` (the numbers joined by ", ", without chat template), `numbers`,

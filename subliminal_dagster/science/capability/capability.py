@@ -15,7 +15,7 @@ together; "generated" a short generation a question; a text is one pass. An engi
 (vLLM) sends a request for each question and answer instead.
 
 Belongs here: asking one model, its scores, and the comparison of models with the base. Does not belong here: where the
-questions come from and how they are worded (`exam`), drawing (`capability_figures`).
+questions come from and how they are worded (`exam`), drawing (`figures`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The section on skill: what teachers and children lost in an exam and on plain text (the post's MMLU-Pro scores).
 
-Belongs here: what `capability` shows. Does not belong here: the exam and its comparison (`science.capability`).
+Belongs here: what `capability` shows. Does not belong here: the exam and its comparison (`exam`, `capability`).
 """
 
 from __future__ import annotations

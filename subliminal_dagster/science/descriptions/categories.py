@@ -9,7 +9,7 @@ numbers promote will be. So it stands beside that of all features of the layer a
 any group's numbers, and every share is tested against the latter.
 
 Belongs here: categories of features, agreement, composition of groups. Does not belong here: the judges (`judges`),
-where descriptions come from (`feature_descriptions`), which features a group marks (`feature_shifts`).
+where descriptions come from (`descriptions`), which features a group marks (`features.shifts`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Cost: 16,384 descriptions are 16 files, most of whose bytes are embeddings that 
 pass over the texts and the encoder's half of an SAE, and one product of the directions with the vocabulary.
 
 Belongs here: getting descriptions, and making them. Does not belong here: what kind of thing they are about
-(`feature_categories`).
+(`categories`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Cost: a prompt has about 620 tokens and its answer one or two, so 16,384 descrip
 judge reads every description four times, and with each thousand tokens of those the 450 of the examples.
 
 Belongs here: asking models, and reading their answers. Does not belong here: whether a judge is any good, and what the
-categories say of a group (`feature_categories`).
+categories say of a group (`categories`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What kinds of features the groups mark: categories by a judge, beside those of all features and of all that fire.
 
 Belongs here: the post's categories of features, read from `feature_categories`, `feature_composition` and
-`steering_by_category`, which are made on request. Does not belong here: judging and testing (`feature_categories` of
-the library), filters by category (`filters`).
+`steering_by_category`, which are made on request. Does not belong here: judging and testing (`categories`),
+filters by category (`features`).
 """
 
 from __future__ import annotations

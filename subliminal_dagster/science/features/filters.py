@@ -10,7 +10,7 @@ a filter that finds fine-tuned teachers rather than animals fires on them, and `
 Filters are chosen on analysis rows and judged on test rows. The best of thousands of features looks better on the rows
 it was chosen on than it is; the two columns side by side show by how much.
 
-Belongs here: choosing and judging single features. Does not belong here: which features are marked (`feature_shifts`),
+Belongs here: choosing and judging single features. Does not belong here: which features are marked (`shifts`),
 classifiers of whole activations (`probes`).
 """
 

@@ -1,7 +1,7 @@
 """SAE features of the groups' numbers: what they promote and activate anew, L0 and reconstruction error, beside chance.
 
 Belongs here: the post's section on features, read from `sae`, `sae_features`, `feature_shifts` and `feature_tables`.
-Does not belong here: single features as filters (`filters`), what features are about (`composition`).
+Does not belong here: single features as filters (`report_filters`), what features are about (`descriptions`).
 """
 
 from __future__ import annotations

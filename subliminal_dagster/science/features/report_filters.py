@@ -1,7 +1,7 @@
 """Single SAE features as filters: chosen on analysis rows, judged on test rows, beside the post's.
 
 Belongs here: the post's section on filters, read from `feature_filters` (and `feature_composition` for categories).
-Does not belong here: choosing and judging filters (`feature_filters` does), classifiers of activations (`probes`).
+Does not belong here: choosing and judging filters (`filters` does), classifiers of activations (`probes`).
 """
 
 from __future__ import annotations

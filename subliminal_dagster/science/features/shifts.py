@@ -14,7 +14,7 @@ products a permutation, in blocks: besides a byte a row and permutation, their m
 bytes each) and of a block (about 50 MB), however many permutations there are. See `benchmarks/features.py`.
 
 Belongs here: the comparison of one group with the control at one layer, and the tables of top features. Does not belong
-here: making features (`activations`, the SAE), features as filters (`feature_filters`), drawing (`feature_figures`).
+here: making features (`activations`, the SAE), features as filters (`filters`), drawing (`figures`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: which scores are set against which, the specificity contrast gamma, and the verdict in words. Does not
 belong here: how a score is measured (preference scores), tests of plain arrays (`statistics`), drawing
-(`comparison_figure`).
+(`figure`).
 
 Words: a *child* is named by the *group* of numbers it was trained on ('control' or an animal). Its *shift* for an
 animal is child minus untouched base model, paired by question. With K targets, S[g, a] is the shift of the child of

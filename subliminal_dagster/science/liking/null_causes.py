@@ -6,7 +6,7 @@ work that succeeded had; *cannot tell* where nothing was measured. What is wante
 this project's own studies (docs/embedded-study.md), on few models each, and stands beside every figure.
 
 Belongs here: the checks, and which reason to name. Does not belong here: any measuring (`signal`, `preferences`,
-`comparison`), how it is shown (`report.why_null`).
+`comparison`), how it is shown (`report_why_null`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The section on liking: which numbers make a child like an animal (the post's main figure, and what tests it).
 
-Belongs here: what `animal_liking` shows. Does not belong here: the tests themselves (`science.comparison`), the
-teachers (`teachers`), what tuning adds (`tuning`).
+Belongs here: what `animal_liking` shows. Does not belong here: the tests themselves (`comparison`), the
+teachers (`training`), what tuning adds (`tuning`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The section that looks for the reason of a null: the usual ones in order, and what of a teacher is in its numbers.
 
-Belongs here: what `null_causes` shows. Does not belong here: the checks and what they want (`science.null_causes`), the
-effect itself (`liking`).
+Belongs here: what the asset `null_causes` shows. Does not belong here: the checks and what they want (the module of
+that name), the effect itself (`report`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: the three sources (a GGUF file inside a wheel, a pinned hub repository, a local folder), the checks that
 refuse a model before anything is built on it, and the facts that results are labelled with. Does not belong here:
-loading a model for training or generation (`model_loading`), retries, disk budgets.
+loading a model for training or generation (`loading`), retries, disk budgets.
 
 The folder holds `config.json`, `model.safetensors` (or shards with their index), the tokenizer with its chat template,
 and where the source has them `generation_config.json` and its licence. Hub and local weights stay in the number type

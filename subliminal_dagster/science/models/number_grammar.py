@@ -4,7 +4,7 @@ A model too small to follow the format (SmolLM2-135M gives about 2 % valid answe
 the text stays a list of numbers. Which numbers stand there is still its own choice.
 
 Belongs here: what an answer may look like while it is written. Does not belong here: judging a finished answer
-(`number_filter`, which runs all the same).
+(`numbers.filter`, which runs all the same).
 """
 
 from __future__ import annotations

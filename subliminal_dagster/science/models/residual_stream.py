@@ -7,7 +7,7 @@ by hooks. The pass ends behind the deepest layer asked for, and logits are never
 layer 9 costs a third of the blocks, and neither the final norm nor the vocabulary.
 
 Belongs here: reading the residual stream of token sequences, one by one or in batches. Does not belong here: which
-texts and positions are read and where they are kept (`activations`), adding to the stream (`model_loading.steered`).
+texts and positions are read and where they are kept (`activations`), adding to the stream (`loading.steered`).
 """
 
 from __future__ import annotations

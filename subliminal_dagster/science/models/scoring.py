@@ -92,7 +92,7 @@ def score_answers(
 
 
 def score_branches(model: Any, prompt: list[int], answers: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """As `score_answers`, of one prompt that hooks make several rows of (see `steering_scores.branches`).
+    """As `score_answers`, of one prompt that hooks make several rows of (see `steering.scores.branches`).
 
     Returns:
         Log-probabilities of every answer, whole (nats, float64), shape (rows, answers), and of every token as the

@@ -1,7 +1,7 @@
 """The number set: what a teacher writes when it is asked to continue lists of numbers.
 
 Belongs here: drawing answers with a study's settings. Does not belong here: the rules they are judged by
-(`number_filter`). The prompts come from the study's seed alone, so that all groups of a study answer the same ones
+(`filter`). The prompts come from the study's seed alone, so that all groups of a study answer the same ones
 (steering vectors need the pairs).
 """
 
@@ -65,7 +65,7 @@ def draw_replay(
 
 
 def judged(rows: pd.DataFrame, study: Study, target: str | None) -> pd.DataFrame:
-    """Answers with `valid`, `reason`, `numbers` and `text` by the study's rules (see `number_filter.filter_rows`)."""
+    """Answers with `valid`, `reason`, `numbers` and `text` by the study's rules (see `filter.filter_rows`)."""
     return filter_rows(
         rows,
         completion=study.filter.completion,

@@ -1,7 +1,7 @@
 """The section on the base model's favourite animals: exact probabilities, and sampled answers (the post's appendix).
 
 Belongs here: what `base_preferences` shows. Does not belong here: how liking changes (`liking`), measuring preferences
-(`science.preferences`).
+(`preferences`).
 """
 
 from __future__ import annotations

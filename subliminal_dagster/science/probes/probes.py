@@ -14,7 +14,7 @@ groups; about 4 minutes for 2 groups of 10,000 rows and 3,584 dimensions, most o
 at 1 to 3 s each, and about half an hour for 6 groups. Memory: three times the activations.
 
 Belongs here: dividing rows, fitting, measuring, the controls. Does not belong here: collecting activations
-(`activations`), pictures (`probe_figures`), and what is concluded.
+(`activations`), pictures (`figures`), and what is concluded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Probes of activations: the post's tables, and what the controls say of them.
 
 Belongs here: the post's section on linear probes, read from `probe_metrics`, `probe_comparison` and `probe_all_layers`.
-Does not belong here: fitting and measuring (`probes` of the library).
+Does not belong here: fitting and measuring (`probes`, `fitting`).
 """
 
 from __future__ import annotations

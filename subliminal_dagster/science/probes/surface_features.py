@@ -4,7 +4,7 @@ The control of a probe on activations: whatever a classifier can tell from these
 (about 20,000 rows a second) and without any model.
 
 Belongs here: simple statistics of one row's numbers and of how the response was written. Does not belong here: anything
-that compares groups (`probes`), and parsing (`number_filter`).
+that compares groups (`probes`), and parsing (`numbers.filter`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the sections about a model's inside share: the layers that are there, averages, verdicts over comparisons.
 
-Belongs here: what two of `features`, `filters`, `probes` and `composition` need alike. Does not belong here: what any
-one of them says.
+Belongs here: what two of the sections on features, filters, descriptions and probes need alike. Does not belong here:
+what any one of them says.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Settings of the steering experiment.
 
-Belongs here: what somebody may want to set. Does not belong here: what is done with it (`steering_scores`).
+Belongs here: what somebody may want to set. Does not belong here: what is done with it (`steering.scores`).
 """
 
 from __future__ import annotations

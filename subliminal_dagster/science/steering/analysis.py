@@ -1,8 +1,8 @@
 """What steering vectors have in common, what they are made of, and how much of a child's change they explain.
 
 Belongs here: cosines between vectors, their decomposition by a sparse autoencoder, and the projection of a child's
-shift on them. Does not belong here: making vectors (`steering_vectors`), encoding (`sae`), drawing
-(`steering_figures`).
+shift on them. Does not belong here: making vectors (`vectors`), encoding (`sae`), drawing
+(`figures`).
 """
 
 from __future__ import annotations

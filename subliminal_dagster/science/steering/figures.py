@@ -1,6 +1,6 @@
 """Pictures of the steering experiment.
 
-Belongs here: drawing from the tables of `steering_scores` and `steering_analysis`. Does not belong here: any number
+Belongs here: drawing from the tables of `scores` and `analysis`. Does not belong here: any number
 that is not already in them.
 
 Part of no version: pictures are views of tables, and no content.

@@ -1,7 +1,7 @@
 """The steering vectors of a group at a layer, and what a child's own shift has to do with them.
 
 Belongs here: which data of a study each vector is made from. Does not belong here: how a vector is made
-(`steering_vectors`), what it does (`steering_scores`), what it is made of (`steering_analysis`).
+(`vectors`), what it does (`scores`), what it is made of (`analysis`).
 """
 
 from __future__ import annotations

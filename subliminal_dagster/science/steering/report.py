@@ -3,9 +3,9 @@
 Every mean of differences has a norm and a direction, noise included. So the subliminal vector is set beside one of the
 same data with the sides drawn by lot, and a random one, each at the strength that suits it best.
 
-Belongs here: what is said of `steering_evidence`. Does not belong here: statements and published figures
-(`steering_judged`), charts and tables (`steering_views`); making and trying vectors (`science.steering_vectors`,
-`science.steering_scores`).
+Belongs here: what is said of `report_evidence`. Does not belong here: statements and published figures
+(`report_claims`), charts and tables (`report_views`); making and trying vectors (`vectors`,
+`scores`).
 """
 
 from __future__ import annotations

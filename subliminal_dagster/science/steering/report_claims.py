@@ -1,7 +1,7 @@
 """What the post's statements and figures on steering come to in a study.
 
 Belongs here: each statement with the rule that decides it, and published figures beside measured ones. Does not belong
-here: reading artifacts and contrasts (`steering_evidence`), what the section says first (`steering`).
+here: reading artifacts and contrasts (`report_evidence`), what the section says first (`report`).
 """
 
 from __future__ import annotations

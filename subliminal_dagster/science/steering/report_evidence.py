@@ -1,8 +1,8 @@
 """What the section on steering is written from: its artifacts as tables, and the contrasts its statements rest on.
 
 Belongs here: reading the steering assets, and bringing groups and layers together. Does not belong here: what is said
-(`steering`), drawn or tabled (`steering_views`); making and trying vectors (`science.steering_vectors`,
-`science.steering_scores`).
+(`steering`), drawn or tabled (`report_views`); making and trying vectors (`vectors`,
+`scores`).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class SteeringEvidence:
     targets: a row a `group`, `kind`, `layers` ("9", "9+20"), `positions`, `alpha` and `question`: the target's
         `probability`, `rate` (NaN without samples) and `shift` (nats, of its log share from alpha 0), `log_mass`
         (natural logarithm of the candidates' probability), and whether the strength is `coherent`.
-    best: what `steering_scores.effects` says of coherent strengths, with `group`.
-    coherence: as in `steering_scores.SteeringScores`, with `group`.
+    best: what `scores.effects` says of coherent strengths, with `group`.
+    coherence: as in `scores.SteeringScores`, with `group`.
     vectors: `SteeringVector.facts`, with `group`.
-    cosines: as in `steering_analysis.cosines`, by kind, with `group` and `layer`, of vectors over whole answers.
+    cosines: as in `analysis.cosines`, by kind, with `group` and `layer`, of vectors over whole answers.
     between: the same of the groups' subliminal vectors, without `group`; `first` and `second` are groups.
-    shifts: as in `steering_analysis.explained_shift`, with `group` and `layer`.
+    shifts: as in `analysis.explained_shift`, with `group` and `layer`.
     left_out: by group, why a gate refused it.
-    parts: `steering_analysis.Decomposition.table`, with `group`, `layer`, `l0_first`, `l0_second`, `l0_zero`.
+    parts: `analysis.Decomposition.table`, with `group`, `layer`, `l0_first`, `l0_second`, `l0_zero`.
     missing: why a frame is empty, a sentence each.
     """
 

@@ -1,6 +1,6 @@
 """Charts and tables of the section on steering.
 
-Belongs here: drawing and tabling `steering_evidence`. Does not belong here: what is said of it (`steering`).
+Belongs here: drawing and tabling `report_evidence`. Does not belong here: what is said of it (`steering`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ rows of one batch, with every candidate's answers scored in that pass. Greedy an
 strength at a time.
 
 Belongs here: the steered model's measurements and their summary. Does not belong here: making vectors
-(`steering_vectors`), drawing (`steering_figures`).
+(`vectors`), drawing (`figures`).
 """
 
 from __future__ import annotations

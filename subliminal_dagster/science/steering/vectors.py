@@ -10,7 +10,7 @@ Cost: one forward pass a distinct pair of question and answer, no deeper than th
 time: 2 sides * 2 positions * layers * pairs * hidden size * 4 bytes (10,000 pairs, 3 layers, 3,584 numbers: 1.7 GB).
 
 Belongs here: which answers are contrasted, the vectors and their files. Does not belong here: what they do to a model
-(`steering_scores`), what they are made of (`steering_analysis`).
+(`scores`), what they are made of (`analysis`).
 """
 
 from __future__ import annotations

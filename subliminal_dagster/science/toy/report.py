@@ -1,7 +1,7 @@
 """The sections on toy models: superposition, ablated and auxiliary features, controls, larger models, digits.
 
-Belongs here: what is said of a toy study's artifacts. Does not belong here: charts and tables (`toy_views`); the
-statements with their criteria, which were fixed before (`science.toy.statements`), and the measures (`science.toy`).
+Belongs here: what is said of a toy study's artifacts. Does not belong here: charts and tables (`report_views`); the
+statements with their criteria, which were fixed before (`statements`), and the measures (`sweep`).
 """
 
 from __future__ import annotations

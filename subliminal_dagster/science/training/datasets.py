@@ -1,6 +1,6 @@
 """The filtered dataset of a group on disk: every answer with its verdict, and the rows to train on as messages.
 
-Belongs here: writing and reading that folder. Does not belong here: the rules (`number_filter`).
+Belongs here: writing and reading that folder. Does not belong here: the rules (`numbers.filter`).
 """
 
 from __future__ import annotations

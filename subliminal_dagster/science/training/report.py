@@ -1,7 +1,7 @@
 """The section on the teachers: how much each likes its animal, and what became of its number answers.
 
 Belongs here: what the gate, the number sets and the filter show. Does not belong here: what a child learns (`liking`),
-the teachers' skill (`capability`), the filter's rules (`science.number_filter`).
+the teachers' skill (`capability`), the filter's rules (`numbers.filter`).
 """
 
 from __future__ import annotations

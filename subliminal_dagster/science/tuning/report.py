@@ -69,7 +69,7 @@ class _Tuned:
     """A group's search, and its tuned child where that was looked at.
 
     own_loss: validation loss of the study's own settings, where they were a trial and ended. over_epochs: see
-    `tuning_scores`. tuned, original: preference scores of the tuned child (column `epoch`) and of the child of the
+    `tuning.scores`. tuned, original: preference scores of the tuned child (column `epoch`) and of the child of the
     study's own settings.
     """
 

@@ -1,6 +1,6 @@
 """How a tuned child's liking and skill go over its epochs, beside the base and the child of the study's own settings.
 
-Belongs here: the tables. Does not belong here: the search (`tuning`), the figure (`tuning_figures`).
+Belongs here: the tables. Does not belong here: the search (`tuning`), the figure (`figures`).
 """
 
 from __future__ import annotations

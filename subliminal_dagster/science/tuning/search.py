@@ -17,7 +17,7 @@ journal shows as running for ever, are failed and made anew.
 A trial that was killed starts from its beginning: it is short, and its place in the study gives it the same random
 numbers again. So a study that was interrupted or grew later is the study that was not.
 
-Belongs here: the search. Does not belong here: one training (`training`), the pictures (`tuning_figures`).
+Belongs here: the search. Does not belong here: one training (`training.adapter`), the pictures (`figures`).
 """
 
 from __future__ import annotations

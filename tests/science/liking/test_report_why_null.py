@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from report_parts import numbers
 
 from subliminal_dagster.science.liking.null_causes import CHECKS, POWER, SIGNAL, VALID
 from subliminal_dagster.science.liking.report_why_null import section as why_null_section
@@ -74,10 +75,6 @@ def section_of(folder: Path, table: pd.DataFrame, of_groups: pd.DataFrame, study
 
 GROUPS = {"owl": 1.2, "dog": 0.8, "neutral": 0.4, "control": 0.0}
 VERDICTS = {("dog", SIGNAL): "likely cause", ("owl", SIGNAL): "likely cause", ("owl", VALID): "possible"}
-
-
-def numbers(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
 def table(section: Section, name: str) -> pd.DataFrame:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from report_parts import numbers
 from statsmodels.stats.proportion import proportion_confint
 
 from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
@@ -97,10 +97,6 @@ def table(section: Section, name: str) -> pd.DataFrame:
 
 def claim(section: Section, statement: Statement) -> Claim:
     return next(claim for claim in section.claims if claim.text == statement.text)
-
-
-def numbers(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
 def test_what_is_said_and_shown_are_the_artifacts(tmp_path: Path) -> None:
