@@ -153,9 +153,11 @@ def test_a_night_makes_what_is_stale_and_nothing_else(
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
     units = shutil.copytree(DEPLOY / "systemd", tmp_path / "units")
-    # That every command exists is checked too, and here it does elsewhere.
+    # That every command exists is checked too, and here it does elsewhere, maybe in a folder with a blank in its name.
+    programs = tmp_path / "programs"
+    programs.symlink_to(PROGRAMS)
     for unit in units.glob("*.service"):
-        unit.write_text(unit.read_text().replace(INSTALLED_PROGRAMS, str(PROGRAMS)))
+        unit.write_text(unit.read_text().replace(INSTALLED_PROGRAMS, str(programs)))
     names = [path for path in units.iterdir() if path.is_file()]
     checked = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *names],
