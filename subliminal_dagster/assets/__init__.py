@@ -1,7 +1,8 @@
 """The assets of a study, one module a stage.
 
-Belongs here: thin functions that read what they need from the store, call one function of the science library and
-return a `MaterializeResult`. Does not belong here: the science, how an asset is declared (`frame`) and made (`work`).
+Belongs here: how an asset is declared (`declared`), and thin functions that are handed their work, read what they need
+from the store, call one function of the science library and write. Does not belong here: the science, what an asset is
+made of (`planning`), how it is made (`execution`).
 https://docs.dagster.io/guides/build/assets
 """
 

@@ -1,7 +1,7 @@
-"""A study as Dagster sees it: how an asset of it is declared, and what each is made from.
+"""A study as Dagster sees it: its partitions, its asset graph, and what each asset is made from.
 
-Belongs here: the arguments all assets of a study share, its asset graph, how a part of it is named. Does not belong
-here: the assets (`assets`), what happens when one is made (`work`), what is stale (`planner`).
+Belongs here: what all assets of a study share, and how a part of it is named. Does not belong here: the assets
+(`assets`), what happens when one is made (`execution.work`), what is stale (`planner`).
 """
 
 from __future__ import annotations

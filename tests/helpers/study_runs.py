@@ -1,6 +1,7 @@
 """Running a study in a test: its definitions on a store of the test's own, and what came of it.
 
-Belongs here: what several test files need to run a study. Does not belong here: tests, the tiny study (`conftest`).
+Belongs here: what several test files need to run a study. Does not belong here: tests, what a tiny study says
+(`tiny_studies`).
 """
 
 from __future__ import annotations

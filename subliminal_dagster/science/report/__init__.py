@@ -1,5 +1,5 @@
-"""The report of a study, as one HTML page.
+"""What all sections of the report share.
 
-Belongs here: reading a study's artifacts, and saying, drawing and setting what they show; one module a section. Does
-not belong here: any analysis: a number that is not in an artifact is computed by the module of its experiment.
+Belongs here: the shapes of claims, charts and tables, how they look and become HTML, published figures. Does not belong
+here: any one section: it lies beside its experiment.
 """
