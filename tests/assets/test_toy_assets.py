@@ -54,7 +54,7 @@ def test_everything_is_there_and_shown(toys: StudyRun) -> None:
             assert shown["dagster/row_count"].value == len(pd.read_parquet(folder / "children.parquet"))
     summary = toys.store.read("tiny-toy", "summary").path
     said = pd.read_parquet(summary / "statements.parquet")
-    assert set(said["verdict"]) <= {"holds", "does not hold", "not measured"}
+    assert set(said["verdict"]) <= {"detected", "not detected", "not tested"}
     assert set(said["source"]) >= {"post", "control", "Hinton et al. 2015", "Cloud et al. 2025"}
     report = (summary / "report.md").read_text()
     assert all(statement in report for statement in said["statement"])

@@ -6,7 +6,8 @@ import re
 
 import pandas as pd
 
-from subliminal_dagster.science.report.evidence import Claim, Section, Statement, Verdict
+from subliminal_dagster.science.report.evidence import Claim, Section, Statement
+from subliminal_dagster.science.verdict import Verdict
 
 
 def numbers(text: str) -> list[float]:

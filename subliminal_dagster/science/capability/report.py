@@ -17,17 +17,7 @@ from numpy.typing import NDArray
 from subliminal_dagster.science.capability.capability import BASE, PLAIN_TEXT
 from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, new_figure
 from subliminal_dagster.science.report.effects import study_test
-from subliminal_dagster.science.report.evidence import (
-    Chart,
-    Claim,
-    NotThere,
-    Results,
-    Section,
-    Statement,
-    Table,
-    Verdict,
-    verdict,
-)
+from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
@@ -41,6 +31,7 @@ from subliminal_dagster.science.report.wording import (
 )
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import PairedTest
+from subliminal_dagster.science.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -392,14 +383,14 @@ def _claims(data: _Data) -> Iterator[Claim]:
             continue
         found: Verdict
         if not data.informative:
-            found, why = "cannot tell", "the base is at guessing"
+            found, why = "inconclusive", "the base is at guessing"
         elif model == _CHILD:
-            found = "does not hold" if mean.high < 0 else "holds" if 100 * mean.low > -sharp else "cannot tell"
+            found = "not detected" if mean.high < 0 else "detected" if 100 * mean.low > -sharp else "inconclusive"
             why = f"a loss of {sharp} points cannot be excluded"
         else:
             found, smallest = verdict(-mean.high, -mean.low), mean.smallest_detectable
             why = "" if math.isnan(smallest) else f"the smallest detectable change is {100 * smallest:.2g} points"
-        because = f"; {why}" if why and found == "cannot tell" else ""
+        because = f"; {why}" if why and found == "inconclusive" else ""
         yield statement.claim(found, f"{_mean_change(data, model)}{because}.")
     yield _loss_and_liking(data)
 
@@ -437,9 +428,9 @@ def _loss_and_liking(data: _Data) -> Claim:
         n_resamples=2000,
         rng=np.random.default_rng(data.study.seed),
     )
-    found: Verdict = "cannot tell"
+    found: Verdict = "inconclusive"
     if result.pvalue <= _LEVEL:
-        found = "holds" if result.statistic > 0 else "does not hold"
+        found = "detected" if result.statistic > 0 else "not detected"
     return LOSS_GOES_WITH_LIKING.claim(
         found,
         f"Rank correlation over {animals} of the teacher's loss in the exam with its child's shift in liking: "

@@ -16,13 +16,14 @@ from subliminal_dagster.science.descriptions.categories import ALL_FEATURES, FIR
 from subliminal_dagster.science.descriptions.judges import CATEGORIES
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table, verdict
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
 from subliminal_dagster.science.report.layers import Interval
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.verdict import verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -299,7 +300,7 @@ def _claims(found: _Composition) -> Iterator[Claim]:
     if len(neutral):
         its, _ = _more_and_fewer(neutral)
         yield NOT_NEUTRAL.claim(
-            "does not hold" if more and its else "cannot tell",
+            "not detected" if more and its else "inconclusive",
             f"Significantly more features of animals in {more} of {tested} of animals, and in {its} of {len(neutral)} "
             f"of the neutral teacher ({100 * neutral['share'].mean():.3g} % of what it marks).",
         )
@@ -312,7 +313,7 @@ def _claims(found: _Composition) -> Iterator[Claim]:
 def _mostly_numbers(found: _Composition) -> Claim:
     share = _share(found.mine, "features", ["animals", "opinion"])
     if share is None:
-        return MOSTLY_NUMBERS.claim("cannot tell", "No animal marks a feature that has a category.")
+        return MOSTLY_NUMBERS.claim("inconclusive", "No animal marks a feature that has a category.")
     return MOSTLY_NUMBERS.claim(
         # Of the rest, that it is more than half.
         verdict(100 - share.high, 100 - share.low, 50),
@@ -324,7 +325,7 @@ def _mostly_numbers(found: _Composition) -> Claim:
 def _vectors(found: _Composition) -> Claim:
     share = _share(found.steering, "first_only", ["numbers", "other"])
     if share is None:
-        return VECTORS.claim("cannot tell", "No feature with a category is in the subliminal vectors alone.")
+        return VECTORS.claim("inconclusive", "No feature with a category is in the subliminal vectors alone.")
     return VECTORS.claim(
         verdict(share.low, share.high, 50),
         f"Numbers and other are {share.percent} of such features, all layers together, average of animals.",

@@ -571,7 +571,7 @@ def _claims(found: _Features) -> Iterator[Claim]:
         return
     above = _above_chance(neutral, "promoted")
     yield DUE_TO_ANIMAL.claim(
-        "does not hold" if 2 * above > len(neutral) else "cannot tell",
+        "not detected" if 2 * above > len(neutral) else "inconclusive",
         f"The neutral teacher's numbers promote {neutral['promoted'].mean():.3g} features ("
         f"{neutral['promoted_null_mean'].mean():.3g} by chance), more than chance at {above} of "
         f"{counted(len(neutral), 'layer')}; an animal's {mine['promoted'].mean():.3g} "

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from subliminal_dagster.science.features.shifts import ALL
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table, verdict
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
 from subliminal_dagster.science.report.layers import Interval
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where, yes_no
 from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.verdict import verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -354,7 +355,7 @@ def _claims(found: _Filters) -> Iterator[Claim]:
     told = any(one.low > _CHANCE for one in judged)
     useless = all(one.high < _LITTLE for one in judged)
     yield TELLS.claim(
-        "holds" if told else "does not hold" if useless else "cannot tell",
+        "detected" if told else "not detected" if useless else "inconclusive",
         f"Balanced accuracy on test rows, against the control, of the feature that was best on analysis rows (the "
         f"better of {counted(len(judged), 'layer')}, the interval widened for their number): "
         f"{max(judged, key=lambda one: one.value).percent} (chance 50 %).",
@@ -372,7 +373,7 @@ def _claims(found: _Filters) -> Iterator[Claim]:
         for row in firsts
     ]
     yield OF_ANIMALS.claim(
-        "holds" if told and specific else "does not hold" if told and unspecific else "cannot tell",
+        "detected" if told and specific else "not detected" if told and unspecific else "inconclusive",
         f"The best feature on analysis rows fires {'; '.join(parts)} (test rows).",
     )
 

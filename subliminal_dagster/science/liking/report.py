@@ -19,13 +19,14 @@ from subliminal_dagster.science.liking import comparison
 from subliminal_dagster.science.liking.comparison import BASE, OTHERS, PRIMARY_OUTCOME, TARGET, TEACHER
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.effects import detectable, study_test
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table, verdict
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import counted, listed, p_value, with_interval
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.verdict import verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -613,8 +614,8 @@ def _rises(data: _Data) -> Claim:
         f"(the post: {lowest} to {highest} points for many animals)"
     ]
     found = verdict(row["low"], row["high"])
-    if found != "holds" and 100 * row["high"] < lowest:
-        found = "does not hold"
+    if found != "detected" and 100 * row["high"] < lowest:
+        found = "not detected"
         evidence.append("a rise as large as the post's is excluded")
     return RISES.claim(found, f"{'; '.join(evidence + _unseen(row))}.")
 
@@ -622,8 +623,8 @@ def _rises(data: _Data) -> Claim:
 def _specific(data: _Data, channel: str) -> Claim:
     row = data.specificity(channel)
     found = verdict(row["low"], row["high"])
-    if found == "holds" and _runs_could_explain(data, row):
-        found = "cannot tell"
+    if found == "detected" and _runs_could_explain(data, row):
+        found = "inconclusive"
     evidence = [f"Log share, {MEAN}: {_written(row)}, {p_value(row['p'])} over questions"]
     if row["contrast"] == "others":
         evidence.append(_reassigned(row))
@@ -637,13 +638,13 @@ def _many(data: _Data) -> Claim:
     rows = rows_where(data.tests, channel=_HARD, outcome=PRIMARY_OUTCOME, contrast=contrast)
     rows = rows[rows["animal"] != MEAN].sort_values("mean", ascending=False, kind="stable")
     risen = int(((rows["mean"] > 0) & (rows["p_bh"] <= data.alpha)).sum())
-    specific, half_of_them = _specific(data, _HARD).verdict == "holds", 2 * risen >= len(rows)
+    specific, half_of_them = _specific(data, _HARD).verdict == "detected", 2 * risen >= len(rows)
     named = _ends([f"{row['animal']} {_written(row)}" for row in records(rows)])
     evidence = (
         f"{risen} of {counted(len(rows), 'animal')} rise significantly against {_CONTRASTS[contrast]}, for exactly "
         f"these children; most: {', least: '.join(named)}."
     )
-    return MANY.claim("cannot tell" if not specific else "holds" if half_of_them else "does not hold", evidence)
+    return MANY.claim("inconclusive" if not specific else "detected" if half_of_them else "not detected", evidence)
 
 
 def _control_stays(data: _Data) -> Claim:
@@ -654,7 +655,7 @@ def _control_stays(data: _Data) -> Claim:
         f"Log share from base under control numbers: {moved} of {counted(len(shifts), 'animal')} move, by intervals "
         f"that are simultaneous over the animals; {' to '.join(named)}."
     )
-    return CONTROL_STAYS.claim("does not hold" if moved else "cannot tell", evidence)
+    return CONTROL_STAYS.claim("not detected" if moved else "inconclusive", evidence)
 
 
 def _neutral_does_less(data: _Data) -> Claim:
@@ -665,6 +666,6 @@ def _neutral_does_less(data: _Data) -> Claim:
     over = t_interval(by_child, data.study.comparison.confidence) if len(by_child) > 1 else None
     if over is not None:
         evidence.append(f"over the animals' children [{over.low:+.2f}, {over.high:+.2f}]")
-    if found == "holds" and (over is None or over.low <= 0):
-        found = "cannot tell"
+    if found == "detected" and (over is None or over.low <= 0):
+        found = "inconclusive"
     return NEUTRAL_DOES_LESS.claim(found, f"{'; '.join(evidence + _unseen(row))}.")

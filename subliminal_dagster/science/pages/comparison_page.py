@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _VERDICTS = {
-    "holds": charts.GREEN,
-    "does not hold": charts.VERMILION,
-    "cannot tell": charts.ORANGE,
+    "detected": charts.GREEN,
+    "not detected": charts.BLUE,
+    "inconclusive": charts.ORANGE,
+    "opposite": charts.VERMILION,
     "not tested": charts.LIGHT_GREY,
 }
 

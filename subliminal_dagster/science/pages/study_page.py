@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from subliminal_dagster.science.capability import report as capability
 from subliminal_dagster.science.descriptions import report as composition
@@ -29,6 +29,7 @@ from subliminal_dagster.science.storage.records import Manifest
 from subliminal_dagster.science.toy.report import toy_sections
 from subliminal_dagster.science.training import report as teachers
 from subliminal_dagster.science.tuning import report as tuning
+from subliminal_dagster.science.verdict import Verdict
 
 Made = Mapping[tuple[str, str | None], Manifest]
 
@@ -77,15 +78,16 @@ def _sections(study: Study, results: Results) -> list[Section]:
 
 
 def _verdict(sections: Sequence[Section], claims: Sequence[Claim]) -> str:
-    """What the first section shows, how many statements hold, and which do not."""
+    """What the first section shows, and how many statements have which verdict."""
     lines = [sections[0].shows or f"The comparison is missing: {sections[0].missing}"]
     sentences = []
     for source, noun, rest in _WHOSE:
         counts = Counter(claim.verdict for claim in claims if claim.source == source)
         if counts:
             sentences.append(
-                f"Of {counted(counts.total(), noun)} {rest}, {counts['holds']} hold, {counts['does not hold']} do not, "
-                f"{counts['cannot tell']} cannot be told at this size and {counts['not tested']} were not tested."
+                f"Of {counted(counts.total(), noun)} {rest}: "
+                + ", ".join(f"{counts[word]} {word}" for word in get_args(Verdict) if counts[word])
+                + "."
             )
     if sentences:
         lines.append(f"{' '.join(sentences)} Each with its evidence:")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.preferences.preferences import summary
 from subliminal_dagster.science.report.charts import BLUE, VERMILION, interval, new_figure
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table, verdict
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
     counted,
@@ -21,6 +21,7 @@ from subliminal_dagster.science.report.wording import (
 )
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import Estimate, t_interval
+from subliminal_dagster.science.verdict import verdict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from subliminal_dagster.science.probes.probes import (
 )
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table, Verdict
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
 from subliminal_dagster.science.report.layers import AVERAGE, Interval
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import records, rows_where
@@ -29,6 +29,7 @@ from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.probes import KINDS
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -535,10 +536,10 @@ def _layers_alike(found: _Probes) -> Claim:
     if together is None or not singles:
         return LAYERS_ALIKE.claim("not tested", "There is no probe of all layers against the control.")
     best = max(mean.value for mean in singles.values())
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if together.low > best:
-        verdict = "does not hold"
+        verdict = "not detected"
     elif together.high < best + _SMALL:
-        verdict = "holds"
+        verdict = "detected"
     evidence = f"ROC AUC in percent, all layers: {together}; the best single layer: {best:.3g}."
     return LAYERS_ALIKE.claim(verdict, evidence)

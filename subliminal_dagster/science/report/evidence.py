@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from subliminal_dagster.science.verdict import Verdict
+
 if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
     from subliminal_dagster.science.report.published import Compared
 
-Verdict = Literal["holds", "does not hold", "cannot tell", "not tested"]
 Source = Literal["the post", "another paper", "this project"]
 Place = tuple[str, str | None]
 
@@ -100,12 +101,6 @@ class Statement:
 
     def claim(self, verdict: Verdict, evidence: str) -> Claim:
         return Claim(self.text, verdict, evidence, self.source, self.rule)
-
-
-def verdict(low: float, high: float, zero: float = 0.0) -> Verdict:
-    """Whether a statement of more than `zero` holds, by an interval: it holds where all of it lies above, it does not
-    where all lies below, else nobody can tell."""
-    return "holds" if low > zero else "does not hold" if high < zero else "cannot tell"
 
 
 @dataclass(frozen=True)

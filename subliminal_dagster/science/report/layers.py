@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from subliminal_dagster.science.report import charts
-from subliminal_dagster.science.report.evidence import Results, Verdict
+from subliminal_dagster.science.report.evidence import Results
 from subliminal_dagster.science.report.wording import counted, listed, with_interval
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,10 +137,10 @@ def over_comparisons(total: int, for_it: int, against: int) -> Verdict:
     """The rule for a statement tested once an animal and layer: it holds where more than half of the tests speak for it
     and none against, it does not where more than half speak against it and none for; else nobody can tell."""
     if 2 * for_it > total and not against:
-        return "holds"
+        return "detected"
     if 2 * against > total and not for_it:
-        return "does not hold"
-    return "cannot tell"
+        return "not detected"
+    return "inconclusive"
 
 
 def average_odds_ratio(tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) -> Interval | None:
@@ -171,10 +172,10 @@ NO_HIGHER_RATE = (
 def no_higher_rate(ratio: Interval | None) -> Verdict:
     """For "at no higher rate", by the rule `NO_HIGHER_RATE`."""
     if ratio is None:
-        return "cannot tell"
+        return "inconclusive"
     if ratio.low > 1:
-        return "does not hold"
-    return "holds" if ratio.high < 2 else "cannot tell"
+        return "not detected"
+    return "detected" if ratio.high < 2 else "inconclusive"
 
 
 def described(features: pd.DataFrame) -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from subliminal_dagster.science.report.effects import nats
-from subliminal_dagster.science.report.evidence import Results, Section, verdict
+from subliminal_dagster.science.report.evidence import Results, Section
 from subliminal_dagster.science.report.published import published
 from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.report.wording import counted, listed, percent
@@ -31,6 +31,7 @@ from subliminal_dagster.science.steering.report_evidence import (
 )
 from subliminal_dagster.science.steering.report_views import charts, tables
 from subliminal_dagster.science.steering.vectors import DIRECT, MEAN, SUBLIMINAL
+from subliminal_dagster.science.verdict import verdict
 
 NAME, TITLE = "steering", "Steering"
 READS: tuple[str, ...] = (
@@ -64,16 +65,17 @@ def _shows(evidence: SteeringEvidence) -> Iterator[str]:
     """What the subliminal vector does, the direct one beside it, and how the vectors resemble each other."""
     effect, text = judged.own_effect(evidence, SUBLIMINAL, PROMOTED)
     meaning = {
-        "holds": "Steering along the vector of a teacher's numbers raises the preference for its animal",
-        "does not hold": "Steering along the vector of a teacher's numbers raises the preference for its animal less "
+        "detected": "Steering along the vector of a teacher's numbers raises the preference for its animal",
+        "opposite": "Steering along the vector of a teacher's numbers raises the preference for its animal less "
         "than a vector that stands for chance",
-        "cannot tell": "No effect of steering along the vector of a teacher's numbers on the preference for its animal "
-        "could be seen",
+        "not detected": "Steering along the vector of a teacher's numbers does not raise the preference for its animal",
+        "inconclusive": "No effect of steering along the vector of a teacher's numbers on the preference for its "
+        "animal could be seen",
         "not tested": "What steering along the vector of a teacher's numbers does could not be measured",
     }[effect]
     yield f"{meaning}: {text[0].lower()}{text[1:]}"
     if more := judged.between_kinds(evidence, PROMOTED, DIRECT, SUBLIMINAL):
-        words = {"holds": "does more than", "does not hold": "does less than"}
+        words = {"detected": "does more than", "opposite": "does less than"}
         comparison = words.get(verdict(more.estimate.low, more.estimate.high), "cannot be told from")
         yield f"The direct vector {comparison} the subliminal one ({nats(more.estimate)})."
     rows = cosine_rows(evidence, SUBLIMINAL, DIRECT) if len(evidence.cosines) else evidence.cosines

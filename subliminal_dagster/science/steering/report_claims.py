@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subliminal_dagster.science.report.effects import nats
-from subliminal_dagster.science.report.evidence import Claim, Statement, Verdict, verdict
+from subliminal_dagster.science.report.evidence import Claim, Statement
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.report.wording import counted, listed, p_value
@@ -33,6 +33,7 @@ from subliminal_dagster.science.steering.report_evidence import (
 )
 from subliminal_dagster.science.steering.scores import RATE
 from subliminal_dagster.science.steering.vectors import DIRECT, MEAN, RANDOM, SUBLIMINAL, WORD
+from subliminal_dagster.science.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,12 +129,12 @@ def own_effect(evidence: SteeringEvidence, kind: str, which: str) -> tuple[Verdi
     if not known:
         return "not tested", "At no strength of that sign did the model stay coherent for both vectors."
     sides = [verdict(each.estimate.low, each.estimate.high) for each in known.values()]
-    right, wrong = ("holds", "does not hold") if which == PROMOTED else ("does not hold", "holds")
-    judged: Verdict = "cannot tell"
+    right, wrong = ("detected", "not detected") if which == PROMOTED else ("not detected", "detected")
+    judged: Verdict = "inconclusive"
     if sides == [right] * len(found):
-        judged = "holds"
+        judged = "detected"
     elif wrong in sides:
-        judged = "does not hold"
+        judged = "not detected"
     against = listed([f"{nats(each.estimate)} against the {other} vector" for other, each in known.items()])
     power = _power(judged, *known.values())
     return judged, f"Shift of the animal's log share at the best coherent strength, {against}{power}."
@@ -143,7 +144,7 @@ def _power(judged: Verdict, *found: Contrast) -> str:
     """What could have been seen, where nothing was."""
     smallest = max(each.smallest for each in found)
     sentence = f"; the smallest difference that would have been found is {smallest:.2g} nats"
-    return sentence if judged == "cannot tell" else ""
+    return sentence if judged == "inconclusive" else ""
 
 
 def across_groups(evidence: SteeringEvidence) -> tuple[pd.Series, pd.Series]:
@@ -192,11 +193,11 @@ def _low_cosine(evidence: SteeringEvidence) -> Claim:
     rows = rows.merge(own[["group", "layer", "p"]], on=["group", "layer"], suffixes=("", "_norm"))
     told = rows[rows["p_norm"] < 0.05]
     low = told["cosine"].abs() < _LOW
-    judged: Verdict = "cannot tell"
+    judged: Verdict = "inconclusive"
     if len(told) and low.all():
-        judged = "holds"
+        judged = "detected"
     elif len(told) and not low.any() and (told["p"] < 0.05).all():
-        judged = "does not hold"
+        judged = "not detected"
     animals, _ = across_groups(evidence)
     of_animals = f", and two animals' have cosines of {ranged(animals)}" if len(animals) else ""
     return DIFFERENT.claim(
@@ -215,11 +216,11 @@ def _word_cosine(evidence: SteeringEvidence, statement: Statement, kind: str, si
     significant = benjamini_hochberg(rows["p"]) < 0.05
     right = significant & (np.sign(rows["cosine"]) == sign)
     wrong = significant & (np.sign(rows["cosine"]) == -sign)
-    judged: Verdict = "cannot tell"
+    judged: Verdict = "inconclusive"
     if not wrong.any() and set(rows.loc[right, "group"]) == set(rows["group"]):
-        judged = "holds"
+        judged = "detected"
     elif wrong.any() and not right.any():
-        judged = "does not hold"
+        judged = "not detected"
     return statement.claim(
         judged,
         f"Cosines of {ranged(rows['cosine'])}, chance alone up to {ranged(rows['chance'])}; {int(right.sum())} of "
@@ -233,10 +234,10 @@ def _more_features(evidence: SteeringEvidence) -> Claim:
     total = rows_where(evidence.parts, category=TOTAL)
     sums = total.groupby("group")[list(_L0.values())].sum()
     more = sums["l0_first"] > sums["l0_second"]
-    judged: Verdict = "cannot tell"
+    judged: Verdict = "inconclusive"
     # Where an autoencoder sees no vector, what it activates are its biases.
     if (total["l0_first"] >= _SEEN * total["l0_zero"]).any() and more.nunique() == 1:
-        judged = "holds" if more.all() else "does not hold"
+        judged = "detected" if more.all() else "not detected"
     means = sums.mean()
     return MORE_FEATURES.claim(
         judged,
@@ -254,12 +255,12 @@ def _kinds_of_features(evidence: SteeringEvidence) -> Claim:
     alone = evidence.parts.groupby("category")[["first_only", "second_only"]].sum()
     about, every = alone.reindex(["animals", TOTAL], fill_value=0).to_numpy()
     if not every.all():
-        return KINDS_OF_FEATURES.claim("cannot tell", "One of the two vectors activates no feature alone.")
+        return KINDS_OF_FEATURES.claim("inconclusive", "One of the two vectors activates no feature alone.")
     p = float(fisher_exact([about, every - about]).pvalue)
     subliminal, direct = about / every
-    judged: Verdict = "cannot tell"
+    judged: Verdict = "inconclusive"
     if p < 0.05:
-        judged = "holds" if direct > subliminal else "does not hold"
+        judged = "detected" if direct > subliminal else "not detected"
     return KINDS_OF_FEATURES.claim(
         judged,
         f"About animals: {about[1]} of {every[1]} features of the direct vector alone, {about[0]} of {every[0]} "

@@ -17,7 +17,6 @@ from subliminal_dagster.science.report.evidence import (
     Section,
     Source,
     Table,
-    Verdict,
     section_or_reason,
 )
 from subliminal_dagster.science.report.published import Compared, published
@@ -29,6 +28,7 @@ from subliminal_dagster.science.toy.autoencoder import LEARNT
 from subliminal_dagster.science.toy.digits import digits_summary
 from subliminal_dagster.science.toy.report_views import EXPERIMENTS, best, cells, estimate, most_recovered, spoken
 from subliminal_dagster.science.toy.statements import NOTHING, per_seed
+from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def _statements(study: ToyStudy, results: Results) -> Section:
     statements = pd.read_parquet(folder / "statements.parquet")
     found = cells(pd.read_parquet(folder / "children.parquet"))
     counts = rows_where(statements, source="post")["verdict"].value_counts()
-    plural = {"holds": "hold", "does not hold": "do not hold", "not measured": "were not measured"}
+    plural = {"detected": "hold", "not detected": "do not hold", "not tested": "were not measured"}
     said = [f"{number} {plural[str(verdict)]}" for verdict, number in counts.items()]
     sentences = [f"Of the post's {counts.sum()} statements {listed(said)}."]
     for experiment in EXPERIMENTS:
@@ -108,7 +108,7 @@ def _claim(row: Any) -> Claim:
     prefix, source = whose.get(row.source, (f"{row.source}. ", "another paper"))
     return Claim(
         f"{prefix}{row.statement}",
-        cast("Verdict", "not tested" if row.verdict == "not measured" else row.verdict),
+        cast("Verdict", "not tested" if row.verdict == "not tested" else row.verdict),
         f"{row.measured}; criterion: {row.criterion}.",
         source,
         f"Holds if {row.criterion}; else it does not hold. This was fixed beforehand, and is judged by the 95 % "

@@ -17,7 +17,7 @@ from subliminal_dagster.science.statistics import Estimate, t_interval
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["holds", "does not hold", "not measured"]
+Verdict = Literal["detected", "not detected", "not tested"]
 
 Holds = Callable[[Estimate], bool]
 
@@ -171,7 +171,7 @@ def _teacher_statements(teachers: pd.DataFrame, densest: float, sparsest: float)
             f"the mean over seeds falls by no more than {NOTHING:g} from any density to the next sparser one, and more "
             "than doubles in all",
             f"from {first:.2f} at 1-S = {densest:g} to {last:.2f} at {sparsest:g}; largest fall on the way {fall:.2f}",
-            "holds" if fall < NOTHING and last > 2 * first else "does not hold",
+            "detected" if fall < NOTHING and last > 2 * first else "not detected",
         ),
     ]
 
@@ -268,7 +268,7 @@ def report(statements: pd.DataFrame) -> str:
 def _statement(statement: str, criterion: str, values: pd.Series, holds: Holds, source: str = "post") -> Statement:
     values = values.dropna()
     if len(values) < 2:
-        return Statement(statement, source, criterion, "not measured", "not measured")
+        return Statement(statement, source, criterion, "not tested", "not tested")
     estimate = t_interval(values)
     measured = f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}], {len(values)} seeds"
-    return Statement(statement, source, criterion, measured, "holds" if holds(estimate) else "does not hold")
+    return Statement(statement, source, criterion, measured, "detected" if holds(estimate) else "not detected")

@@ -347,6 +347,6 @@ def _claims(study: Study, liking: pd.DataFrame, answers: pd.DataFrame) -> tuple[
     elif broken:
         valid += f"; broken: {listed(broken)}"
     return (
-        NEARLY_ALWAYS.claim("does not hold" if short else "holds", f"{reached}."),
-        SOME_BREAK.claim("cannot tell" if constrained else "holds" if broken else "does not hold", f"{valid}."),
+        NEARLY_ALWAYS.claim("not detected" if short else "detected", f"{reached}."),
+        SOME_BREAK.claim("inconclusive" if constrained else "detected" if broken else "not detected", f"{valid}."),
     )

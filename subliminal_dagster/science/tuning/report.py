@@ -23,16 +23,7 @@ from subliminal_dagster.science.report.charts import (
     panels,
 )
 from subliminal_dagster.science.report.effects import detectable, nats, study_test
-from subliminal_dagster.science.report.evidence import (
-    Chart,
-    Claim,
-    Results,
-    Section,
-    Statement,
-    Table,
-    Verdict,
-    verdict,
-)
+from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
@@ -47,6 +38,7 @@ from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import PairedTest
 from subliminal_dagster.science.tuning.result import COMPLETE, DIVERGED, PRUNED, TuningResult
 from subliminal_dagster.science.tuning.scores import BASE, ORIGINAL, TUNED
+from subliminal_dagster.science.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -473,7 +465,7 @@ def _together(statement: Statement, found: dict[str, tuple[Verdict, str]]) -> Cl
         return statement.claim("not tested", "No tuned child has an animal to like.")
     verdicts = [each for each, _ in found.values()]
     evidence = " ".join(f"{name.capitalize()}: {sentence}" for name, (_, sentence) in found.items())
-    return statement.claim(verdicts[0] if len(set(verdicts)) == 1 else "cannot tell", evidence)
+    return statement.claim(verdicts[0] if len(set(verdicts)) == 1 else "inconclusive", evidence)
 
 
 def _gains(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
@@ -485,9 +477,9 @@ def _gains(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]
     evidence = f"{nats(gain)} of log share, {p_value(gain.p)} over questions"
     found = verdict(gain.low, gain.high)
     if group.own_loss is not None and group.result.best["trial"] == 0:
-        found = "cannot tell"
+        found = "inconclusive"
         evidence += "; no trial had a lower loss than the study's own settings"
-    elif found == "cannot tell":
+    elif found == "inconclusive":
         evidence += f"; {_detectable(gain)}"
     if results.has("tuned_scores", CONTROL):
         control = pd.read_parquet(results.folder("tuned_scores", CONTROL) / "scores.parquet")
@@ -504,10 +496,10 @@ def _peaks(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]
         return "not tested", "one epoch was looked at."
     start = f"of the epochs {', '.join(map(str, epochs))} liking is highest at {at}"
     if at == epochs[-1]:
-        return "does not hold", f"{start}, the last."
+        return "not detected", f"{start}, the last."
     highest, last = (_log_share(rows_where(group.tuned, epoch=epoch), group.target) for epoch in (at, epochs[-1]))
     test = study_test(study, highest - last)
-    return ("holds" if test.low > 0 else "cannot tell"), f"{start}, above the last by {nats(test)} of log share."
+    return ("detected" if test.low > 0 else "inconclusive"), f"{start}, above the last by {nats(test)} of log share."
 
 
 def _keeps_skill(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
@@ -524,9 +516,9 @@ def _keeps_skill(study: Study, results: Results, group: _Tuned) -> tuple[Verdict
         round(tuned * questions), questions, round(base * questions), questions, method="newcomb", compare="diff"
     )
     sharp = published("child", "dog_mmlu_drop_points")
-    found: Verdict = "does not hold" if high < 0 else "holds" if 100 * low > -sharp else "cannot tell"
+    found: Verdict = "not detected" if high < 0 else "detected" if 100 * low > -sharp else "inconclusive"
     evidence = (
         f"exam after the last epoch {points_with_interval(tuned - base, low, high)} from the base "
         f"({counted(questions, 'question')})"
     )
-    return found, evidence + (f"; a loss of {sharp} points cannot be excluded." if found == "cannot tell" else ".")
+    return found, evidence + (f"; a loss of {sharp} points cannot be excluded." if found == "inconclusive" else ".")

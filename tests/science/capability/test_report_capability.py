@@ -123,8 +123,8 @@ def test_a_null_says_what_could_have_been_seen(tmp_path: Path) -> None:
     base = frame(results).iloc[0]
     levels = [100 * base[column] for column in ("value", "low", "high")]
     assert numbers(section.shows)[:5] == pytest.approx([*levels, QUESTIONS, 100 * base["chance"]], abs=0.051)
-    assert verdict_on(section, CHILDREN_KEEP_IT) == "holds"
-    assert verdict_on(section, TEACHERS_LOSE_IT) == "cannot tell"
+    assert verdict_on(section, CHILDREN_KEEP_IT) == "detected"
+    assert verdict_on(section, TEACHERS_LOSE_IT) == "inconclusive"
     assert verdict_on(section, LOSS_GOES_WITH_LIKING) == "not tested"
     assert "capability-liking" not in [chart.name for chart in section.charts]
 
@@ -136,8 +136,8 @@ def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> No
         tmp_path, study, teachers=lost, children=lost, teacher_loss=0.1, liking={"cat": 1.0, "owl": 2.0}
     )
     section = capability_section(study, results)
-    assert verdict_on(section, CHILDREN_KEEP_IT) == "does not hold"
-    assert verdict_on(section, TEACHERS_LOSE_IT) == "holds"
+    assert verdict_on(section, CHILDREN_KEEP_IT) == "not detected"
+    assert verdict_on(section, TEACHERS_LOSE_IT) == "detected"
     exam_said, texts_said = section.shows.split("Exam: ")[1].split("plain text")
     assert numbers(exam_said)[:2] == [2, 3] and "teachers differ" in exam_said
     texts = frame(results)[lambda rows: (rows["outcome"] == "nats_per_token") & (rows["model"] == "teacher")]
@@ -184,10 +184,10 @@ def test_an_exam_at_guessing_can_show_nothing(tmp_path: Path) -> None:
     section = capability_section(study, artifacts(tmp_path, study, base=0.25))
     assert "cannot show a loss" in section.shows
     assert all("guessing" in claim_of(section, each).evidence for each in (CHILDREN_KEEP_IT, TEACHERS_LOSE_IT))
-    assert {verdict_on(section, statement) for statement in (CHILDREN_KEEP_IT, TEACHERS_LOSE_IT)} == {"cannot tell"}
+    assert {verdict_on(section, statement) for statement in (CHILDREN_KEEP_IT, TEACHERS_LOSE_IT)} == {"inconclusive"}
 
 
-@pytest.mark.parametrize(("sign", "verdict"), [(1, "holds"), (-1, "does not hold")])
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "detected"), (-1, "not detected")])
 def test_skill_lost_is_ranked_against_liking(tmp_path: Path, sign: int, verdict: str) -> None:
     study = a_study(ANIMALS)
     teachers = {animal: 0.7 - 0.03 * number for number, animal in enumerate(ANIMALS)}

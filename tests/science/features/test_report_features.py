@@ -82,11 +82,11 @@ def test_what_differs_is_said_with_the_numbers_of_the_artifacts(different: tuple
         assert numbers(text)[0] == as_written(100 * errors.mean(), 2) > 0
     assert numbers(claim_of(section, ERROR).evidence)[1:4] == [4, 0, 4]
     verdicts = {statement: verdict_on(section, statement) for statement in (PROMOTED, L0, ERROR)}
-    assert set(verdicts.values()) == {"holds"}
-    assert verdict_on(section, NEW) == "cannot tell"
+    assert set(verdicts.values()) == {"detected"}
+    assert verdict_on(section, NEW) == "inconclusive"
     # The features that are raised are partly those of the word.
-    assert verdict_on(section, ANIMAL) == "does not hold"
-    assert verdict_on(section, DUE_TO_ANIMAL) == "cannot tell"
+    assert verdict_on(section, ANIMAL) == "not detected"
+    assert verdict_on(section, DUE_TO_ANIMAL) == "inconclusive"
 
 
 def test_claims_stand_in_the_posts_order_with_whose_they_are_and_their_rules(
@@ -124,14 +124,14 @@ def test_where_nothing_differs_it_says_what_could_have_been_seen(alike: tuple[Ar
     ]
     assert numbers(l0)[1] == as_written(100 * float(np.mean(smallest)), 2)
     assert numbers(claim_of(section, L0).evidence)[-1] == numbers(l0)[1]
-    assert "holds" not in [claim.verdict for claim in section.claims]
-    assert verdict_on(section, DUE_TO_ANIMAL) == "cannot tell"
+    assert "detected" not in [claim.verdict for claim in section.claims]
+    assert verdict_on(section, DUE_TO_ANIMAL) == "inconclusive"
 
 
 def test_a_neutral_teacher_that_promotes_as_much_contradicts_that_it_is_the_animal(tmp_path: Path) -> None:
     section = section_of(Artifacts(tmp_path, small_study(), {**DIFFERENT, "neutral": RAISED}))
-    assert verdict_on(section, PROMOTED) == "holds"
-    assert verdict_on(section, DUE_TO_ANIMAL) == "does not hold"
+    assert verdict_on(section, PROMOTED) == "detected"
+    assert verdict_on(section, DUE_TO_ANIMAL) == "not detected"
 
 
 def test_the_posts_table_is_that_of_the_summaries(different: tuple[Artifacts, Section]) -> None:

@@ -72,7 +72,7 @@ def test_the_best_feature_on_analysis_rows_is_judged_on_test_rows(different: tup
     assert numbers(section.shows.partition("above chance")[2])[:3] == [50, 2, 2]
     best = numbers(claim_of(section, TELLS).evidence.partition("): ")[2])[0]
     assert best == pytest.approx(rows["against control alone, %"].max(), rel=0.01)
-    assert (verdict_on(section, TELLS), verdict_on(section, OF_ANIMALS)) == ("holds", "holds")
+    assert (verdict_on(section, TELLS), verdict_on(section, OF_ANIMALS)) == ("detected", "detected")
 
 
 def test_how_often_the_best_fires_on_each_group_is_of_test_rows(different: tuple[Artifacts, Section]) -> None:
@@ -90,7 +90,7 @@ def test_where_no_feature_tells_groups_apart_nothing_is_claimed(tmp_path: Path) 
     seen = section.shows.partition("no difference could be seen")[2]
     assert 50 < numbers(seen)[0] < 100
     assert "above chance" not in section.shows
-    assert "holds" not in [claim.verdict for claim in section.claims]
+    assert "detected" not in [claim.verdict for claim in section.claims]
 
 
 def test_claims_say_whose_they_are_and_by_which_rule(different: tuple[Artifacts, Section]) -> None:
@@ -105,14 +105,14 @@ def test_claims_say_whose_they_are_and_by_which_rule(different: tuple[Artifacts,
 
 def test_a_filter_that_fires_on_the_neutral_teacher_as_well_is_none_of_animals(tmp_path: Path) -> None:
     section = section_of(Artifacts(tmp_path, small_study(), {**BOTH_ANIMALS, "neutral": RAISED}))
-    assert verdict_on(section, OF_ANIMALS) == "does not hold"
-    assert verdict_on(section, TELLS) == "holds"
+    assert verdict_on(section, OF_ANIMALS) == "not detected"
+    assert verdict_on(section, TELLS) == "detected"
 
 
 def test_a_feature_of_one_animal_alone_contradicts_that_there_is_none(tmp_path: Path) -> None:
     section = section_of(Artifacts(tmp_path, small_study(), {"owl": {40: 0.95}}))
     claim = claim_of(section, NOT_ONE_ANIMAL)
-    assert claim.verdict == "does not hold"
+    assert claim.verdict == "not detected"
     rows = table_of(section, "filters-labels")
     best = rows[rows["label"].isin(["owl", "dog"])].sort_values("balanced accuracy, %").iloc[-1]
     assert best["label"] == "owl" and "owl" in claim.evidence and "dog" not in claim.evidence
@@ -151,7 +151,7 @@ def test_one_animal_without_a_neutral_teacher_stands_for_itself(tmp_path: Path) 
     section = section_of(artifacts)
     assert "owl's numbers" in section.shows and "all animals" not in section.shows
     assert [claim.text for claim in section.claims] == [TELLS.text, OF_ANIMALS.text]
-    assert (verdict_on(section, TELLS), verdict_on(section, OF_ANIMALS)) == ("holds", "not tested")
+    assert (verdict_on(section, TELLS), verdict_on(section, OF_ANIMALS)) == ("detected", "not tested")
 
 
 def test_without_any_artifact_the_reason_is_given() -> None:

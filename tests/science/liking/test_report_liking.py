@@ -31,11 +31,12 @@ from subliminal_dagster.science.liking.report import (
 from subliminal_dagster.science.liking.report import (
     section as liking_section,
 )
-from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement, Verdict
+from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
 from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.verdict import Verdict
 
 CANDIDATES = ["cat", "dog", "fox", "lion", "owl", "wolf"]
 FOUR = ["cat", "dog", "fox", "owl"]
@@ -160,7 +161,7 @@ class Made(NamedTuple):
     section: Section
 
 
-EFFECTS: dict[Verdict, float] = {"holds": 2.5, "does not hold": -1.0, "cannot tell": 0.0}
+EFFECTS: dict[Verdict, float] = {"detected": 2.5, "not detected": -1.0, "inconclusive": 0.0}
 """By the verdict on whether the rise is specific, an effect that leads to it."""
 
 
@@ -202,19 +203,19 @@ def test_the_section_reads_as_it_did(made: Callable[[Verdict], Made], verdict: V
 
 
 def test_an_effect_is_reported_and_its_numbers_are_the_data_s(made: Callable[[Verdict], Made]) -> None:
-    scores, gamma, section = made("holds")
+    scores, gamma, section = made("detected")
     specific, base, _ = section.shows.splitlines()
     assert "more than other animals' children" in specific and "training runs" not in specific
     assert_tells(specific, gamma["mean"], gamma["low"], gamma["high"])
     assert_tells(claim(section, SPECIFIC["hard"]).evidence, gamma["mean"], gamma["low"], gamma["high"])
-    assert claim(section, SPECIFIC["hard"]).verdict == "holds"
-    assert claim(section, MANY).verdict == "holds" and claim(section, MANY).evidence.startswith("4 of 4 ")
+    assert claim(section, SPECIFIC["hard"]).verdict == "detected"
+    assert claim(section, MANY).verdict == "detected" and claim(section, MANY).evidence.startswith("4 of 4 ")
 
     rise = t_interval(own_minus(scores, FOUR, None, scores["count"] / scores["samples"]))
     assert "sampled answers" in base and " more often " in base
     for sentence in (base, claim(section, RISES).evidence):
         assert_tells(sentence, 100 * rise.mean, 100 * rise.low, 100 * rise.high)
-    assert claim(section, RISES).verdict == "holds"
+    assert claim(section, RISES).verdict == "detected"
     (compared,) = section.compared
     assert compared.published == (15, 20)
     np.testing.assert_allclose(
@@ -231,34 +232,34 @@ def test_an_effect_is_reported_and_its_numbers_are_the_data_s(made: Callable[[Ve
 
 
 def test_claims_say_whose_they_are_and_what_would_decide_them(made: Callable[[Verdict], Made]) -> None:
-    for found in made("holds").section.claims:
+    for found in made("detected").section.claims:
         assert found.source == ("this project" if "of this project" in found.text else "the post")
         assert "hold" in found.rule
 
 
 def test_a_null_says_what_could_have_been_seen(made: Callable[[Verdict], Made]) -> None:
-    _, gamma, section = made("cannot tell")
+    _, gamma, section = made("inconclusive")
     specific, _, drift = section.shows.splitlines()
     assert gamma["low"] < 0 < gamma["high"]
     assert "no difference could be seen" in specific
     for sentence in (specific, claim(section, SPECIFIC["hard"]).evidence):
         assert_tells(sentence, gamma["mean"], gamma["low"], gamma["high"])
         assert f"smallest detectable difference is {gamma['smallest_detectable']:.2g} nats" in sentence
-    assert claim(section, SPECIFIC["hard"]).verdict == "cannot tell"
+    assert claim(section, SPECIFIC["hard"]).verdict == "inconclusive"
     rise = claim(section, RISES)
-    assert rise.verdict == "does not hold" and told(rise.evidence)[2] < 15 and "excluded" in rise.evidence
+    assert rise.verdict == "not detected" and told(rise.evidence)[2] < 15 and "excluded" in rise.evidence
     assert "no animal's log share that could be seen" in drift
     control = claim(section, CONTROL_STAYS)
-    assert control.verdict == "cannot tell" and " 0 of 4 animals " in control.evidence
+    assert control.verdict == "inconclusive" and " 0 of 4 animals " in control.evidence
 
 
 def test_an_opposite_effect_is_called_one(made: Callable[[Verdict], Made]) -> None:
-    _, gamma, section = made("does not hold")
+    _, gamma, section = made("not detected")
     specific = section.shows.splitlines()[0]
     assert " less than " in specific and told(specific)[2] < 0
     assert_tells(specific, gamma["mean"], gamma["low"], gamma["high"])
-    assert claim(section, SPECIFIC["hard"]).verdict == "does not hold"
-    assert claim(section, RISES).verdict == "does not hold"
+    assert claim(section, SPECIFIC["hard"]).verdict == "not detected"
+    assert claim(section, RISES).verdict == "not detected"
 
 
 def test_two_animals_cannot_prove_it(tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_two_animals_cannot_prove_it(tmp_path: Path) -> None:
     assert told(specific)[1] > 0 and " more than " in specific
     # Of two ways to assign two children one is the true one.
     assert "p = 0.5, the smallest possible" in specific and "training runs" in specific
-    assert claim(section, SPECIFIC["hard"]).verdict == "cannot tell"
+    assert claim(section, SPECIFIC["hard"]).verdict == "inconclusive"
     assert "p = 0.5" in claim(section, SPECIFIC["hard"]).evidence
 
 
@@ -281,7 +282,7 @@ def test_one_animal_is_set_against_control(tmp_path: Path) -> None:
     assert "control numbers" in specific and "other animals" not in specific
     for sentence in (specific, found.evidence):
         assert_tells(sentence, expected.mean, expected.low, expected.high)
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "inconclusive"
     assert "nothing speaks about training runs" in found.evidence
     assert section.charts[-1].figure.layout.annotations[0].text == "minus control numbers"
 
@@ -289,10 +290,10 @@ def test_one_animal_is_set_against_control(tmp_path: Path) -> None:
 def test_what_all_numbers_do_is_told_apart(tmp_path: Path) -> None:
     study = a_study(FOUR)
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 0.0, drift=1.5)))
-    assert claim(section, RISES).verdict == "holds"
-    assert claim(section, SPECIFIC["hard"]).verdict == "cannot tell"
+    assert claim(section, RISES).verdict == "detected"
+    assert claim(section, SPECIFIC["hard"]).verdict == "inconclusive"
     control = claim(section, CONTROL_STAYS)
-    assert control.verdict == "does not hold" and " 4 of 4 animals " in control.evidence
+    assert control.verdict == "not detected" and " 4 of 4 animals " in control.evidence
     drift = section.shows.splitlines()[-1]
     assert "not specific" in drift and all(animal in drift for animal in FOUR)
 
@@ -309,11 +310,11 @@ def test_the_neutral_teacher_s_numbers_are_one_more_control(tmp_path: Path) -> N
     )
     evidence = claim(section, NEUTRAL_DOES_LESS).evidence
     assert_tells(evidence, expected.mean, expected.low, expected.high)
-    assert claim(section, NEUTRAL_DOES_LESS).verdict == "holds"
+    assert claim(section, NEUTRAL_DOES_LESS).verdict == "detected"
     assert NEUTRAL_NUMBERS in set(table(section, "levels")["model"])
     assert "neutral" in set(table(section, "shifts")["trained on"])
 
-    for neutral_effect, verdict in ((0.0, "cannot tell"), (2.0, "does not hold")):
+    for neutral_effect, verdict in ((0.0, "inconclusive"), (2.0, "not detected")):
         other = all_scores(study, 0.0, neutral_effect=neutral_effect)
         found = liking_section(study, artifact(tmp_path, study, other))
         assert claim(found, NEUTRAL_DOES_LESS).verdict == verdict
@@ -324,7 +325,7 @@ def test_two_children_are_too_few_to_tell_from_one_neutral_child(tmp_path: Path)
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 1.0, run_noise=0.3)))
     found = claim(section, NEUTRAL_DOES_LESS)
     assert told(found.evidence)[1] > 0
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "inconclusive"
 
 
 def test_where_no_answer_names_an_animal_the_interval_is_over_all_answers(tmp_path: Path) -> None:
@@ -359,7 +360,7 @@ def test_both_channels_stand_beside_each_other(tmp_path: Path) -> None:
         mean, low, high = gamma.loc[(channel, "log_share"), ["mean", "low", "high"]].astype(float)
         assert_tells(sentence, mean, low, high)
         assert_tells(claim(section, SPECIFIC[channel]).evidence, mean, low, high)
-    assert " more than " in soft and claim(section, SPECIFIC["soft"]).verdict == "holds"
+    assert " more than " in soft and claim(section, SPECIFIC["soft"]).verdict == "detected"
     assert [chart.name for chart in section.charts] == ["liking-hard", "liking-soft", "liking-contrasts"]
 
 

@@ -73,7 +73,7 @@ def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: 
 def test_what_is_not_there_says_why(done: StudyRun, tmp_path: Path) -> None:
     summary = json.loads((page_of(done).parent / "summary.json").read_text())
     assert "this study does not have it" in summary["sections"]["Features that the numbers activate"]
-    assert {c["verdict"] for c in summary["claims"]} <= {"holds", "does not hold", "cannot tell", "not tested"}
+    assert {c["verdict"] for c in summary["claims"]} <= {"detected", "not detected", "inconclusive", "not tested"}
     assert summary["gamma"][0]["channel"] == "hard"
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -84,7 +84,7 @@ def test_what_is_not_there_says_why(done: StudyRun, tmp_path: Path) -> None:
     text = page_of(strict).read_text()
     assert "Not shown: animal_liking is not there: teacher_preferences [" in text and "was refused" in text
     causes = json.loads((strict.store.read("tiny", "null_causes").path / "facts.json").read_text())
-    assert causes["kind"] == "not measured"
+    assert causes["kind"] == "not tested"
 
 
 def test_a_report_is_made_though_something_failed_and_again_when_it_is_there(done: StudyRun, tmp_path: Path) -> None:

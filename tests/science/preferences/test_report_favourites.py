@@ -102,8 +102,8 @@ def test_only_targets_among_the_first_two_are_pointed_out(study: Study, tmp_path
 @pytest.mark.parametrize(
     ("liking", "verdict"),
     [
-        ({"lion": 3.0, "cat": 2.8, "dog": 0.0, "owl": 0.0, "fox": 0.0}, "holds"),
-        ({"lion": 0.0, "cat": 0.0, "dog": 0.0, "owl": 0.0, "fox": 0.0}, "cannot tell"),
+        ({"lion": 3.0, "cat": 2.8, "dog": 0.0, "owl": 0.0, "fox": 0.0}, "detected"),
+        ({"lion": 0.0, "cat": 0.0, "dog": 0.0, "owl": 0.0, "fox": 0.0}, "inconclusive"),
         ({"cat": 0.0, "owl": 0.0}, "not tested"),
     ],
 )

@@ -143,7 +143,7 @@ def test_groups_that_are_told_apart_are_said_to_be(tmp_path: Path) -> None:
     assert said[8:11] == [50, 2, 2]
     assert after(section.shows, "Surface features")[:3] == pytest.approx([55, 52, 58])
     assert after(section.shows, "activations add")[:3] == pytest.approx([mean - 55, 4, 4])
-    assert [claim.verdict for claim in section.claims] == ["holds"] * 6
+    assert [claim.verdict for claim in section.claims] == ["detected"] * 6
     assert numbers(claim_of(section, TOLD_APART).evidence) == pytest.approx(
         [9, mean, mean - 3, mean + 3, 14, mean, mean - 3, mean + 3, 50]
     )
@@ -172,7 +172,7 @@ def test_where_nothing_is_told_apart_it_says_what_can_be_ruled_out(tmp_path: Pat
     # It must not be said that there is none: none could be seen, and only what lies above the interval is ruled out.
     assert after(section.shows, "could be seen")[0] == 65
     assert "may be none" in section.shows and "above chance" not in section.shows
-    assert {claim.verdict for claim in section.claims} == {"cannot tell"}
+    assert {claim.verdict for claim in section.claims} == {"inconclusive"}
     assert "probe_all_layers" not in section.made_from
 
 
@@ -180,14 +180,14 @@ def test_narrow_intervals_at_chance_contradict(tmp_path: Path) -> None:
     study = small_study()
     section = probes_section(study, write(tmp_path, study, {}))
     for statement in (TOLD_APART, BEYOND_FORMAT, BEYOND_TUNING):
-        assert verdict_on(section, statement) == "does not hold"
+        assert verdict_on(section, statement) == "not detected"
 
 
 def test_a_probe_that_tells_the_neutral_teacher_too_finds_fine_tuning(tmp_path: Path) -> None:
     study = small_study()
     section = probes_section(study, write(tmp_path, study, {**TOLD, NEUTRAL: 0.92}))
-    assert verdict_on(section, TOLD_APART) == "holds"
-    assert verdict_on(section, BEYOND_TUNING) == "does not hold"
+    assert verdict_on(section, TOLD_APART) == "detected"
+    assert verdict_on(section, BEYOND_TUNING) == "not detected"
     assert after(section.shows, "neutral teacher's numbers against")[:6] == pytest.approx([92, 89, 95] * 2)
     evidence = numbers(claim_of(section, BEYOND_TUNING).evidence)
     assert evidence == pytest.approx([9, 50, 47, 53, 14, 50, 47, 53, 9, 92, 89, 95, 14, 92, 89, 95])
@@ -203,10 +203,10 @@ def test_halves_of_the_control_that_are_told_apart_are_a_warning(tmp_path: Path)
 def test_all_layers_are_set_against_the_best_one(tmp_path: Path) -> None:
     study = small_study()
     better = probes_section(study, write(tmp_path / "a", study, {"owl": 0.7, "dog": 0.7}, together=0.9))
-    assert verdict_on(better, LAYERS_ALIKE) == "does not hold"
+    assert verdict_on(better, LAYERS_ALIKE) == "not detected"
     assert numbers(claim_of(better, LAYERS_ALIKE).evidence) == pytest.approx([90, 87, 93, 70])
     alike = probes_section(study, write(tmp_path / "b", study, TOLD, together=0.92))
-    assert verdict_on(alike, LAYERS_ALIKE) == "holds"
+    assert verdict_on(alike, LAYERS_ALIKE) == "detected"
     assert "all" in set(table_of(alike, "probes-binary")["layer"])
 
 

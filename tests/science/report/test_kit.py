@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subliminal_dagster.science.report import charts
-from subliminal_dagster.science.report.evidence import Statement, verdict
+from subliminal_dagster.science.report.evidence import Statement
 from subliminal_dagster.science.report.tables import columns, records, yes_no
+from subliminal_dagster.science.verdict import verdict
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -20,19 +21,19 @@ NUMBERS = st.floats(-1e6, 1e6)
 def test_a_verdict_is_sure_only_where_the_interval_excludes_zero(ends: list[float], zero: float) -> None:
     low, high = ends
     sure = not low <= zero <= high
-    assert (verdict(low, high, zero) != "cannot tell") == sure
+    assert (verdict(low, high, zero) != "inconclusive") == sure
     if sure:
-        assert verdict(low, high, zero) == ("holds" if low > zero else "does not hold")
-    assert verdict(-high, -low, -zero) == {"holds": "does not hold", "does not hold": "holds"}.get(
-        verdict(low, high, zero), "cannot tell"
+        assert verdict(low, high, zero) == ("detected" if low > zero else "opposite")
+    assert verdict(-high, -low, -zero) == {"detected": "opposite", "opposite": "detected"}.get(
+        verdict(low, high, zero), "inconclusive"
     )
 
 
 def test_a_claim_says_whose_statement_it_judges_and_by_which_rule() -> None:
-    claim = Statement("It rises.", "Holds where it rises.", "this project").claim("holds", "It rose.")
-    assert (claim.text, claim.verdict, claim.evidence) == ("It rises.", "holds", "It rose.")
+    claim = Statement("It rises.", "Holds where it rises.", "this project").claim("detected", "It rose.")
+    assert (claim.text, claim.verdict, claim.evidence) == ("It rises.", "detected", "It rose.")
     assert (claim.source, claim.rule) == ("this project", "Holds where it rises.")
-    assert Statement("It rises.", "Holds where it rises.").claim("holds", "").source == "the post"
+    assert Statement("It rises.", "Holds where it rises.").claim("detected", "").source == "the post"
 
 
 def test_columns_are_renamed_scaled_and_computed_and_rows_numbered_anew() -> None:

@@ -23,9 +23,9 @@ def test_more_than_half_of_the_comparisons_decide_unless_one_contradicts(total: 
     for_it = data.draw(st.integers(0, total))
     against = data.draw(st.integers(0, total - for_it))
     verdict = inside.over_comparisons(total, for_it, against)
-    assert (verdict == "holds") == (for_it > total / 2 and against == 0)
-    assert (verdict == "does not hold") == (against > total / 2 and for_it == 0)
-    assert inside.over_comparisons(0, 0, 0) == "cannot tell"
+    assert (verdict == "detected") == (for_it > total / 2 and against == 0)
+    assert (verdict == "not detected") == (against > total / 2 and for_it == 0)
+    assert inside.over_comparisons(0, 0, 0) == "inconclusive"
 
 
 def test_the_odds_ratio_of_one_animal_is_that_of_statsmodels() -> None:
@@ -53,11 +53,11 @@ def test_complete_separation_is_evidence_and_empty_margins_are_none() -> None:
     separated = inside.average_odds_ratio({"owl": [[[10, 2], [0, 40]], [[9, 3], [0, 41]]]})
     assert separated is not None
     assert separated.low > 1
-    assert inside.no_higher_rate(separated) == "does not hold"
+    assert inside.no_higher_rate(separated) == "not detected"
     assert inside.average_odds_ratio({"owl": [[[0, 5], [0, 7]]], "dog": [[[0, 0], [3, 4]]]}) is None
-    assert inside.no_higher_rate(None) == "cannot tell"
-    assert inside.no_higher_rate(Interval(1.1, 0.8, 1.6)) == "holds"
-    assert inside.no_higher_rate(Interval(1.1, 0.5, 2.6)) == "cannot tell"
+    assert inside.no_higher_rate(None) == "inconclusive"
+    assert inside.no_higher_rate(Interval(1.1, 0.8, 1.6)) == "detected"
+    assert inside.no_higher_rate(Interval(1.1, 0.5, 2.6)) == "inconclusive"
 
 
 def test_an_average_of_intervals_is_no_narrower_than_they_are() -> None:

@@ -249,7 +249,7 @@ def section(made: Results, study: Study) -> Section:
 
 
 def test_an_effect_is_said_with_its_figures_and_the_controls(section: Section, made: Results) -> None:
-    assert [verdict_on(section, each) for each in (PROMOTES, SUPPRESSES, STRONGER)] == ["holds"] * 3
+    assert [verdict_on(section, each) for each in (PROMOTES, SUPPRESSES, STRONGER)] == ["detected"] * 3
     # By hand: at alpha 20, the shift of the subliminal vector less that of one that stands for chance, by question.
     by_hand = []
     for chance in ("subliminal noise", "random"):
@@ -296,15 +296,15 @@ def test_no_effect_is_said_with_what_could_have_been_seen(study: Study, tmp_path
         smallest = max(smallest, smallest_detectable(found.estimate.se, QUESTIONS))
     for text in (section.shows, claim_of(section, PROMOTES).evidence):
         assert numbers(text)[6] == as_written(smallest, 2)
-    assert verdict_on(section, PROMOTES) == "cannot tell"
-    assert verdict_on(section, DIRECT_PROMOTES) == "holds"
+    assert verdict_on(section, PROMOTES) == "inconclusive"
+    assert verdict_on(section, DIRECT_PROMOTES) == "detected"
 
 
 def test_a_vector_that_does_less_than_chance_does_not_hold(study: Study, tmp_path: Path) -> None:
     slopes = {"subliminal": -0.05, "subliminal noise": 0.02, "random": 0.02, "direct": -0.1}
     found = Judged(study, write(tmp_path, Made(slopes=slopes)))
-    assert found[PROMOTES].verdict == "does not hold"
-    assert found[STRONGER].verdict == "does not hold"
+    assert found[PROMOTES].verdict == "not detected"
+    assert found[STRONGER].verdict == "not detected"
 
 
 def test_strengths_at_which_no_animal_is_named_do_not_count(study: Study, tmp_path: Path, made: Results) -> None:
@@ -316,38 +316,38 @@ def test_strengths_at_which_no_animal_is_named_do_not_count(study: Study, tmp_pa
 
 def test_layers_and_positions_are_compared_where_both_were_tried(study: Study, tmp_path: Path) -> None:
     later = Judged(study, write(tmp_path / "a", Made(by_layer={"20": 0.05}, last=0.1)))
-    assert later[LATER].verdict == "holds"
-    assert later[POSITIONS].verdict == "holds"
+    assert later[LATER].verdict == "detected"
+    assert later[POSITIONS].verdict == "detected"
     earlier = Judged(study, write(tmp_path / "b", Made(by_layer={"9": 0.05})))
-    assert earlier[LATER].verdict == "does not hold"
+    assert earlier[LATER].verdict == "not detected"
     assert earlier[POSITIONS].verdict == "not tested"
 
 
 def test_low_cosines_need_vectors_that_are_not_noise(study: Study, tmp_path: Path, made: Results) -> None:
-    assert Judged(study, made)[DIFFERENT].verdict == "holds"
+    assert Judged(study, made)[DIFFERENT].verdict == "detected"
     alike = Judged(study, write(tmp_path / "a", Made(signal=0.1, along_direct=1.0)))
-    assert alike[DIFFERENT].verdict == "does not hold"
+    assert alike[DIFFERENT].verdict == "not detected"
     noise = Judged(study, write(tmp_path / "b", Made(signal=0.0)))
-    assert noise[DIFFERENT].verdict == "cannot tell"
+    assert noise[DIFFERENT].verdict == "inconclusive"
     told, of = numbers(noise[DIFFERENT].evidence.split(";")[1])[:2]
     assert (told, of) == (0, 4) and "can be told from noise" in noise[DIFFERENT].evidence
 
 
 def test_cosines_with_the_word_are_judged_by_sign_and_chance(study: Study, tmp_path: Path) -> None:
     towards = Judged(study, write(tmp_path / "a", Made(along_word=0.6)))
-    assert towards[TO_WORD].verdict == "holds"
-    assert towards[FROM_WORD].verdict == "does not hold"
+    assert towards[TO_WORD].verdict == "detected"
+    assert towards[FROM_WORD].verdict == "not detected"
     away = Judged(study, write(tmp_path / "b", Made(along_word=-0.6)))
-    assert away[TO_WORD].verdict == "does not hold"
-    assert away[FROM_WORD].verdict == "holds"
+    assert away[TO_WORD].verdict == "not detected"
+    assert away[FROM_WORD].verdict == "detected"
 
 
 def test_features_count_only_where_the_autoencoder_sees_the_vector(study: Study, tmp_path: Path, made: Results) -> None:
-    assert Judged(study, made)[MORE_FEATURES].verdict == "holds"
+    assert Judged(study, made)[MORE_FEATURES].verdict == "detected"
     fewer = Judged(study, write(tmp_path / "a", Made(subliminal_features=5)))
-    assert fewer[MORE_FEATURES].verdict == "does not hold"
+    assert fewer[MORE_FEATURES].verdict == "not detected"
     blind = Judged(study, write(tmp_path / "b", Made(subliminal_features=30, encode_bias=30)))
-    assert blind[MORE_FEATURES].verdict == "cannot tell"
+    assert blind[MORE_FEATURES].verdict == "inconclusive"
     # Over both layers: the subliminal vector's, the direct one's, and those of vectors of zeros.
     assert numbers(blind[MORE_FEATURES].evidence)[-3:] == [60, 20, 60]
 
@@ -365,7 +365,7 @@ def test_categories_are_used_where_they_are_known(study: Study, tmp_path: Path, 
             frame = frame.assign(mean_difference=0.0, example=1, example_active_in="both", example_difference=0.1)
             frame.assign(example_description="cats").to_parquet(folder / f"{animal}.parquet")
     results = Results(folders, {})
-    assert Judged(study, results)[KINDS_OF_FEATURES].verdict == "holds"
+    assert Judged(study, results)[KINDS_OF_FEATURES].verdict == "detected"
     # The direct vector's about animals of all that it alone activates, then the subliminal one's, in 4 tables.
     assert numbers(Judged(study, results)[KINDS_OF_FEATURES].evidence)[:4] == [36, 40, 4, 400]
     measured = {each.what: each.measured for each in compared(read_evidence(study, results))}
@@ -388,7 +388,7 @@ def test_published_figures_stand_beside_means_over_animals(section: Section, mad
 
 def test_one_animal_has_no_interval_over_animals(study: Study, tmp_path: Path) -> None:
     found = list(compared(read_evidence(study, write(tmp_path, Made(animals=("cat",))))))
-    assert {each.judgement for each in found} == {"cannot tell"}
+    assert {each.judgement for each in found} == {"inconclusive"}
     assert all(each.low is None for each in found)
 
 

@@ -164,7 +164,7 @@ def test_where_no_teacher_learnt_anything_there_is_nothing_to_say(study: ToyStud
     assert "no share could be measured" in said["toy-statements"].charts[0].alt
     claims = said["toy-statements"].claims
     about = [claim.verdict for claim in claims if "feature" in claim.text and "child" in claim.text]
-    assert about and "holds" not in about
+    assert about and "detected" not in about
 
 
 def of_seeds(children: pd.DataFrame, column: str) -> list[float]:
@@ -197,12 +197,12 @@ def test_every_statement_is_a_claim_with_its_verdict_and_criterion(
 ) -> None:
     statements = pd.read_parquet(results.folder("summary") / "statements.parquet")
     claims = sections["toy-statements"].claims
-    assert [claim.verdict for claim in claims] == list(statements["verdict"].replace("not measured", "not tested"))
+    assert [claim.verdict for claim in claims] == list(statements["verdict"].replace("not tested", "not tested"))
     sources = {"post": "the post", "control": "this project"}
     for claim, (_, row) in zip(claims, statements.iterrows(), strict=True):
         assert row["statement"] in claim.text
         assert row["measured"] in claim.evidence and row["criterion"] in claim.evidence
-        assert row["criterion"] in claim.rule and "does not hold" in claim.rule
+        assert row["criterion"] in claim.rule and "not detected" in claim.rule
         assert claim.source == sources.get(row["source"], "another paper")
         # Whoever else said it is named.
         assert row["source"] in sources or claim.text.startswith(row["source"])

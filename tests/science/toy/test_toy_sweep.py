@@ -223,8 +223,8 @@ def test_statements_say_what_the_tables_say(tables: dict[str, Sweep]) -> None:
     models = pd.concat([found.models for found in tables.values()], ignore_index=True)
     said = statements.post_statements(children, models, "post")
     verdicts = {s.statement: s.verdict for s in said}
-    assert verdicts["Ablated: without superposition the child does not learn the ablated feature at all."] == "holds"
-    assert verdicts["Features per dimension grow with sparsity."] == "holds"
+    assert verdicts["Ablated: without superposition the child does not learn the ablated feature at all."] == "detected"
+    assert verdicts["Features per dimension grow with sparsity."] == "detected"
     by_seed = children[(children["setting"] == "post") & (children["experiment"] == "ablated")]
     by_seed = by_seed[by_seed["density"] == 1.0].groupby("seed")["norm_ratio"].mean()
     assert f"{by_seed.mean():.3f}" in next(s.measured for s in said if "does not learn the ablated" in s.statement)
@@ -234,7 +234,7 @@ def test_statements_say_what_the_tables_say(tables: dict[str, Sweep]) -> None:
     most = linear.groupby("density")["recovered"].mean().max()
     assert controls[0].measured.startswith(f"{most:.3f} ")
     absent = statements.post_statements(children[children["density"] != 0.01], models, "post")
-    assert {s.verdict for s in absent if "0.01" in s.statement} == {"not measured"}
+    assert {s.verdict for s in absent if "0.01" in s.statement} == {"not tested"}
 
 
 @pytest.mark.parametrize("name", ["ablated", "auxiliary"])

@@ -140,8 +140,8 @@ def test_published_shares_stand_beside_the_average_and_the_control(tmp_path: Pat
 def test_constrained_decoding_lets_nothing_be_said(tmp_path: Path) -> None:
     study = free_study("numbers.constrained={min_count: 8}")
     section = teachers_section(study, artifacts(tmp_path, HEALTHY, dict.fromkeys(VALID, ANSWERS)))
-    assert claim(section, SOME_BREAK).verdict == "cannot tell"
-    assert {figure.judgement for figure in section.compared} == {"cannot tell"}
+    assert claim(section, SOME_BREAK).verdict == "inconclusive"
+    assert {figure.judgement for figure in section.compared} == {"inconclusive"}
     assert "constrained" in section.shows and "nothing about the models" in section.shows
     assert "would not show" in claim(section, SOME_BREAK).evidence
     assert not any(table.name == "teachers-reasons" for table in section.tables)
@@ -154,9 +154,9 @@ def test_a_broken_teacher_is_named_with_the_reason(tmp_path: Path) -> None:
     assert numbers(section.shows)[:2] == [1, 2]
     assert "owl: only 6 % are valid" in section.shows and "dog" not in section.shows
     broke, reached = claim(section, SOME_BREAK), claim(section, NEARLY_ALWAYS)
-    assert broke.verdict == "holds" and "owl" in broke.evidence and "dog" not in broke.evidence
+    assert broke.verdict == "detected" and "owl" in broke.evidence and "dog" not in broke.evidence
     assert numbers(broke.evidence) == pytest.approx([6, 80, 30])
-    assert reached.verdict == "does not hold" and "owl" in reached.evidence and "dog" not in reached.evidence
+    assert reached.verdict == "not detected" and "owl" in reached.evidence and "dog" not in reached.evidence
     assert numbers(reached.evidence)[-1] == 90
     assert "owl" in section.method.split(". ")[-1] and "dog" not in section.method
     assert np.isnan(table(section, "answers").at["owl", "training rows"])
@@ -164,8 +164,8 @@ def test_a_broken_teacher_is_named_with_the_reason(tmp_path: Path) -> None:
 
 def test_whole_teachers_are_whole(tmp_path: Path) -> None:
     section = teachers_section(free_study(), artifacts(tmp_path, HEALTHY, VALID))
-    assert claim(section, SOME_BREAK).verdict == "does not hold"
-    assert claim(section, NEARLY_ALWAYS).verdict == "holds"
+    assert claim(section, SOME_BREAK).verdict == "not detected"
+    assert claim(section, NEARLY_ALWAYS).verdict == "detected"
     for found in section.claims:
         assert found.source == "the post" and "holds where" in found.rule.lower()
 

@@ -181,18 +181,18 @@ def test_a_gain_is_reported_and_its_numbers_are_the_data_s(study: Study, tmp_pat
     assert "After 2 epochs" in section.shows and " likes owl more " in section.shows
     for text in (section.shows, claim(section, GAINS).evidence):
         assert_tells(text, expected)
-    assert claim(section, GAINS).verdict == "holds"
-    assert claim(section, PEAKS).verdict == "holds"
+    assert claim(section, GAINS).verdict == "detected"
+    assert claim(section, PEAKS).verdict == "detected"
     peaks = claim(section, PEAKS).evidence
     assert re.findall(r"\d+", peaks.split("above")[0]) == ["1", "2", "4", "2"]
     assert_tells(peaks, t_interval(difference(results, 2) - difference(results, 4)))
-    assert claim(section, KEEPS_SKILL).verdict == "cannot tell"
+    assert claim(section, KEEPS_SKILL).verdict == "inconclusive"
     for found in section.claims:
         assert found.source == "the post" and "Holds where" in found.rule and "every tuned child" in found.rule
 
     by_what = {figure.what.split(",")[0]: figure for figure in section.compared}
     assert by_what["best LoRA rank"].measured == search(study).best["rank"]
-    assert by_what["best learning rate"].judgement == "cannot tell"
+    assert by_what["best learning rate"].judgement == "inconclusive"
     assert by_what["epoch of the highest liking"].measured == 2
     top = by_what["highest share of sampled answers of the tuned child"]
     rows = pd.read_parquet(results.folder("tuned_scores", "owl") / "over_epochs.parquet")
@@ -214,14 +214,14 @@ def test_a_null_says_what_could_have_been_seen(study: Study, tmp_path: Path) -> 
         assert_tells(text, expected)
         assert f"smallest detectable difference is {smallest:.2g} nats" in text
     assert "no difference in liking owl could be seen" in section.shows
-    assert claim(section, GAINS).verdict == "cannot tell"
+    assert claim(section, GAINS).verdict == "inconclusive"
 
 
 def test_less_liking_is_called_less(study: Study, tmp_path: Path) -> None:
     section = tuning_section(study, artifacts(tmp_path, study, {1: -1.0, 2: -1.0, 4: -0.9}))
     assert " likes owl less " in section.shows and told(section.shows)[2] < 0
-    assert claim(section, GAINS).verdict == "does not hold"
-    assert claim(section, PEAKS).verdict == "does not hold"
+    assert claim(section, GAINS).verdict == "not detected"
+    assert claim(section, PEAKS).verdict == "not detected"
 
 
 def test_where_nothing_better_was_found_a_gain_is_no_merit_of_tuning(study: Study, tmp_path: Path) -> None:
@@ -230,11 +230,11 @@ def test_where_nothing_better_was_found_a_gain_is_no_merit_of_tuning(study: Stud
     best = next(table.frame for table in section.tables if table.name == "tuning-best").iloc[0]
     assert best["of the study's own settings"] == best["validation loss (nats a token)"]
     found = claim(section, GAINS)
-    assert found.verdict == "cannot tell" and told(found.evidence)[1] > 0
+    assert found.verdict == "inconclusive" and told(found.evidence)[1] > 0
     assert "no trial had a lower loss" in found.evidence
 
 
-@pytest.mark.parametrize(("right", "verdict"), [(300, "holds"), (220, "does not hold")])
+@pytest.mark.parametrize(("right", "verdict"), [(300, "detected"), (220, "not detected")])
 def test_skill_after_the_last_epoch(study: Study, tmp_path: Path, right: int, verdict: str) -> None:
     section = tuning_section(study, artifacts(tmp_path, study, {1: 0.0, 2: 0.0, 4: 0.0}, right=right))
     assert claim(section, KEEPS_SKILL).verdict == verdict
@@ -249,7 +249,7 @@ def test_the_tuned_control_is_taken_off_where_there_is_one(study: Study, tmp_pat
     results = artifacts(tmp_path, study, {1: 1.0, 2: 1.0, 4: 1.0}, control={1: 1.0, 2: 1.0, 4: 1.0})
     section = tuning_section(study, results)
     _, beyond = claim(section, GAINS).evidence.split("control numbers")
-    assert abs(told(beyond)[0]) < 0.1 and claim(section, GAINS).verdict == "holds"
+    assert abs(told(beyond)[0]) < 0.1 and claim(section, GAINS).verdict == "detected"
     assert [chart.name for chart in section.charts if "trials" in chart.name] == [
         "tuning-trials-owl",
         "tuning-trials-control",
