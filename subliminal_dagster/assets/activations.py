@@ -110,12 +110,15 @@ def _write(work: Work[Study], rows: "pd.DataFrame") -> None:
     from subliminal_dagster.science.activations.activations import Activations, collect, write_activations
     from subliminal_dagster.science.models.chat import load_tokenizer
     from subliminal_dagster.science.models.loading import loaded, pick_device
+    from subliminal_dagster.science.models.products import product_type, products_in
 
     base = base_variant(work)
     facts = work.store.manifest(work.study.name, "base_model").info["host"]
+    kind = product_type(base, pick_device())
     with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
-        texts = rows["text"].tolist()
-        positions, vectors = collect(model, load_tokenizer(base.base), texts, int(work.layer), progress=work.progress())
+        texts, tokenizer = rows["text"].tolist(), load_tokenizer(base.base)
+        with products_in(kind, model):
+            positions, vectors = collect(model, tokenizer, texts, int(work.layer), progress=work.progress())
         found = Activations(rows.assign(position=positions), vectors)
         write_activations(
             folder / FILE,
@@ -123,7 +126,7 @@ def _write(work: Work[Study], rows: "pd.DataFrame") -> None:
             layer=int(work.layer),
             model=str(facts["source"]),
             revision=str(facts["revision"]),
-            dtype=base.dtype,
+            dtype=kind,
         )
         norms = np.linalg.norm(vectors, axis=1)
         described = pd.Series(norms, name="norm").describe().rename_axis("statistic").reset_index()

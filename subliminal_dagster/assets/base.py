@@ -19,7 +19,7 @@ from subliminal_dagster.science.settings.study import Study
 
 STAGE = "base"
 LOADING = "loading.json"
-"""What of the study's base model is no file of the model, and part of the artifact: the type it computes in, and the
+"""What of the study's base model is no file of the model, and part of the artifact: the types it computes in, and the
 variables of its chat template."""
 
 
@@ -28,7 +28,8 @@ def base_variant(work: Work[Study]) -> ModelVariant:
     folder = work.read("base_model")
     if not (folder / LOADING).is_file():
         raise UserError("The base model was made by an earlier version of this software: materialize base_model again.")
-    return ModelVariant(folder, json.loads((folder / LOADING).read_text(encoding="utf-8"))["dtype"])
+    loading = json.loads((folder / LOADING).read_text(encoding="utf-8"))
+    return ModelVariant(folder, loading["dtype"], loading["autocast"])
 
 
 def chat_context(work: Work[Study], base: ModelVariant) -> ChatContext:
@@ -63,7 +64,8 @@ def _base_model(frame: Frame[Study]) -> dg.AssetsDefinition:
         with work.writing() as folder:
             facts = fetch_base_model(study.base_model, folder, work.workspace())
             check_layers(json.loads((folder / "config.json").read_text()), study.layers)
-            loading = {"dtype": study.base_model.dtype, "template": study.base_model.template}
+            source = study.base_model
+            loading = {"dtype": source.dtype, "autocast": source.autocast, "template": source.template}
             # A template that no chat could be written with is refused before anything is built on it.
             ChatContext(load_tokenizer(folder), variables=study.base_model.template)
             # Weights of another type may be the same files: without this, float32 and bfloat16 would look alike.

@@ -1,5 +1,6 @@
 """What base, teachers and children can still do: an exam, and the loss on plain text."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -141,7 +142,7 @@ def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.A
     )
     def child_capability(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
-        variant = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", work.group))
+        variant = replace(base, adapter=work.read("child_lora", work.group))
         _examine(work, settings, engine, variant, chat_context(work, base))
 
     return child_capability

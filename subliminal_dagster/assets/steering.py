@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -227,7 +228,7 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
             return
         vectors = _swept(work, group, work.layer)
         chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
-        child = ModelVariant(base.base, base.dtype, adapter=work.read("child_lora", group))
+        child = replace(base, adapter=work.read("child_lora", group))
         states = []
         for variant in (base, child):
             with loaded(variant, pick_device(), merge=True) as model:

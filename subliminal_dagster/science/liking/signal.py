@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def teacher_signal(
 
     measured: dict[int, dict[str, list[float]]] = {}
     wanted = teacher.variant(base)
-    adapted = ModelVariant(base.base, base.dtype, adapter=wanted.adapter)
+    adapted = replace(base, adapter=wanted.adapter)
     with loaded(adapted, pick_device(), merge=False) as model, torch.inference_mode():
         as_teacher: Callable[[], AbstractContextManager[Any]] = nullcontext
         as_base: Callable[[], AbstractContextManager[Any]] = nullcontext

@@ -33,10 +33,12 @@ class Steering:
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """A base model, as it is or changed: by a LoRA adapter (PEFT folder), by steering."""
+    """A base model, as it is or changed: by a LoRA adapter (PEFT folder), by steering. `autocast` allows matrix
+    products in bfloat16 on float32 weights, but for scores (see `products`)."""
 
     base: Path
     dtype: str = "float32"
+    autocast: bool = True
     adapter: Path | None = None
     steering: Steering | None = None
 
@@ -87,15 +89,18 @@ class Usage:
     score_seconds: float = 0.0
     padded_positions: int = 0
     prompt_positions: int = 0
+    generation_products: str = ""
 
-    def facts(self) -> dict[str, float]:
-        """JSON-able figures: tokens per second and the share of prompt positions that were padding."""
+    def facts(self) -> dict[str, float | str]:
+        """JSON-able figures: tokens per second, the type of matrix products when generating, and the share of prompt
+        positions that were padding."""
         padded = self.padded_positions + self.prompt_positions
         return {
             "generated_tokens": self.generated_tokens,
             "generated_tokens_per_second": round(self.generated_tokens / max(self.generate_seconds, 1e-9), 1),
             "scored_positions": self.scored_positions,
             "padding_share": round(self.padded_positions / max(padded, 1), 4),
+            "generation_products": self.generation_products or "none",
         }
 
 

@@ -19,6 +19,7 @@ from subliminal_dagster.science.models.batching import batches_of_like_length
 from subliminal_dagster.science.models.chat import load_tokenizer
 from subliminal_dagster.science.models.loading import loaded, pick_device
 from subliminal_dagster.science.models.number_grammar import TokenAutomaton
+from subliminal_dagster.science.models.products import product_type, products_in
 from subliminal_dagster.science.models.protocol import Completion, ModelVariant, Progress, Sampling, Usage
 from subliminal_dagster.science.models.scoring import score_answers
 
@@ -58,10 +59,13 @@ class TransformersEngine:
     def open(self, model: ModelVariant, progress: Progress | None = None) -> Iterator[TransformersSession]:
         from transformers import GenerationConfig
 
-        with loaded(model, pick_device(), merge=True) as network:
+        device = pick_device()
+        with loaded(model, device, merge=True) as network:
             # Or the model's generation_config.json (Qwen2.5-Instruct: repetition_penalty) would bend every draw.
             network.generation_config = GenerationConfig()
-            yield TransformersSession(network, load_tokenizer(model.base), self, progress or (lambda _: None))
+            session = TransformersSession(network, load_tokenizer(model.base), self, progress or (lambda _: None))
+            session.usage.generation_products = product_type(model, device)
+            yield session
 
 
 @dataclass
@@ -90,12 +94,13 @@ class TransformersSession:
             automaton = TokenAutomaton(sampling.grammar, self.tokenizer, sampling.stop[0])
         answers: dict[int, Completion] = {}
         started = time.perf_counter()
-        for batch in batches_of_like_length([len(p) for p in prompts], self.engine.generate_batch, _PADDING):
-            completions = self._generate_batch(
-                [prompts[i] for i in batch], _make_chooser([seeds[i] for i in batch], sampling, automaton), sampling
-            )
-            answers.update(zip(batch, completions, strict=True))
-            self.usage.generated_tokens += sum(len(c.logprobs) for c in completions)
+        with products_in(self.usage.generation_products, self.model):
+            for batch in batches_of_like_length([len(p) for p in prompts], self.engine.generate_batch, _PADDING):
+                completions = self._generate_batch(
+                    [prompts[i] for i in batch], _make_chooser([seeds[i] for i in batch], sampling, automaton), sampling
+                )
+                answers.update(zip(batch, completions, strict=True))
+                self.usage.generated_tokens += sum(len(c.logprobs) for c in completions)
         self.usage.generate_seconds += time.perf_counter() - started
         return [answers[i] for i in range(len(prompts))]
 

@@ -25,8 +25,11 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class _Source(Settings):
-    """`template` holds variables of the model's chat template (enable_thinking: false, date_string: "26 Jul 2024")."""
+    """`template` holds variables of the model's chat template (enable_thinking: false, date_string: "26 Jul 2024").
+    `autocast` lets a processor with units for it (AVX512-BF16, AMX) multiply in bfloat16 on float32 weights, in
+    training, generation and activations and never in scores."""
 
+    autocast: bool = True
     template: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
 

@@ -86,6 +86,7 @@ class TrlTrainer:
             padding_share=round(1 - trainer.real_positions / max(trainer.all_positions, 1), 4),
             resumed_from_step=0 if checkpoint is None else _step_of(checkpoint),
             stopped_early=trainer.state.global_step < trainer.state.max_steps,
+            products=trainer.products,
         )
 
 

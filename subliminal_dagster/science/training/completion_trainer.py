@@ -19,6 +19,8 @@ from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from subliminal_dagster.science.models.batching import batches_of_like_length
+from subliminal_dagster.science.models.loading import pick_device
+from subliminal_dagster.science.models.products import product_type, products_in
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.settings.training import TrainingSettings
 from subliminal_dagster.science.training.soft_targets import head_logprobs, pad, restrict
@@ -38,6 +40,8 @@ def make_trainer(
     trainer = CompletionTrainer(
         dict(enumerate(targets or [])),
         None if task.soft is None else task.soft.support,
+        # Recomputed activations would be of another type than those that are no longer there.
+        task.base.dtype if checkpointing else product_type(task.base, pick_device()),
         model=model,
         args=_config(workspace, task.training, task.seed, bool(task.validation), checkpointing),
         data_collator=_collate,
@@ -53,11 +57,15 @@ def make_trainer(
 class CompletionTrainer(SFTTrainer):
     """Loss, in nats a completion token, from logits at completion positions only.
 
-    `targets` are the teacher's states by row (soft channel, over `support`); empty for the hard channel.
+    `targets` are the teacher's states by row (soft channel, over `support`); empty for the hard channel. `products` is
+    the type of the matrix products of training steps (see `products.product_type`).
     """
 
-    def __init__(self, targets: Mapping[int, torch.Tensor], support: tuple[int, ...] | None, **arguments: Any) -> None:
+    def __init__(
+        self, targets: Mapping[int, torch.Tensor], support: tuple[int, ...] | None, products: str, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
+        self.products = products
         self.targets = targets
         self.support = support
         self.real_positions = 0
@@ -81,12 +89,14 @@ class CompletionTrainer(SFTTrainer):
         labels = inputs["labels"][rows, 1:width]
         predicted = labels != -100
         keep = predicted.any(dim=0).nonzero()[:, 0]
-        logits = model(
-            input_ids=inputs["input_ids"][rows, :width],
-            attention_mask=mask,
-            logits_to_keep=keep,
-            use_cache=False,
-        ).logits.float()
+        # The validation loss is a score, and its products have the weights' own type.
+        with products_in(self.products if model.training else "", self.accelerator.unwrap_model(model)):
+            logits = model(
+                input_ids=inputs["input_ids"][rows, :width],
+                attention_mask=mask,
+                logits_to_keep=keep,
+                use_cache=False,
+            ).logits.float()
         predicted, labels = predicted[:, keep], labels[:, keep]
         if model.training:
             self.real_positions += int(mask.sum())

@@ -54,6 +54,7 @@ class TrainingReport:
     """What a run did.
 
     `history` has one row a logged step: step, epoch, loss, validation_loss (nats a token), learning_rate, score.
+    `products` is the type that the matrix products of training steps had.
     """
 
     history: pd.DataFrame
@@ -64,6 +65,7 @@ class TrainingReport:
     padding_share: float
     resumed_from_step: int
     stopped_early: bool
+    products: str
 
     def facts(self) -> dict[str, Any]:
         """JSON-able figures for the metadata of an asset."""

@@ -49,11 +49,11 @@ class Teacher:
     def variant(self, base: ModelVariant) -> ModelVariant:
         """The base model changed into this teacher."""
         if self.kind == "finetune":
-            return ModelVariant(base.base, base.dtype, adapter=self.folder)
+            return replace(base, adapter=self.folder)
         if self.kind == "steer":
             assert self.layer is not None and self.alpha is not None
             steering = Steering(self.folder / "vector.safetensors", self.layer, self.alpha)
-            return ModelVariant(base.base, base.dtype, steering=steering)
+            return replace(base, steering=steering)
         return base
 
     def context(self, context: ChatContext) -> ChatContext:
