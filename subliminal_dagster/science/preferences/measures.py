@@ -57,7 +57,7 @@ def warnings(scores: pd.DataFrame, animals: Sequence[str]) -> list[str]:
     return said
 
 
-_WHERE: dict[Measure, str] = {"exact": "As whole answers", "begun": "As the next word of a begun answer"}
+_WHERE: dict[str, str] = {"exact": "As whole answers", "begun": "As the next word of a begun answer"}
 
 
 def _left_out(scores: pd.DataFrame, animals: Sequence[str]) -> list[str]:
