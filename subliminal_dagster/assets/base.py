@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from subliminal_dagster.assets.declared import asset
-from subliminal_dagster.assets.shared import plain, show_preferences, table_metadata, warn_of_blind_measures
+from subliminal_dagster.assets.shared import plain, show_preferences, table_metadata
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource
@@ -88,7 +88,7 @@ def _base_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         base = base_variant(work)
         with work.writing() as folder:
             write_preferences(work, engine, base, chat_context(work, base), folder)
-            warn_of_blind_measures(work, folder)
+            _warn_of_blind_measures(work, folder)
 
     return base_preferences
 
@@ -143,3 +143,19 @@ def copy_preferences(work: Work[Study], asset: str, folder: Path, why: str) -> N
         shutil.copyfile(source / name, folder / name)
     work.metadata["same_as"] = why
     show_preferences(work, folder)
+
+
+def _warn_of_blind_measures(work: Work[Study], folder: Path) -> None:
+    """Say in the run's log and on the asset's page which measures see too little of the base model's preferences.
+
+    Of all candidates: by the study's own animals, the asset would have to be made again for each new one.
+    """
+    import pandas as pd
+
+    from subliminal_dagster.science.preferences.measures import candidate_mass, warnings
+
+    scores = pd.read_parquet(folder / "scores.parquet")
+    found = warnings(scores, work.study.preferences.candidates)
+    for sentence in found:
+        work.context.log.warning(sentence)
+    work.metadata |= {"candidates_hold": plain(candidate_mass(scores)), "warnings": found or "none"}

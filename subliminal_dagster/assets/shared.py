@@ -91,22 +91,6 @@ def show_preferences(work: Work[Study], folder: Path) -> None:
     work.metadata |= {"favourites": table(favourites), "answers": table(sampled), "figure": image(figure)}
 
 
-def warn_of_blind_measures(work: Work[Study], folder: Path) -> None:
-    """Say in the run's log and on the asset's page which measures see too little of the base model's preferences.
-
-    Of all candidates: by the study's own animals, the asset would have to be made again for each new one.
-    """
-    import pandas as pd
-
-    from subliminal_dagster.science.preferences.measures import candidate_mass, warnings
-
-    scores = pd.read_parquet(folder / "scores.parquet")
-    found = warnings(scores, work.study.preferences.candidates)
-    for sentence in found:
-        work.context.log.warning(sentence)
-    work.metadata |= {"candidates_hold": plain(candidate_mass(scores)), "warnings": found or "none"}
-
-
 def show_training(work: Work[Study], report: TrainingReport, folder: Path, title: str) -> None:
     """Metadata of a trained adapter: its figures, and its losses as a plot and as a table."""
     from subliminal_dagster.science.figures import history_figure, png
