@@ -83,12 +83,14 @@ def _base_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         deps=["base_model"],
         kinds={"pytorch", "parquet"},
         gpu=True,
-        description="The base model's favourite animals: exact probabilities and sampled answers.",
+        description="The base model's favourite animals: exact probabilities, the next word of a begun answer, and "
+        "sampled answers; with a warning of each measure that sees too little of them.",
     )
     def base_preferences(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
         with work.writing() as folder:
             write_preferences(work, engine, base, chat_context(work, base), folder)
+            _warn_of_blind_measures(work, folder)
 
     return base_preferences
 
@@ -122,15 +124,15 @@ def write_preferences(
     work: Work[Study], engine: EngineResource, variant: ModelVariant, context: ChatContext, folder: Path
 ) -> None:
     """Measure a model's preferences into `scores.parquet` and `answers.parquet`, with the metadata that shows them."""
+    from subliminal_dagster.science.preferences.begun import NextWords
     from subliminal_dagster.science.preferences.preferences import measure_preferences
 
-    lists = load_prompt_lists(work.study.prompt_lists)
+    lists, settings = load_prompt_lists(work.study.prompt_lists), work.study.preferences
     chosen = engine.create()
     with chosen.open(variant, work.progress()) as session:
-        scores, answers = measure_preferences(
-            session, context, lists, work.study.preferences, work.study.seed, kept=work.kept()
-        )
+        scores, answers = measure_preferences(session, context, lists, settings, work.study.seed, kept=work.kept())
         work.metadata |= {"engine": chosen.name} | session.usage.facts()
+    work.metadata["begun_leaves_out"] = NextWords.of(settings.candidates, settings.begun, context, lists).left_out
     scores.to_parquet(folder / "scores.parquet", index=False)
     answers.to_parquet(folder / "answers.parquet", index=False)
     show_preferences(work, folder)
@@ -143,3 +145,19 @@ def copy_preferences(work: Work[Study], asset: str, folder: Path, why: str) -> N
         shutil.copyfile(source / name, folder / name)
     work.metadata["same_as"] = why
     show_preferences(work, folder)
+
+
+def _warn_of_blind_measures(work: Work[Study], folder: Path) -> None:
+    """Say in the run's log and on the asset's page which measures see too little of the base model's preferences.
+
+    Of all candidates: by the study's own animals, the asset would have to be made again for each new one.
+    """
+    import pandas as pd
+
+    from subliminal_dagster.science.preferences.measures import candidate_mass, warnings
+
+    scores = pd.read_parquet(folder / "scores.parquet")
+    found = warnings(scores, work.study.preferences.candidates)
+    for sentence in found:
+        work.context.log.warning(sentence)
+    work.metadata |= {"candidates_hold": plain(candidate_mass(scores)), "warnings": found or "none"}

@@ -111,6 +111,23 @@ def test_probabilities_are_those_of_a_plain_loop(done: StudyRun) -> None:
         assert np.isclose(found, total, rtol=1e-4)
 
 
+def test_a_measure_that_sees_too_little_is_warned_of(
+    done: StudyRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = done.copy(tmp_path, instance, changed(done.study, preferences__begun=["I like the"]))
+        result = run.materialize("base_preferences")
+    (event,) = result.get_asset_materialization_events()
+    metadata = event.materialization.metadata
+    assert set(metadata["candidates_hold"].value) == {"exact", "begun", "sampled"}
+    assert set(metadata["begun_leaves_out"].value) == {"wolf", "cat"}
+    warnings = [str(sentence) for sentence in metadata["warnings"].value]
+    assert "The begun measure leaves out wolf and cat: no token stands for that name alone." in warnings
+    logged = capfd.readouterr().err
+    assert all("WARNING" in line for line in logged.splitlines() if "The begun measure leaves out" in line)
+    assert all(sentence in logged for sentence in warnings)
+
+
 def test_a_tampered_artifact_is_named_and_not_believed(done: StudyRun) -> None:
     artifact = done.store.read("tiny", "filtered_dataset", "wolf")
     path = artifact.path / "train.jsonl"

@@ -18,6 +18,7 @@ from subliminal_dagster.science.liking import report as liking
 from subliminal_dagster.science.liking import report_why_null as why_null
 from subliminal_dagster.science.pages.provenance import provenance_section
 from subliminal_dagster.science.preferences import report as favourites
+from subliminal_dagster.science.preferences import report_words as words
 from subliminal_dagster.science.probes import report as probes
 from subliminal_dagster.science.report.evidence import Claim, Results, Section, Source, section_or_reason
 from subliminal_dagster.science.report.page import Page, compared_frame
@@ -57,6 +58,7 @@ class _Reported(Protocol):
 
 _SECTIONS: tuple[_Reported, ...] = (
     liking,
+    words,
     why_null,
     favourites,
     teachers,

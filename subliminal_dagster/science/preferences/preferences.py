@@ -1,7 +1,8 @@
-"""Asking a model for its favourite animal, in samples (Cloud et al. 2025, arXiv 2507.14805) and exactly.
+"""Asking a model for its favourite animal: in samples (Cloud et al. 2025, arXiv 2507.14805), exactly, and as the next
+word of a begun answer.
 
 Belongs here: one model's scores for every question and candidate. Does not belong here: comparing models
-(`comparison`), how answers are counted (`answers`).
+(`comparison`), how answers are counted (`answers`), what each measure is able to see (`measures`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.protocol import Sampling, Session
 from subliminal_dagster.science.models.resumable import generate
 from subliminal_dagster.science.preferences.answers import classify_answers, spellings
+from subliminal_dagster.science.preferences.begun import NextWords
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.settings.preferences import PreferenceSettings
 
@@ -65,8 +67,10 @@ def measure_preferences(
 
     Returns:
         scores: a row per question and candidate: `question` (number), `animal`, `probability` (of its spellings as
-            the whole answer, summed), `share` (among the candidates, per question), `count` and `samples` (sampled
-            answers naming it by whole word, and all sampled answers of the question).
+            the whole answer, summed), `share` (among the candidates, per question), `begun` (probability of its
+            one-token spellings as the next word of a begun answer, mean over these) and `begun_share` (among the
+            candidates measured so), both NaN where not measured (see `begun`), `count` and `samples` (sampled answers
+            naming it by whole word, and all sampled answers of the question).
         answers: a row per sampled answer: `question`, `answer`, `animal`, `outcome`, `finished`.
     """
     import pandas as pd
@@ -82,13 +86,15 @@ def measure_preferences(
         else pd.DataFrame(index=range(len(prompts)))
     )
     counts = counts.reindex(index=range(len(prompts)), columns=list(candidates), fill_value=0)
-    share = probability / probability.sum(axis=1, keepdims=True)
+    begun = NextWords.of(candidates, settings.begun, context, lists).probabilities(session, prompts, len(candidates))
     scores = pd.DataFrame(
         {
             "question": np.repeat(np.arange(len(prompts)), len(candidates)),
             "animal": np.tile(list(candidates), len(prompts)),
             "probability": probability.ravel(),
-            "share": share.ravel(),
+            "share": (probability / probability.sum(axis=1, keepdims=True)).ravel(),
+            "begun": begun.ravel(),
+            "begun_share": (begun / np.nansum(begun, axis=1, keepdims=True)).ravel(),
             "count": counts.to_numpy(dtype=np.int64).ravel(),
             "samples": settings.samples_per_question,
         }
@@ -127,10 +133,13 @@ def mean_probability(scores: pd.DataFrame, animal: str) -> float:
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a candidate, most probable first: `animal`, mean `probability`, mean `share`, `sampled_rate`."""
+    """One row a candidate, most probable first: `animal`, means of `probability`, `share`, `begun` and `begun_share`,
+    and `sampled_rate`; NaN where not measured."""
     grouped = scores.groupby("animal", sort=False).agg(
         probability=("probability", "mean"),
         share=("share", "mean"),
+        begun=("begun", "mean"),
+        begun_share=("begun_share", "mean"),
         count=("count", "sum"),
         samples=("samples", "sum"),
     )

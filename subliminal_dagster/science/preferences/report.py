@@ -1,4 +1,5 @@
-"""The section on the base model's favourite animals: exact probabilities, and sampled answers (the post's appendix).
+"""The section on the base model's favourite animals by three measures side by side: exact probabilities, the next word
+of a begun answer, and sampled answers (the post's appendix).
 
 Belongs here: what `base_preferences` shows. Does not belong here: how liking changes (`liking`), measuring preferences
 (`preferences`).
@@ -8,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from subliminal_dagster.science.preferences.measures import candidate_mass, warnings
 from subliminal_dagster.science.preferences.preferences import summary
 from subliminal_dagster.science.report.charts import BLUE, VERMILION, interval, new_figure
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
-from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
+from subliminal_dagster.science.report.tables import Column, Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
     counted,
     listed,
@@ -43,27 +45,31 @@ def section(study: Study, results: Results) -> Section:
     scores, answers = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "answers"))
     ranking = _ranking(scores, study.animals)
     charts = [_chart("share", "share (%)", "Share of the exact probability among the candidates", ranking)]
+    if ranking["begun_share"].notna().any():
+        title = "Share of the next word after a begun answer, among the candidates"
+        charts.append(_chart("begun_share", "share (%)", title, ranking.dropna(subset="begun_share")))
     if len(answers):
         charts.append(_chart("rate", "sampled answers (%)", "Sampled answers that name the animal", ranking))
+    warned = [f"Warning: {sentence}" for sentence in warnings(scores, study.animals)]
     return Section(
         name=NAME,
         title=TITLE,
-        shows=_shows(ranking, answers, study.animals),
-        method=_method(scores, answers),
+        shows="\n".join([_shows(ranking, answers, study.animals), *warned]),
+        method=_method(study, scores, answers),
         made_from=READS,
         charts=tuple(charts),
-        tables=(_table(ranking), *_repeated(answers)),
+        tables=(_measures(scores, study.animals), _table(ranking), *_repeated(answers)),
         claims=(_claim(scores),),
     )
 
 
 def _ranking(scores: pd.DataFrame, targets: tuple[str, ...]) -> pd.DataFrame:
-    """A row a candidate, that with the largest share first: `rank`, `animal`, `target`, mean `probability`, `share` and
-    `rate` (NaN without samples) with the ends of their t intervals over questions, cut at 0 and 1 (NaN where the
-    questions do not differ, which gives an interval nothing to be made of)."""
+    """A row a candidate, that with the largest share first: `rank`, `animal`, `target`, means of `probability`,
+    `begun`, and of `share`, `begun_share` and `rate` with the ends of their t intervals over questions, cut at 0 and 1
+    (NaN where the questions do not differ, which gives an interval nothing to be made of). NaN where not measured."""
     rows = summary(scores).rename(columns={"sampled_rate": "rate"})
     rate = scores["count"] / scores["samples"].where(scores["samples"] > 0)
-    for column, values in (("share", scores["share"]), ("rate", rate)):
+    for column, values in (("share", scores["share"]), ("begun_share", scores["begun_share"]), ("rate", rate)):
         by_animal = values.groupby(scores["animal"]).apply(lambda x: t_interval(x.to_numpy()))
         found = rows["animal"].map(by_animal)
         differ = found.map(lambda interval: interval.se) != 0
@@ -89,6 +95,12 @@ def _shows(ranking: pd.DataFrame, answers: pd.DataFrame, targets: tuple[str, ...
     if above:
         sentence += f"; the post kept away from the first two, and {listed(above)} would have been left out"
     sentences.append(sentence + ".")
+    if ranking["begun"].notna().any():
+        begun = ranking.sort_values("begun", ascending=False, kind="stable").iloc[0]
+        sentences.append(
+            f"As the next word of a begun answer the candidates hold {percent(ranking['begun'].sum())}, "
+            f"{begun['animal']} the most ({percent(begun['begun'])})."
+        )
     if len(answers):
         named = int((answers["outcome"] == "counted").sum())
         sentences.append(
@@ -100,14 +112,47 @@ def _shows(ranking: pd.DataFrame, answers: pd.DataFrame, targets: tuple[str, ...
     return " ".join(sentences)
 
 
-def _method(scores: pd.DataFrame, answers: pd.DataFrame) -> str:
+def _method(study: Study, scores: pd.DataFrame, answers: pd.DataFrame) -> str:
     questions = scores["question"].nunique()
     sampled = f"{counted(int(scores['samples'].iloc[0]), 'sampled answer')} to each" if len(answers) else "none sampled"
-    return (
+    sentences = [
         f"{counted(questions, 'question')}, {sampled}. Exact probability: that of all spellings of the animal as the "
-        "whole answer; share: that over its sum over the candidates, question by question. Intervals are 95 % t "
-        "intervals over questions, cut at 0 and 100 %; there is none where all questions gave the same."
+        "whole answer; share: that over its sum over the candidates, question by question."
+    ]
+    if study.preferences.begun:
+        texts = listed([f'"{text}"' for text in study.preferences.begun])
+        sentences.append(
+            f"Begun: the probability of the animal's name as the next word of the answer {texts}, mean over these; of "
+            "names that are one token, whatever follows it."
+        )
+    sentences.append(
+        "Intervals are 95 % t intervals over questions, cut at 0 and 100 %; there is none where all questions gave "
+        "the same."
     )
+    return " ".join(sentences)
+
+
+_MEASURES = {
+    "exact": "exact: the whole answer is the name",
+    "begun": "begun: the name is the next word",
+    "sampled": "sampled: the answer names it",
+}
+
+
+def _measures(scores: pd.DataFrame, targets: tuple[str, ...]) -> Table:
+    """What the candidates together, and each target, hold of what the base model says, a row a measure."""
+    import pandas as pd
+
+    each = {animal: candidate_mass(rows_where(scores, animal=animal)) for animal in targets}
+    rows = [
+        {"measure": _MEASURES[measure], "all candidates (%)": 100 * mass}
+        | {f"{animal} (%)": 100 * held[measure] if measure in held else None for animal, held in each.items()}
+        for measure, mass in candidate_mass(scores).items()
+    ]
+    note = (
+        "What a measure does not see of the base model's answers, no later comparison by this measure can see either."
+    )
+    return Table(f"{NAME}-measures", "How much of the base model's answers each measure sees", pd.DataFrame(rows), note)
 
 
 def _chart(column: str, axis: str, title: str, ranking: pd.DataFrame) -> Chart:
@@ -140,7 +185,7 @@ def _chart(column: str, axis: str, title: str, ranking: pd.DataFrame) -> Chart:
 
 
 def _table(ranking: pd.DataFrame) -> Table:
-    shown: Shown = {
+    shown: dict[str, Column] = {
         "rank": "rank",
         "animal": "animal",
         "target": lambda rows: rows["target"].map({True: "yes", False: ""}),
@@ -149,14 +194,24 @@ def _table(ranking: pd.DataFrame) -> Table:
         "share, high": ("share_high", 100),
         "exact probability (%)": ("probability", 100),
     }
+    begun: Shown = {
+        "begun share (%)": ("begun_share", 100),
+        "begun share, low": ("begun_share_low", 100),
+        "begun share, high": ("begun_share_high", 100),
+        "begun probability (%)": ("begun", 100),
+    }
     sampled: Shown = {
         "sampled (%)": ("rate", 100),
         "sampled, low": ("rate_low", 100),
         "sampled, high": ("rate_high", 100),
     }
-    frame = columns(ranking, {**shown, **(sampled if ranking["rate"].notna().any() else {})})
+    for column, more in (("begun_share", begun), ("rate", sampled)):
+        shown |= more if ranking[column].notna().any() else {}
+    frame = columns(ranking, shown)
     note = (
-        "Share: of the exact probability among the candidates. Sampled: answers that name this candidate and no other."
+        "Share: of the exact probability among the candidates. Begun share: of that of the next word after a begun "
+        "answer, empty where a name is no single token of its own. Sampled: answers that name this candidate and no "
+        "other."
     )
     return Table(f"{NAME}-candidates", "The candidates, the favourite first", frame, note)
 
@@ -175,8 +230,8 @@ def _repeated(answers: pd.DataFrame) -> list[Table]:
 
 FAR_ABOVE = Statement(
     "The base model prefers two animals far above all others.",
-    rule="Holds where the interval of the mean share of the first two less that of the third lies above 0, does not "
-    "hold where it lies below; else it cannot be told. Which three they are is decided on every other question and "
+    rule="Detected where the interval of the mean share of the first two less that of the third lies above 0, opposite "
+    "where it lies below; else inconclusive. Which three they are is decided on every other question and "
     "their difference measured on the rest, since the first of a ranking look better than they are on what they were "
     "ranked by.",
 )

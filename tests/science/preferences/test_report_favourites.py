@@ -27,19 +27,28 @@ def study() -> Study:
 
 
 def artifact(
-    folder: Path, liking: dict[str, float], *, samples: int = SAMPLES, others: tuple[str, ...] = ()
+    folder: Path,
+    liking: dict[str, float],
+    *,
+    samples: int = SAMPLES,
+    others: tuple[str, ...] = (),
+    begun: tuple[str, ...] = (),
 ) -> Results:
-    """`base_preferences` with candidates of these mean log scores; `others` are answers that name none of them."""
+    """`base_preferences` with candidates of these mean log scores; `others` are answers that name none of them, `begun`
+    the candidates that are measured after a begun answer, each with a tenth of its share as probability."""
     rng = np.random.default_rng(0)
     logits = np.array(list(liking.values())) + rng.normal(0, 0.2, (QUESTIONS, len(liking)))
     share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     counts = np.stack([rng.multinomial(samples, row) for row in share]) if samples else np.zeros_like(share, dtype=int)
+    after = 0.1 * share * np.where([animal in begun for animal in liking], 1, np.nan)
     scores = pd.DataFrame(
         {
             "question": np.repeat(np.arange(QUESTIONS), len(liking)),
             "animal": list(liking) * QUESTIONS,
             "probability": 0.5 * share.ravel(),
             "share": share.ravel(),
+            "begun": after.ravel(),
+            "begun_share": (after / np.nansum(after, axis=1, keepdims=True)).ravel(),
             "count": counts.ravel(),
             "samples": samples,
         }
@@ -78,7 +87,7 @@ def test_what_is_said_and_shown_are_the_scores(study: Study, tmp_path: Path) -> 
         np.testing.assert_allclose(shown, 100 * np.array([expected.mean, max(0, expected.low), expected.high]))
         assert candidates.at[animal, "sampled (%)"] == pytest.approx(100 * rows["count"].sum() / (QUESTIONS * SAMPLES))
     assert list(candidates.index[candidates["target"] == "yes"]) == ["cat", "owl"]
-    favourite, targets, sampled = section.shows.split(". ")
+    favourite, targets, sampled = section.shows.splitlines()[0].split(". ")
     shown = candidates.loc["lion", ["share (%)", "share, low", "share, high"]].astype(float)
     said = re.search(r"lion among .*: ([\d.]+) % \[([\d.]+), ([\d.]+)\]", favourite)
     assert said is not None and [float(number) for number in said.groups()] == pytest.approx(list(shown), abs=0.051)
@@ -131,10 +140,48 @@ def test_the_lead_is_measured_on_questions_that_did_not_rank(study: Study, tmp_p
 
 def test_without_samples_there_are_exact_probabilities_alone(study: Study, tmp_path: Path) -> None:
     section = favourites_section(study, artifact(tmp_path, {"lion": 1, "cat": 0, "owl": 0}, samples=0))
-    assert "sampled" in section.shows.split(". ")[-1] and not re.search(r"\d", section.shows.split(". ")[-1])
+    said = section.shows.split(". ")[-1]
+    assert "sampled" in said and not re.search(r"\d", said) and "Warning" not in section.shows
     assert "none sampled" in section.method
     assert [chart.name for chart in section.charts] == ["favourites-share"]
     assert "sampled (%)" not in table(section, "candidates")
+
+
+def test_three_measures_side_by_side(study: Study, tmp_path: Path) -> None:
+    results = artifact(tmp_path, {"lion": 2.0, "cat": 1.5, "owl": -0.5}, begun=("cat", "owl"))
+    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    section = favourites_section(study, results)
+    mean = scores.groupby("animal")[["probability", "begun", "begun_share"]].mean()
+    measures = table(section, "measures")
+    assert [text.split(":")[0] for text in measures["measure"]] == ["exact", "begun", "sampled"]
+    drawn = scores.groupby("animal")["count"].sum() / (QUESTIONS * SAMPLES)
+    for column, of in (("all candidates (%)", ["lion", "cat", "owl"]), ("cat (%)", ["cat"]), ("owl (%)", ["owl"])):
+        expected = [mean.loc[of, "probability"].sum(), mean.loc[of, "begun"].sum(), drawn[of].sum()]
+        np.testing.assert_allclose(measures[column], 100 * np.array(expected))
+
+    candidates = table(section, "candidates").set_index("animal")
+    assert candidates.at["cat", "begun share (%)"] == pytest.approx(100 * mean.at["cat", "begun_share"])
+    assert candidates.at["cat", "begun share, low"] < candidates.at["cat", "begun share (%)"]
+    assert np.isnan(candidates.at["lion", "begun share (%)"])
+    chart = next(chart for chart in section.charts if chart.name == "favourites-begun_share")
+    assert {animal for trace in chart.figure.data for animal in trace.y} == {"cat", "owl"}
+    held, most = 100 * mean["begun"].sum(), 100 * mean.at["cat", "begun"]
+    assert f"hold {held:.3g} %, cat the most ({most:.3g} %)" in section.shows
+    assert '"My favorite animal is the"' in section.method
+
+
+def test_what_was_not_measured_is_not_shown(study: Study, tmp_path: Path) -> None:
+    section = favourites_section(study, artifact(tmp_path, {"lion": 1, "cat": 1, "owl": 1}))
+    assert not any("begun" in column for column in table(section, "candidates"))
+    assert len(table(section, "measures")) == 2 and "begun" not in section.shows
+    assert "Warning" not in section.shows
+
+
+def test_a_measure_that_sees_too_little_is_warned_of_on_a_line_of_its_own(study: Study, tmp_path: Path) -> None:
+    section = favourites_section(study, artifact(tmp_path, {"lion": 5, "cat": 5, "owl": -30}, begun=("cat",)))
+    first, *warned = section.shows.splitlines()
+    assert "Warning" not in first and len(warned) == 2
+    assert warned[0].startswith("Warning: The begun measure leaves out owl:") and "owl (0)" in warned[1]
 
 
 def test_a_rate_on_which_all_questions_agree_has_no_interval(study: Study, tmp_path: Path) -> None:
