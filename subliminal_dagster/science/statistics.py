@@ -13,6 +13,7 @@ percentile bootstrap is too narrow for a few dozen clusters.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -150,9 +151,19 @@ def smallest_detectable(se: float, units: int, *, level: float = 0.05, power: fl
     In the unit of `se`, the standard error of the mean difference over `units` units, about 2.9 x se for 50
     questions. NaN where se is 0: data without any spread say nothing about what could have been seen.
     """
+    return detectable_with(se, units - 1, level=level, power=power)
+
+
+def detectable_with(se: float, freedom: int, *, level: float = 0.05, power: float = 0.8) -> float:
+    """The true effect that a two-sided t test at `level` with `freedom` degrees of freedom would have found with chance
+    `power`, in the unit of `se`, the estimate's standard error. NaN where se is 0."""
+    return _detectable_in_errors(freedom, level, power) * se if se > 0 else math.nan
+
+
+@functools.cache
+def _detectable_in_errors(freedom: int, level: float, power: float) -> float:
     from statsmodels.stats.power import TTestPower
 
-    if se <= 0:
-        return math.nan
+    units = freedom + 1
     in_standard_deviations = TTestPower().solve_power(effect_size=None, nobs=units, alpha=level, power=power)
-    return float(in_standard_deviations) * se * math.sqrt(units)
+    return float(in_standard_deviations) * math.sqrt(units)

@@ -14,23 +14,25 @@ is positive where children come to like their own animal more than the others' c
 as in the Pythia replication; the post shows the same three bars without a statistic.) Whatever training on numbers
 does to an animal's liking in general falls out of gamma, and so does the base model.
 
-What the p values of gamma speak about:
+What an interval or p value speaks about:
 
-- `p` (paired t) and `p_sign_flip` generalise over *questions*, for exactly these children. With one trained child
-  per group they hold no run-to-run noise: a child that drifts towards its own animal by luck of its training seed
-  looks just as significant as one that learnt to.
-- `p_children` re-assigns the children to the animals. Its null is that a child's profile has nothing to do with
-  the animal of its numbers, so the noise between training runs is in it. Its power is small for few targets: the
-  smallest p possible is 1/K!, so below four targets it cannot reach 5 %.
+- `low`, `high`, `p` and the verdict hold the noise between training runs (`children`): another child, or another
+  teacher of the same animal, would have come out elsewhere. Only they decide anything.
+- `p_children` re-assigns the children to the animals, without assuming a distribution. Its null is that a child's
+  profile has nothing to do with the animal of its numbers. Its power is small for few targets: the smallest p possible
+  is 1/K!, so below four targets it cannot reach 5 %.
+- what begins with `questions_` generalises over *questions*, for exactly these children: a child that drifts towards
+  its own animal by luck of its training seed looks just as significant there as one that learnt to.
 
-To speak about training runs with more power, repeat the study with other seeds and use `combine_seeds`.
+Several children a group (replicates) are averaged. Studies that differ in their seed are brought together by
+`combine_seeds`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -38,19 +40,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.statistics import (
-    PairedTest,
-    assignment_p,
-    benjamini_hochberg,
-    paired_test,
-    t_interval,
-)
+from subliminal_dagster.science.liking.children import MEAN, contrasts
+from subliminal_dagster.science.settings.names import NEUTRAL
+from subliminal_dagster.science.statistics import PairedTest, assignment_p, paired_test, t_interval
+from subliminal_dagster.science.verdict import Verdict
 
 # pandas takes over a second to load, and Dagster loads this module whenever it lists the assets.
 if TYPE_CHECKING:
     import pandas as pd
 
-Contrast = Literal["others", "control"]
+Contrast = Literal["others", "neutral", "control"]
 Array = NDArray[np.float64]
 
 # What is measured, with its unit. Fractions, also for differences: times 100 they are percent or percentage points.
@@ -59,63 +58,69 @@ OUTCOMES = {
     "probability": "exact probability of the animal as the whole answer",
     "share": "probability divided by its sum over the candidate animals",
     "log_share": "natural logarithm of the share (nats)",
+    "begun": "logarithm of the share among the candidates, as the next word of a begun answer (nats)",
 }
 
 # The log share sees effects far smaller than a sampled frequency can, and is on the same scale for rare and
 # frequent animals: it decides the verdict. The rate is what the post shows.
 PRIMARY_OUTCOME = "log_share"
-TESTED_OUTCOMES = ("log_share", "rate")
-GAMMA_OUTCOMES = ("log_share", "probability", "rate")
+TESTED_OUTCOMES = ("log_share", "begun", "rate")
+GAMMA_OUTCOMES = ("log_share", "begun", "probability", "rate")
+IN_NATS = ("log_share", "begun")
 
 TARGET = "target numbers"
 OTHERS = "other animals' numbers"
+NEUTRAL_NUMBERS = "neutral numbers"
 CONTROL = "control numbers"
 BASE = "base"
 TEACHER = "teacher"
-CONDITIONS = (TARGET, OTHERS, CONTROL, BASE, TEACHER)
+CONDITIONS = (TARGET, OTHERS, NEUTRAL_NUMBERS, CONTROL, BASE, TEACHER)
 
-_KEY = ["model", "channel", "group", "question", "animal"]
-_COLUMNS = [*_KEY, "probability", "share", "count", "samples"]
+_KEY = ["model", "channel", "group", "replicate", "question", "animal"]
+_COLUMNS = ["model", "channel", "group", "question", "animal", "probability", "share", "count", "samples"]
 
 Test = Callable[[Array], PairedTest]
 Row = dict[str, Any]
 
 
-class Verdict(TypedDict):
+class Answer(TypedDict):
     """One channel's answer. The sentence can be shown as it is."""
 
-    result: Literal["detected", "not detected", "opposite sign"]
+    result: Verdict
     sentence: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All groups of a study compared. Tables are tidy; every mean and interval is over questions.
+    """All groups of a study compared. Tables are tidy.
 
     targets: the targets compared, per channel, in the study's order. left_out: targets without a child there.
     contrast: per channel, what gamma sets the own target against: 'others', or 'control' where there is only one
         target and so no other animal.
     liking: channel, animal, condition (see CONDITIONS), outcome (see OUTCOMES), mean, low, high, and difference,
-        difference_low, difference_high (to base, paired by question; NaN for base itself). NaN where unsampled.
-    tests: channel, contrast ('others': target minus other animals' numbers; 'control': target minus control
-        numbers), animal, outcome (see TESTED_OUTCOMES), mean, se, low, high, p, p_sign_flip, smallest_detectable
-        (of the difference), p_bh (p adjusted over the animals of its channel, contrast and outcome).
-    shifts: channel, group (child, control included), animal, shift: mean log-share shift from base in nats.
-    gamma: channel, contrast, outcome (see GAMMA_OUTCOMES), mean, se, low, high, p, p_sign_flip,
-        smallest_detectable, p_children, smallest_p_children (one-sided; NaN for one target).
-    Rows of the sampled rate are absent from tests and gamma where base or a child was not sampled.
+        difference_low, difference_high (to base, paired by question; NaN for base itself): means and intervals over
+        questions, for exactly these children. NaN where unsampled.
+    tests: channel, contrast ('others': target minus other animals' numbers; 'neutral', 'control': minus theirs),
+        animal (and `MEAN`), outcome (see TESTED_OUTCOMES), and what `children.contrasts` gives; beside them
+        questions_se, questions_low, questions_high, questions_p, over questions.
+    shifts: channel, group (child, control and neutral included), replicate, animal, outcome, shift: mean shift from
+        base.
+    gamma: channel, contrast, outcome (see GAMMA_OUTCOMES), the columns of tests, questions_sign_flip, p_children,
+        smallest_p_children (one-sided; NaN for one target).
+    Rows of the sampled rate and of begun answers are absent where base or a child was not asked for them.
     """
 
     targets: dict[str, list[str]]
     left_out: dict[str, list[str]]
     contrast: dict[str, Contrast]
     questions: int
+    replicates: int
     confidence: float
     liking: pd.DataFrame
     tests: pd.DataFrame
     shifts: pd.DataFrame
     gamma: pd.DataFrame
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, Answer]
 
 
 @dataclass(frozen=True)
@@ -137,19 +142,22 @@ class CombinedSeeds:
 
 @dataclass(frozen=True)
 class _Cell:
-    """One outcome on one channel, all arrays with axes (questions, animals).
+    """One outcome on one channel, all arrays with axes (questions, animals), replicates averaged.
 
     children has the groups in front, in the order of the animals: children[i, :, i] is the liking of a child for
-    its own target. teacher[:, i] is the liking of animal i's own teacher, NaN where there is none.
+    its own target. references holds the child of control and, where there is one, of neutral numbers. teacher[:, i] is
+    the liking of animal i's own teacher, NaN where there is none. shifts: a row a child and animal, as
+    `Comparison.shifts` has them.
     """
 
     channel: str
     outcome: str
     animals: list[str]
     base: Array
-    control: Array
+    references: dict[str, Array]
     teacher: Array
     children: Array
+    shifts: pd.DataFrame
 
     @property
     def own(self) -> Array:
@@ -164,29 +172,40 @@ class _Cell:
 
     @property
     def complete(self) -> bool:
-        """Whether base, control and all children were measured (the sampled rate need not be)."""
-        return not any(np.isnan(scores).any() for scores in (self.base, self.control, self.children))
+        """Whether base and all children were measured (sampled rate and begun answers need not be)."""
+        return not any(np.isnan(scores).any() for scores in (self.base, self.children, *self.references.values()))
 
     def contrasts(self) -> Iterator[tuple[Contrast, Array]]:
         """Own target minus each reference, the reference that gamma uses first."""
         if self.others is not None:
             yield "others", self.own - self.others
-        yield "control", self.own - self.control
+        for name in (NEUTRAL, "control"):
+            if name in self.references:
+                yield ("neutral" if name == NEUTRAL else "control"), self.own - self.references[name]
 
 
 def compare(
-    scores: pd.DataFrame, targets: Sequence[str], *, permutations: int, seed: int, confidence: float = 0.95
+    scores: pd.DataFrame,
+    targets: Sequence[str],
+    *,
+    permutations: int,
+    seed: int,
+    confidence: float = 0.95,
+    margin: float = 0.1,
 ) -> Comparison:
     """Compare children, teachers and base on how they like each target.
 
     scores: a row per (model, channel, group, question, animal), with columns
         model: 'base', 'teacher' or 'child'; channel: 'hard' or 'soft' (none for base and teacher);
-        group: 'control' or the animal trained on (none for base); question: int; animal: a candidate;
+        group: 'control', 'neutral' or the animal trained on (none for base); replicate: int, of a child, 1 where there
+        is no such column; question: int; animal: a candidate;
         probability: exact mass of the animal's spellings as the whole answer; share: that over its sum over the
-        candidates, per question; count: sampled answers naming the animal; samples: answers sampled, 0 for none.
+        candidates, per question; count: sampled answers naming the animal; samples: answers sampled, 0 for none;
+        begun_share: share as the next word of a begun answer, NaN or absent where it was not measured.
     targets: the animals to compare, candidates all. Children of other animals are not used.
     permutations: upper limit of permutations per test. seed: for those permutations.
     confidence: of the intervals; tests and smallest detectable effects use the level 1 - confidence.
+    margin: an effect this large, in nats, is what the equivalence test excludes where nothing is detected.
 
     Raises UserError where base, control or every target's child is missing, a target is not a candidate, rows are
     repeated or missing, there are fewer than two questions, or a share is not positive.
@@ -203,7 +222,7 @@ def compare(
     compared: dict[str, list[str]] = {}
     liking: list[Row] = []
     tests: list[Row] = []
-    shifts: list[Row] = []
+    shifts: list[pd.DataFrame] = []
     gamma: list[Row] = []
     for channel in channels:
         groups = set(children.loc[children["channel"] == channel, "group"])
@@ -214,12 +233,13 @@ def compare(
             raise UserError(f"The {channel} channel has no child of any target ({', '.join(targets)}).")
         for cell in _cells(scores, channel, compared[channel]):
             liking += _liking(cell, confidence)
-            if cell.outcome in TESTED_OUTCOMES and cell.complete:
-                tests += _tests(cell, test)
-            if cell.outcome in GAMMA_OUTCOMES and cell.complete:
-                gamma.append(_gamma(cell, test, permutations, seed))
-            if cell.outcome == PRIMARY_OUTCOME:
-                shifts += _shifts(cell)
+            if cell.outcome not in GAMMA_OUTCOMES or not cell.complete:
+                continue
+            tested = _tests(cell, test, confidence, margin if cell.outcome in IN_NATS else 0.0)
+            if cell.outcome in TESTED_OUTCOMES:
+                tests += tested
+            gamma.append(_gamma(cell, tested, test, permutations, seed))
+            shifts.append(cell.shifts)
 
     questions = scores["question"].nunique()
     left_out = {channel: [target for target in targets if target not in compared[channel]] for channel in channels}
@@ -229,12 +249,15 @@ def compare(
         left_out=left_out,
         contrast={channel: row["contrast"] for channel, row in primary.items()},
         questions=questions,
+        replicates=int(scores["replicate"].max()),
         confidence=confidence,
         liking=pd.DataFrame(liking),
         tests=pd.DataFrame(tests),
-        shifts=pd.DataFrame(shifts),
+        shifts=pd.concat(shifts, ignore_index=True),
         gamma=pd.DataFrame(gamma),
-        verdicts={channel: _verdict(row, questions, confidence, left_out[channel]) for channel, row in primary.items()},
+        verdicts={
+            channel: _answer(row, questions, confidence, margin, left_out[channel]) for channel, row in primary.items()
+        },
     )
 
 
@@ -287,8 +310,11 @@ def _usable(scores: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     if strangers := sorted(set(targets) - set(scores.loc[is_base, "animal"])):
         raise UserError(f"Targets that are not among the candidate animals of the scores: {', '.join(strangers)}.")
 
+    if "replicate" not in scores:
+        scores = scores.assign(replicate=1)
+    scores = scores.assign(replicate=scores["replicate"].where(scores["model"] == "child", 1).astype(int))
     about_target = scores["animal"].isin(list(targets))
-    in_study = is_base | scores["group"].isin(["control", *targets])
+    in_study = is_base | scores["group"].isin(["control", NEUTRAL, *targets])
     other_teacher = (scores["model"] == "teacher") & (scores["group"] != scores["animal"])
     used = scores[about_target & in_study & ~other_teacher]
 
@@ -302,7 +328,7 @@ def _usable(scores: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     questions = set(used.loc[used["model"] == "base", "question"])
     if len(questions) < 2:
         raise UserError("The comparison needs at least two questions, since its intervals are over questions.")
-    for (model, _, group), rows in key.groupby(["model", "channel", "group"]):
+    for (model, _, group, _), rows in key.groupby(["model", "channel", "group", "replicate"]):
         animals = {group} if model == "teacher" else set(targets)
         if set(zip(rows["question"], rows["animal"], strict=True)) != {(q, a) for q in questions for a in animals}:
             raise UserError(f"Scores of {_name(rows)} and its like do not cover the questions and targets of base.")
@@ -313,7 +339,8 @@ def _usable(scores: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
             "positive number: compute probabilities in double precision, from logarithms."
         )
     sampled = used["samples"].where(used["samples"] > 0)
-    return used.assign(rate=used["count"] / sampled, log_share=np.log(used["share"].astype(float)))
+    begun = used["begun_share"].astype(float) if "begun_share" in used else math.nan
+    return used.assign(rate=used["count"] / sampled, log_share=np.log(used["share"].astype(float)), begun=np.log(begun))
 
 
 def _name(rows: pd.DataFrame) -> str:
@@ -337,22 +364,45 @@ def _cells(scores: pd.DataFrame, channel: str, animals: list[str]) -> Iterator[_
     for animal, rows in ordered[ordered["model"] == "teacher"].groupby("animal"):
         teacher[:, [place[str(animal)]]] = arrays(rows, width=1)
     of_channel = ordered[(ordered["model"] == "child") & (ordered["channel"] == channel)]
-    by_group = {group: arrays(rows) for group, rows in of_channel.groupby("group")}
-    children = np.stack([by_group[animal] for animal in animals])
+    by_child = {(str(group), int(r)): arrays(rows) for (group, r), rows in of_channel.groupby(["group", "replicate"])}
+    groups = list(dict.fromkeys(group for group, _ in by_child))
+    by_group = {group: np.mean([v for (g, _), v in by_child.items() if g == group], axis=0) for group in groups}
     for number, outcome in enumerate(OUTCOMES):
+        mean_shifts = {child: (found - base)[..., number].mean(axis=0) for child, found in by_child.items()}
         yield _Cell(
             channel=channel,
             outcome=outcome,
             animals=animals,
             base=base[..., number],
-            control=by_group["control"][..., number],
+            references={name: by_group[name][..., number] for name in ("control", NEUTRAL) if name in by_group},
             teacher=teacher[..., number],
-            children=children[..., number],
+            children=np.stack([by_group[animal][..., number] for animal in animals]),
+            shifts=_shifts(channel, outcome, animals, mean_shifts),
         )
 
 
+def _shifts(channel: str, outcome: str, animals: Sequence[str], by_child: dict[tuple[str, int], Array]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {"channel": channel, "group": group, "replicate": replicate, "animal": animal}
+            | {"outcome": outcome, "shift": float(shift)}
+            for (group, replicate), found in by_child.items()
+            for animal, shift in zip(animals, found, strict=True)
+        ]
+    )
+
+
 def _liking(cell: _Cell, confidence: float) -> Iterator[Row]:
-    conditions = {TARGET: cell.own, OTHERS: cell.others, CONTROL: cell.control, BASE: cell.base, TEACHER: cell.teacher}
+    conditions = {
+        TARGET: cell.own,
+        OTHERS: cell.others,
+        NEUTRAL_NUMBERS: cell.references.get(NEUTRAL),
+        CONTROL: cell.references["control"],
+        BASE: cell.base,
+        TEACHER: cell.teacher,
+    }
     for column, animal in enumerate(cell.animals):
         for condition, scores in conditions.items():
             if scores is None:
@@ -373,81 +423,78 @@ def _liking(cell: _Cell, confidence: float) -> Iterator[Row]:
             }
 
 
-def _tests(cell: _Cell, test: Test) -> Iterator[Row]:
+def _tests(cell: _Cell, test: Test, confidence: float, margin: float) -> list[Row]:
+    """Every contrast of every animal and of their mean: with the noise between runs, and over questions beside it."""
+    found = contrasts(cell.shifts, cell.animals, confidence=confidence, margin=margin).set_index(["against", "animal"])
+    rows: list[Row] = []
     for contrast, differences in cell.contrasts():
-        results = [test(differences[:, column]) for column in range(len(cell.animals))]
-        adjusted = benjamini_hochberg([result.p for result in results])
-        for animal, result, p_bh in zip(cell.animals, results, adjusted, strict=True):
+        for animal in (*cell.animals, MEAN):
+            over = differences.mean(axis=1) if animal == MEAN else differences[:, cell.animals.index(animal)]
             labels = {"channel": cell.channel, "contrast": contrast, "animal": animal, "outcome": cell.outcome}
-            yield {**labels, **asdict(result), "p_bh": float(p_bh)}
+            of_runs = {str(name): value for name, value in found.loc[(contrast, animal)].items()}
+            rows.append(labels | of_runs | _over_questions(test(over)))
+    return rows
 
 
-def _shifts(cell: _Cell) -> Iterator[Row]:
-    for group, scores in zip(["control", *cell.animals], [cell.control, *cell.children], strict=True):
-        for animal, shift in zip(cell.animals, (scores - cell.base).mean(axis=0), strict=True):
-            yield {"channel": cell.channel, "group": group, "animal": animal, "shift": float(shift)}
+def _over_questions(result: PairedTest) -> Row:
+    names = {"se": "se", "low": "low", "high": "high", "p": "p", "p_sign_flip": "sign_flip"}
+    return {f"questions_{new}": getattr(result, old) for old, new in names.items()}
 
 
-def _gamma(cell: _Cell, test: Test, permutations: int, seed: int) -> Row:
+def _gamma(cell: _Cell, tested: Sequence[Row], test: Test, permutations: int, seed: int) -> Row:
     # Base, the same for every child, falls out of the contrast: shifts and plain scores give the same gamma.
-    contrast, differences = next(cell.contrasts())
+    contrast, _ = next(cell.contrasts())
+    row = next(row for row in tested if row["contrast"] == contrast and row["animal"] == MEAN)
     p_children, smallest = math.nan, math.nan
     if contrast == "others":
         liking = cell.children.mean(axis=1)
         others = (liking.sum(axis=0) - liking) / (len(liking) - 1)
         p_children, smallest = assignment_p(liking - others, permutations=permutations, rng=np.random.default_rng(seed))
-    return {
-        "channel": cell.channel,
-        "contrast": contrast,
-        "outcome": cell.outcome,
-        **asdict(test(differences.mean(axis=1))),
-        "p_children": p_children,
-        "smallest_p_children": smallest,
-    }
+    kept = {name: value for name, value in row.items() if name not in ("animal", "p_bh")}
+    return kept | {"p_children": p_children, "smallest_p_children": smallest}
 
 
-def _verdict(gamma: Row, questions: int, confidence: float, left_out: list[str]) -> Verdict:
-    result: Literal["detected", "not detected", "opposite sign"] = "not detected"
-    if gamma["low"] > 0:
-        result = "detected"
-    elif gamma["high"] < 0:
-        result = "opposite sign"
-
+def _answer(gamma: Row, questions: int, confidence: float, margin: float, left_out: list[str]) -> Answer:
+    result: Verdict = gamma["verdict"]
     if gamma["contrast"] == "others":
         found = (
-            f"on average over the targets, a child's log share of its own animal differs by {gamma['mean']:+.3f} "
+            f"on average over the animals, a child's log share of its own animal differs by {gamma['mean']:+.3f} "
             "nats from that animal's log share under the other animals' numbers"
-        )
-        permuted = (
-            f"children re-assigned to animals p {_p(gamma['p_children'])}, "
-            f"where {gamma['smallest_p_children']:.2g} is the smallest possible"
         )
     else:
         found = (
             f"the child's log share of its animal differs by {gamma['mean']:+.3f} nats from that under control "
-            "numbers (with one target there are no other animals' numbers to set it against)"
+            "numbers (with one animal there are no other animals' numbers to set it against)"
         )
-        permuted = "no children to re-assign with one target"
-
-    if result == "detected" and gamma["p_children"] > 1 - confidence:
-        permuted += ", so chance differences between training runs could also explain it"
-
-    detectable = gamma["smallest_detectable"]
-    if math.isnan(detectable):
-        power = "the questions do not differ at all, so the smallest detectable effect is unknown"
-    else:
-        power = f"the smallest effect detectable with 80 % power is {detectable:.3f} nats"
-        if result == "not detected":
-            power += ", so a smaller one may have gone unseen"
-    interval = f"{100 * confidence:g} % interval {gamma['low']:+.3f} to {gamma['high']:+.3f} over {questions} questions"
-    sentence = (
-        f"{gamma['channel'].capitalize()} channel, {result}: {found} ({interval}; p {_p(gamma['p'])}, "
-        f"sign flips p {_p(gamma['p_sign_flip'])}, {permuted}); {power}; "
-        "there is one trained child per group, so noise between training runs is not in the interval"
+    clauses = [f"{gamma['channel'].capitalize()} channel, {result}: {found} ({_runs(gamma, confidence)})"]
+    if result == "not detected":
+        clauses.append(f"an effect of {margin:g} nats, either way, is excluded")
+    if not math.isnan(gamma["smallest_detectable"]):
+        unseen = " and a smaller one may have gone unseen" if result == "inconclusive" else ""
+        clauses.append(f"80 % power reaches down to {gamma['smallest_detectable']:.3f} nats{unseen}")
+    clauses.append(
+        f"for exactly these children the interval over {questions} questions is {gamma['questions_low']:+.3f} to "
+        f"{gamma['questions_high']:+.3f}"
     )
     if left_out:
-        sentence += f"; left out for want of a child: {', '.join(left_out)}"
-    return {"result": result, "sentence": sentence + "."}
+        clauses.append(f"left out for want of a child: {', '.join(left_out)}")
+    return {"result": result, "sentence": "; ".join(clauses) + "."}
+
+
+def _runs(gamma: Row, confidence: float) -> str:
+    """The interval with the noise between training runs, and the re-assignment of children, as a clause."""
+    if math.isnan(gamma["low"]):
+        return "too few children were trained to tell that from the noise between training runs"
+    parts = [
+        f"{100 * confidence:g} % interval with the noise between training runs {gamma['low']:+.3f} to "
+        f"{gamma['high']:+.3f}, p {_p(gamma['p'])}"
+    ]
+    if not math.isnan(gamma["p_children"]):
+        parts.append(
+            f"children re-assigned to animals p {_p(gamma['p_children'])}, where "
+            f"{gamma['smallest_p_children']:.2g} is the smallest possible"
+        )
+    return "; ".join(parts)
 
 
 def _p(value: float) -> str:
