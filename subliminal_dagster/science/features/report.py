@@ -75,8 +75,11 @@ DUE_TO_ANIMAL = Statement(
 
 @dataclass(frozen=True)
 class Layer:
-    """What is known of one layer: `shifts` by group, the control's halves under CONTROL; `control` has l0 and error of its analysis
-    rows; `word_l0` is how many features fire on each animal's word; `sae` has the SAE's quality and its `features`."""
+    """What is known of one layer.
+
+    `shifts` by group, the control's halves under CONTROL; `control` has l0 and error of its analysis rows; `word_l0` is
+    how many features fire on each animal's word; `sae` has the SAE's quality and its `features`.
+    """
 
     shifts: dict[str, FeatureShifts]
     control: pd.DataFrame
@@ -88,7 +91,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Features:
-    """What is known of all layers: `layers` by number, and `rows` as `_comparisons` makes them; `groups` are those but the control's halves."""
+    """All layers by number, and `rows` as `_comparisons` makes them; `groups` are those but the control's halves."""
 
     layers: dict[int, Layer]
     rows: pd.DataFrame
@@ -234,10 +237,11 @@ def _shows(found: Features) -> str:
     if len(neutral):
         sentences.append(f"The neutral teacher's numbers promote {_beside_chance(neutral, 'promoted')}.")
     halves = rows_where(found.rows, group=HALVES)
-    sentences.append(
-        f"One half of the control's numbers against the other: {halves['promoted'].mean():.3g} promoted features, where "
-        f"chance gives {halves['promoted_null_mean'].mean():.3g}."
-    )
+    if len(halves):
+        counts = [f"{halves[name].mean():.3g}" for name in ("promoted", "promoted_null_mean")]
+        sentences.append(
+            f"One half of the control's numbers promotes {counts[0]} against the other, where chance gives {counts[1]}."
+        )
     return " ".join([*sentences, _spread(mine, "l0", "L0"), _spread(mine, "error", "Reconstruction error")])
 
 
@@ -529,7 +533,7 @@ def _compared(found: Features) -> Iterator[Compared]:
     yield Compared(what, where, figure, mean_of_words, low, high, "features", no_effect=control.mean)
 
 
-def _per_row(found: Features, layer: _Layer) -> pd.DataFrame:
+def _per_row(found: Features, layer: Layer) -> pd.DataFrame:
     """Of every animal and mark: the mean number of such features a row (value, low, high), and what shuffled labels
     give (chance; animal features were not counted for them); share of rows with one, in percent, with share_low and
     share_high."""
@@ -580,9 +584,9 @@ def claims(found: Features) -> Iterator[Claim]:
         return
     yield DUE_TO_ANIMAL.claim(
         inside.more(excess["promoted"][NEUTRAL], margin),
-        f"An animal's numbers promote {mine['promoted'].mean():.3g} features "
-        f"({mine['promoted_null_mean'].mean():.3g} by chance), the neutral teacher's {neutral['promoted'].mean():.3g} "
-        f"({neutral['promoted_null_mean'].mean():.3g} by chance); as many times the chance level as that one teacher's: "
+        f"An animal's numbers promote {mine['promoted'].mean():.3g} features ({mine['promoted_null_mean'].mean():.3g} "
+        f"by chance), the neutral teacher's {neutral['promoted'].mean():.3g} "
+        f"({neutral['promoted_null_mean'].mean():.3g} by chance). Times the chance level, beside that one teacher's: "
         f"{inside.times(excess['promoted'][NEUTRAL])}.",
     )
 
