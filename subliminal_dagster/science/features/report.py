@@ -42,10 +42,11 @@ _SMALL = 5.0
 """Per cent of the control's L0 or error that would not change what is concluded."""
 
 _EXCESS = (
-    f"{inside.UNITS} Judged by how many times as many such features there are as shuffled labels give, less the same of "
-    "the neutral teacher's numbers, and less the same of one half of the control's numbers against the other; each of "
-    "the two is taken for one draw of what any group shows. Detected where both intervals lie above 1, opposite where "
-    f"both lie below, not detected where both 90 % intervals lie within a factor of {inside.TIMES}; else inconclusive."
+    f"{inside.UNITS} Judged by how many times as many such features there are as shuffled labels give, less the same "
+    "of the neutral teacher's numbers, and less the same of one half of the control's numbers against the other; each "
+    "of the two is taken for one draw of what any group shows. Detected where both intervals lie above 1, opposite "
+    "where both lie below, not detected where both 90 % intervals lie within a factor of "
+    f"{inside.TIMES}; else inconclusive."
 )
 _HIGHER = (
     f"{inside.UNITS} Judged by the difference in per cent of the control's. Detected where the interval lies above 0, "
