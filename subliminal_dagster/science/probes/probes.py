@@ -23,7 +23,7 @@ Belongs here: dividing rows, fitting, measuring, the controls. Does not belong h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,8 @@ Features = tuple["pd.DataFrame", np.ndarray]
 """One group's rows (`row_id`, `split`) and what a probe is given of them, shape (rows, width), in the same order."""
 
 _CONFIDENCE, _DRAWS = 0.95, 1000
+# The kind that readers are compared by: of one best fit, and quick.
+_LOGISTIC: Kind = "logistic"
 # Weights held at a time while measures are resampled: draws times rows, 32 MB.
 _BLOCK = 4_000_000
 # Rows a class below which canonical rows are not probed: intervals would span nearly the whole scale.
@@ -175,24 +177,28 @@ def probe_many(
     rows = {name: _answers_of(name, one, answers) for name, one in activations.items()}
     vectors: dict[str, Features] = {name: (one.rows, one.vectors) for name, one in activations.items()}
     whole = _divide(vectors, seed)
-    readers = {name: _divide(read, seed) for name, read in _read_by(vectors, random, rows).items()}
-    of_readers = _together(
-        [
-            _evaluate(data, name, KINDS if name in (SURFACE, RANDOM) else ("logistic",), settings, seed)
-            for name, data in readers.items()
-        ]
-    )
-    strongest = _strongest(of_readers.choices)
+    of_readers, strongest, least = [], (SURFACE, whole), np.inf
+    # One after the other, of which the strongest stays: all at once would be as large as the activations once more.
+    for reader, read in _read_by(vectors, random, rows):
+        data = _divide(read, seed)
+        of_readers.append(
+            _evaluate(data, reader, KINDS if reader in (SURFACE, RANDOM) else (_LOGISTIC,), settings, seed)
+        )
+        choices = of_readers[-1].choices
+        loss = float(choices.loc[choices["probe"] == _LOGISTIC, "validation_loss"].iloc[0])
+        if loss < least:
+            strongest, least = (reader, data), loss
+    name, data = strongest
     results = [
         _evaluate(whole, ACTIVATIONS, KINDS, settings, seed),
-        of_readers,
+        *of_readers,
         _canonical(vectors, rows, settings, seed),
-        _evaluate(_joined(readers[strongest], whole), BOTH, ("logistic",), settings, seed),
+        _evaluate(_joined(data, whole), BOTH, (_LOGISTIC,), settings, seed),
     ]
     gathered = _together(results)
     more = [
         *(_difference(whole, gathered, ACTIVATIONS, reader, seed) | {"variant": beyond(reader)} for reader in READERS),
-        _difference(whole, gathered, BOTH, strongest, seed) | {"variant": ADDED, "note": strongest},
+        _difference(whole, gathered, BOTH, name, seed) | {"variant": ADDED, "note": name},
         *_shuffled(whole, gathered, settings, seed),
     ]
     return replace(gathered, metrics=pd.concat([gathered.metrics, pd.DataFrame(more)], ignore_index=True))
@@ -200,27 +206,23 @@ def probe_many(
 
 def _read_by(
     vectors: Mapping[str, Features], random: Mapping[str, Activations], answers: Mapping[str, pd.DataFrame]
-) -> dict[str, dict[str, Features]]:
+) -> Iterator[tuple[str, dict[str, Features]]]:
     """What each of READERS makes of every group's rows."""
     for name, (rows, _) in vectors.items():
         if name not in random or not np.array_equal(random[name].rows["row_id"], rows["row_id"]):
             raise UserError(
-                f"The random-weight reader has read other rows of {name} than the base model: read them again."
+                f"The random-weight reader has read other rows of {name} than the base model: make random_activations "
+                "again."
             )
+
+    def of(values: Mapping[str, np.ndarray]) -> dict[str, Features]:
+        return {name: (rows, values[name]) for name, (rows, _) in vectors.items()}
+
+    yield SURFACE, of({name: surface_features(rows) for name, rows in answers.items()})
+    yield DIGITS, of({name: digit_columns(rows["numbers"]) for name, rows in answers.items()})
     texts = {name: [", ".join(map(str, numbers)) for numbers in rows["numbers"]] for name, rows in answers.items()}
-    values = {
-        SURFACE: {name: surface_features(rows) for name, rows in answers.items()},
-        DIGITS: {name: digit_columns(rows["numbers"]) for name, rows in answers.items()},
-        NGRAMS: ngram_counts(texts),
-        RANDOM: {name: random[name].vectors for name in vectors},
-    }
-    return {reader: {name: (vectors[name][0], of[name]) for name in vectors} for reader, of in values.items()}
-
-
-def _strongest(choices: pd.DataFrame) -> str:
-    """The reader whose logistic probe has the lowest loss on validation rows."""
-    losses = choices[choices["probe"] == "logistic"].set_index("variant")["validation_loss"]
-    return str(losses.idxmin())
+    yield NGRAMS, of(ngram_counts(texts))
+    yield RANDOM, of({name: one.vectors for name, one in random.items()})
 
 
 def evaluate_probes(
