@@ -14,7 +14,7 @@ from subliminal_dagster.science.activations.digits import digit_name
 from subliminal_dagster.science.features.shifts import ALL
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
+from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.layers import Interval
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where, yes_no
@@ -141,6 +141,8 @@ def _read(study: Study, results: Results) -> Filters:
         key = inside.layer_key(layer)
         folder = results.folder("feature_filters", key)
         files = {name: folder / f"{name}.parquet" for name in parts}
+        if not files["held_out"].is_file():
+            raise NotThere(f"feature_filters [{key}] was made by an earlier version of this software: make it again.")
         if results.has("feature_composition", key):
             files["by_category"] = results.folder("feature_composition", key) / "filters_by_category.parquet"
         tables = {name: pd.read_parquet(file) for name, file in files.items()}

@@ -13,9 +13,9 @@ Beside every probe on activations stand the readers of the same rows that never 
 one of them can tell is in how the numbers look. Activations are read at the last digit, so a difference in how rows end
 is in them too; only what beats every reader is more than that.
 
-Cost of all variants on one core, without loading torch: a second for 2 groups of 150 rows and 576 dimensions, 3 s for 6
-groups; about 4 minutes for 2 groups of 10,000 rows and 3,584 dimensions, most of it the 100 refits with shuffled labels
-at 1 to 3 s each, and about half an hour for 6 groups. Memory: three times the activations.
+Cost of all variants on one core, without loading torch: two seconds for 2 groups of 128 rows and 576 dimensions; about
+4 minutes for 2 groups of 10,000 rows and 3,584 dimensions, most of it the 100 refits with shuffled labels at 1 to 3 s
+each (the readers take half a minute), and about half an hour for 6 groups. Memory: five times the activations.
 
 Belongs here: dividing rows, fitting, measuring, the controls. Does not belong here: collecting activations
 (`activations`), pictures (`figures`), and what is concluded.

@@ -181,6 +181,14 @@ def test_one_animal_without_a_neutral_teacher_stands_for_itself(tmp_path: Path) 
     assert (verdict_on(section, TELLS), verdict_on(section, OF_ANIMALS)) == ("inconclusive", "not tested")
 
 
+def test_filters_of_an_earlier_version_are_asked_for_again(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path, small_study("layers=[9]"))
+    artifacts.write_filters()
+    (artifacts.folders["feature_filters", "09"] / "held_out.parquet").unlink()
+    with pytest.raises(NotThere, match="earlier version"):
+        filters_section(artifacts.study, artifacts.results)
+
+
 def test_without_any_artifact_the_reason_is_given() -> None:
     with pytest.raises(NotThere, match="feature_filters"):
         filters_section(small_study(ANIMALS), Results({}, {}))

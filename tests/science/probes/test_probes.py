@@ -546,6 +546,16 @@ def test_input_that_cannot_be_probed_is_explained() -> None:
         probe_many(activations, noise(activations), answers | {"owl": answers["owl"].head(9)}, SETTINGS, SEED)
 
 
+def test_groups_that_share_all_their_rows_are_not_told_apart() -> None:
+    activations, answers = some_groups(0.5, n=40)
+    same = dict.fromkeys(("owl", "control"), activations["owl"])
+    result = probe_many(same, noise(same) | same, dict.fromkeys(same, answers["owl"]), SETTINGS, SEED)
+    areas = result.metrics[result.metrics["metric"].isin(["roc_auc", "roc_auc_difference"])]
+    known = areas[(areas["variant"] != SHUFFLED) & areas["value"].notna()]
+    assert known["value"].isin([0.0, 0.5]).all()
+    assert (known["low"] <= known["value"]).all() and (known["value"] <= known["high"]).all()
+
+
 def test_a_dozen_rows_are_enough_and_constant_columns_do_no_harm() -> None:
     activations, answers = some_groups(0.5, n=12)
     flat = {name: replace(one, vectors=np.ones((12, 6), dtype=np.float32)) for name, one in activations.items()}
