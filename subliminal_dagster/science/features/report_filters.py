@@ -6,6 +6,7 @@ Does not belong here: choosing and judging filters (`filters` does), classifiers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,9 @@ MORE_THAN_DIGIT = Statement(
 NOT_ONE_ANIMAL = Statement(
     "No single feature can tell one animal's numbers from all other groups'.",
     rule=f"{inside.UNITS} Judged is the feature of each animal and layer that was best on analysis rows, by its "
-    f"balanced accuracy on test rows. Detected where the 90 % interval ends below {_LITTLE} %, opposite where the 95 % "
-    f"interval begins above {_LITTLE} %; else inconclusive. The wider ends count of this interval and that over rows.",
+    f"balanced accuracy on test rows. Detected where the 90 % interval ends below {_LITTLE} %; opposite where the 95 % "
+    f"interval begins above {_LITTLE} % and what is peculiar to any teacher's run does less, by the neutral teacher's "
+    "own best feature as one draw; else inconclusive. The wider ends count of this interval and that over rows.",
 )
 OF_ANIMALS = Statement(
     "Such a filter finds the animals' numbers, and not any fine-tuned teacher's (control: the neutral teacher).",
@@ -440,12 +442,18 @@ def _one_animal(found: Filters) -> Claim:
         return NOT_ONE_ANIMAL.claim("inconclusive", "No feature is marked by one animal and not by all.")
     over = _over_animals(rows, "balanced_accuracy", "low", "high")
     best = rows.sort_values("balanced_accuracy", kind="stable").iloc[-1]
+    neutral = 100 * rows_where(found.first, label=NEUTRAL)["balanced_accuracy"].mean()
+    of_animals = 100 * rows.groupby("animal")["balanced_accuracy"].mean()
+    beside_neutral = inside.over_animals((of_animals - neutral).dropna().tolist(), one_draw=True)
     verdict: Verdict = "inconclusive"
-    if over:
-        verdict = "detected" if over.inner.high < _LITTLE else "opposite" if over.interval.low > _LITTLE else verdict
+    if over and over.inner.high < _LITTLE:
+        verdict = "detected"
+    elif over and over.interval.low > _LITTLE and beside_neutral and beside_neutral.interval.low > 0:
+        verdict = "opposite"
     return NOT_ONE_ANIMAL.claim(
         verdict,
         f"Balanced accuracy on test rows, mean over layers and animals: {_said(rows, 'balanced_accuracy', over)} %. "
         f"The best of {counted(len(rows), 'feature')}, one an animal and layer: {best['label']}, layer "
-        f"{best['layer']}, {100 * best['balanced_accuracy']:.3g} %.",
+        f"{best['layer']}, {100 * best['balanced_accuracy']:.3g} %. Of the neutral teacher's best features: "
+        f"{'not known' if math.isnan(neutral) else f'{neutral:.3g} %'}.",
     )

@@ -197,6 +197,9 @@ def test_claims_are_rarely_made_of_nothing_and_made_of_what_is_there() -> None:
     for statement in (NOT_NEUTRAL, VECTORS):
         assert null[statement.text]["detected"] + null[statement.text]["opposite"] < rarely, statement.text
     assert null[NO_MORE_ANIMALS.text]["opposite"] < rarely
+    # Of four fifths, so much is one half of all.
+    half = verdicts(60, odds=1, other=0.625)[MOSTLY_NUMBERS.text]
+    assert half["detected"] + half["opposite"] < 60 * (0.05 + 3 * (0.05 * 0.95 / 60) ** 0.5)
     assert verdicts(40, odds=1.3, other=0.55)[NO_MORE_ANIMALS.text]["detected"] < 6
     there = verdicts(20, odds=5, other=0.9)
     assert there[NOT_NEUTRAL.text]["detected"] > 13

@@ -237,7 +237,7 @@ def test_claims_are_rarely_made_of_nothing_and_made_of_what_is_there() -> None:
     # 5 %, and three standard errors of 60 studies.
     rarely = 60 * (0.05 + 3 * (0.05 * 0.95 / 60) ** 0.5)
     null = verdicts(60, raised=0, by_digit=0)
-    for statement in (TELLS, MORE_THAN_DIGIT, OF_ANIMALS):
+    for statement in (TELLS, MORE_THAN_DIGIT, NOT_ONE_ANIMAL, OF_ANIMALS):
         assert null[statement.text]["detected"] + null[statement.text]["opposite"] < rarely, statement.text
     there = verdicts(15, raised=4, by_digit=0)
     for statement in (TELLS, MORE_THAN_DIGIT, OF_ANIMALS):
