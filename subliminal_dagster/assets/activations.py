@@ -1,6 +1,6 @@
 """Activations of the untouched base model on every group's numbers, and on the words themselves."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -13,6 +13,8 @@ from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 STAGE = "activations"
@@ -20,8 +22,14 @@ FILE = "activations.parquet"
 
 
 def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
-    """`activation_rows` a group, `activations` a group and layer, `animal_word_activations` a layer."""
-    return [_activation_rows(frame), _activations(frame), _animal_word_activations(frame)]
+    """`activation_rows` a group, `activations` and `random_activations` a group and layer, `animal_word_activations` a
+    layer."""
+    return [
+        _activation_rows(frame),
+        _activations(frame),
+        _random_activations(frame),
+        _animal_word_activations(frame),
+    ]
 
 
 def _activation_rows(frame: Frame[Study]) -> dg.AssetsDefinition:
@@ -74,6 +82,43 @@ def _activations(frame: Frame[Study]) -> dg.AssetsDefinition:
     return activations
 
 
+def _random_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
+    study = frame.study
+
+    # An asset of its own, a partition for each of `activations`: made inside that asset, it would make all that is
+    # built on activations stale with it, and inside the probes' one, twice for every comparison.
+    @asset(
+        frame,
+        STAGE,
+        reads=["seed"],
+        deps=["base_model", "activation_rows"],
+        kinds={"pytorch", "parquet"},
+        by=BY_GROUP_AND_LAYER,
+        gpu=True,
+        description="The same of a model that never learnt anything: the base model's configuration with random "
+        "weights, few blocks deep. What a probe finds here needs no trained model.",
+    )
+    def random_activations(work: Work[Study]) -> None:
+        import pandas as pd
+
+        from subliminal_dagster.science.activations.random_reader import clipped, random_reader
+        from subliminal_dagster.science.models.loading import pick_device, release_memory
+        from subliminal_dagster.science.random_streams import stream_seed
+
+        base = base_variant(work)
+        rows = pd.read_parquet(work.read("activation_rows", work.group) / "rows.parquet")
+        model = random_reader(base.base, base.dtype, pick_device(), stream_seed(study.seed, "random reader"))
+        try:
+            with work.writing() as folder:
+                layer = clipped(model, int(work.layer))
+                _collect(work, folder, model, rows.drop(columns="numbers"), layer, "random weights in the shape of ")
+        finally:
+            del model
+            release_memory()
+
+    return random_activations
+
+
 def _animal_word_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
 
@@ -103,31 +148,37 @@ def _animal_word_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
 
 
 def _write(work: Work[Study], rows: "pd.DataFrame") -> None:
-    """Collect the activations of `rows` at the layer that is made, and write them."""
+    """Collect the base model's activations of `rows` at the layer that is made, and write them."""
+    from subliminal_dagster.science.models.loading import loaded, pick_device
+
+    with work.writing() as folder, loaded(base_variant(work), pick_device(), merge=True) as model:
+        _collect(work, folder, model, rows, int(work.layer))
+
+
+def _collect(work: Work[Study], folder: "Path", model: Any, rows: "pd.DataFrame", layer: int, which: str = "") -> None:
+    """Write a model's activations of `rows` at a layer to `folder`. `which` is said before the base model's name."""
     import numpy as np
     import pandas as pd
 
     from subliminal_dagster.science.activations.activations import Activations, collect, write_activations
     from subliminal_dagster.science.models.chat import load_tokenizer
-    from subliminal_dagster.science.models.loading import loaded, pick_device
+    from subliminal_dagster.science.models.loading import pick_device
     from subliminal_dagster.science.models.products import product_type, products_in
 
     base = base_variant(work)
     facts = work.store.manifest(work.study.name, "base_model").info["host"]
-    kind = product_type(base, pick_device())
-    with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
-        texts, tokenizer = rows["text"].tolist(), load_tokenizer(base.base)
-        with products_in(kind, model):
-            positions, vectors = collect(model, tokenizer, texts, int(work.layer), progress=work.progress())
-        found = Activations(rows.assign(position=positions), vectors)
-        write_activations(
-            folder / FILE,
-            found,
-            layer=int(work.layer),
-            model=str(facts["source"]),
-            revision=str(facts["revision"]),
-            dtype=kind,
-        )
-        norms = np.linalg.norm(vectors, axis=1)
-        described = pd.Series(norms, name="norm").describe().rename_axis("statistic").reset_index()
-        work.metadata |= table_metadata(found.rows) | {"hidden_size": vectors.shape[1], "norms": table(described)}
+    tokenizer, kind = load_tokenizer(base.base), product_type(base, pick_device())
+    with products_in(kind, model):
+        positions, vectors = collect(model, tokenizer, rows["text"].tolist(), layer, progress=work.progress())
+    found = Activations(rows.assign(position=positions), vectors)
+    write_activations(
+        folder / FILE,
+        found,
+        layer=layer,
+        model=f"{which}{facts['source']}",
+        revision=str(facts["revision"]),
+        dtype=kind,
+    )
+    norms = np.linalg.norm(vectors, axis=1)
+    described = pd.Series(norms, name="norm").describe().rename_axis("statistic").reset_index()
+    work.metadata |= table_metadata(found.rows) | {"hidden_size": vectors.shape[1], "norms": table(described)}

@@ -335,20 +335,24 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
         frame,
         STAGE,
         reads=["animals", "features.filters"],
-        deps=["sae_features", "feature_shifts"],
+        deps=["activations", "sae_features", "feature_shifts"],
         kinds={"pandas"},
         by=BY_LAYER,
         gpu=False,
-        description="Single features as filters: chosen by balanced accuracy on analysis rows, judged on test rows.",
+        description="Single features as filters: chosen by balanced accuracy on analysis rows, judged on test rows; "
+        "and chosen on the other animals' rows, beside single digits.",
     )
     def feature_filters(work: Work[Study]) -> None:
-        from subliminal_dagster.science.features.filters import filter_features
+        from subliminal_dagster.science.activations.digits import digit_columns
+        from subliminal_dagster.science.features.filters import filter_features, held_out_filters
         from subliminal_dagster.science.features.shifts import marked_features
 
         shifts = read_shifts(work)
         words = {group: word_features(work, group) for group in shifts}
+        features = {group: read_features_of(work, group) for group in [*shifts, CONTROL]}
+        held_out = held_out_filters(features, {group: digit_columns(_numbers(work, group)) for group in features})
         filters = filter_features(
-            {group: read_features_of(work, group) for group in [*shifts, CONTROL]},
+            features,
             {group: marked_features(each) for group, each in shifts.items()},
             words=words,
             top=study.features.filters,
@@ -356,11 +360,26 @@ def _feature_filters(frame: Frame[Study]) -> dg.AssetsDefinition:
         with work.writing() as folder:
             for name in ("selected", "by_category", "rates"):
                 getattr(filters, name).to_parquet(folder / f"{name}.parquet", index=False)
+            held_out.to_parquet(folder / "held_out.parquet", index=False)
             best = filters.selected.groupby("label", sort=False).head(3)
-            work.metadata |= {"best": table(best), "by_category": table(filters.by_category)}
+            work.metadata |= {
+                "best": table(best),
+                "held_out": table(held_out),
+                "by_category": table(filters.by_category),
+            }
             write_left_out(work, folder)
 
     return feature_filters
+
+
+def _numbers(work: Work[Study], group: str) -> list[list[int]]:
+    """The numbers of a group's rows, in the order of its activations and features."""
+    import pandas as pd
+
+    from subliminal_dagster.science.activations.rows import with_numbers
+
+    rows = pd.read_parquet(_folder(work, "activations", group) / ACTIVATIONS, columns=["text"])
+    return list(with_numbers(rows)["numbers"])
 
 
 def _folder(work: Work[Study], asset: str, group: str) -> "Path":

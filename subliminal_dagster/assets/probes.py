@@ -40,28 +40,27 @@ def _probe_metrics(frame: Frame[Study]) -> dg.AssetsDefinition:
         frame,
         STAGE,
         reads=reads,
-        deps=["activations"],
-        control_too=("activations",),
+        deps=["activations", "random_activations"],
+        control_too=("activations", "random_activations"),
         kinds={"pytorch", "scikitlearn"},
         by=BY_GROUP_AND_LAYER,
         gpu=False,
-        description="The group against control: linear probe, logistic regression and trees on test rows, and "
-        "the controls: surface features alone, canonical rows alone, shuffled labels. The control's own partition "
-        "tells one half of its rows from the other.",
+        description="The group against control: linear probe, logistic regression and trees on test rows, and the "
+        "controls: surface features, digits by place and n-grams alone, a reader with random weights, canonical rows "
+        "alone, shuffled labels. The control's own partition tells one half of its rows from the other.",
     )
     def probe_metrics(work: Work[Study]) -> None:
         from subliminal_dagster.science.probes.figures import variants_figure
         from subliminal_dagster.science.probes.probes import halves, probe_pair
 
         assert work.group is not None
-        control = _activations(work, CONTROL, work.layer)
+        found, random = (_pair(work, work.group, reader) for reader in ("activations", "random_activations"))
         if work.group == CONTROL:
-            groups = halves(control, study.seed)
-        else:
-            groups = {work.group: _activations(work, work.group, work.layer), CONTROL: control}
-        group, against = groups
+            found, random = (halves(each[CONTROL], study.seed) for each in (found, random))
+        group, against = found
         with work.writing() as folder:
-            result = probe_pair(groups, _answers(groups), study.probes, study.seed, group=group, against=against)
+            answers = _answers(found)
+            result = probe_pair(found, random, answers, study.probes, study.seed, group=group, against=against)
             result.save(folder)
             title = f"{study.name}, layer {int(work.layer)}: {group} or {against}?"
             show_figures(work, folder, {"variants": variants_figure(result.metrics, title)})
@@ -78,12 +77,12 @@ def _probe_comparison(frame: Frame[Study]) -> dg.AssetsDefinition:
         frame,
         STAGE,
         reads=["animals", *reads],
-        deps=["activations", "probe_metrics"],
+        deps=["activations", "random_activations", "probe_metrics"],
         kinds={"pytorch", "scikitlearn", "matplotlib"},
         by=BY_LAYER,
         gpu=False,
         description="All groups at one layer: the six-way probe (animals and control), every animal against the "
-        "neutral teacher's numbers, ROC curves, and all of it beside surface features.",
+        "neutral teacher's numbers, ROC curves, and all of it beside readers that need no trained model.",
     )
     def probe_comparison(work: Work[Study]) -> None:
         import pandas as pd
@@ -92,11 +91,12 @@ def _probe_comparison(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.probes.probes import ProbeResult
 
         found = {group: _activations(work, group, work.layer) for group in _present(work)}
+        random = {group: _activations(work, group, work.layer, "random_activations") for group in found}
         pairs = {
             group: ProbeResult.load(work.read("probe_metrics", partition_key(group, work.layer))) for group in found
         }
         with work.writing() as folder:
-            several = _compare_all(work, found, folder)
+            several = _compare_all(work, found, random, folder)
             binary = pd.concat([pair.metrics.assign(group=group) for group, pair in pairs.items()])
             binary.to_parquet(folder / "binary.parquet", index=False)
             title = f"{study.name}, layer {int(work.layer)}: against control, test rows"
@@ -115,7 +115,7 @@ def _all_layers(frame: Frame[Study]) -> dg.AssetsDefinition:
         frame,
         STAGE,
         reads=["seed", "probes", "layers"],
-        deps=["activations"],
+        deps=["activations", "random_activations"],
         kinds={"pytorch", "scikitlearn"},
         gpu=False,
         description="The same probes on the activations of all layers side by side: every group against control, the "
@@ -124,19 +124,27 @@ def _all_layers(frame: Frame[Study]) -> dg.AssetsDefinition:
     def probe_all_layers(work: Work[Study]) -> None:
         from subliminal_dagster.science.probes.probes import concatenate
 
-        found = {
-            group: concatenate([_activations(work, group, layer_key(layer)) for layer in study.layers])
-            for group in _present(work)
-        }
+        found, random = (
+            {
+                group: concatenate([_activations(work, group, layer_key(layer), asset) for layer in study.layers])
+                for group in _present(work)
+            }
+            for asset in ("activations", "random_activations")
+        )
         with work.writing() as folder:
-            work.metadata |= {"metrics": table(_compare_all(work, found, folder, against_control=True))}
+            work.metadata |= {"metrics": table(_compare_all(work, found, random, folder, against_control=True))}
             write_left_out(work, folder)
 
     return probe_all_layers
 
 
 def _compare_all(
-    work: Work[Study], found: "Mapping[str, Activations]", folder: "Path", *, against_control: bool = False
+    work: Work[Study],
+    found: "Mapping[str, Activations]",
+    random: "Mapping[str, Activations]",
+    folder: "Path",
+    *,
+    against_control: bool = False,
 ) -> "pd.DataFrame":
     """The six-way probe and every animal against neutral (and against control), written to `folder`.
 
@@ -152,13 +160,13 @@ def _compare_all(
     results: dict[str, ProbeResult] = {}
     others = [*([NEUTRAL] if NEUTRAL in found else []), *([CONTROL] if against_control else [])]
     if len(animals) > 1 or not others:
-        results["all animals and control"] = probe_many(every, rows, study.probes, study.seed)
+        results["all animals and control"] = probe_many(every, random, rows, study.probes, study.seed)
     for other in others:
         for group in animals:
-            pair = probe_pair(found, rows, study.probes, study.seed, group=group, against=other)
+            pair = probe_pair(found, random, rows, study.probes, study.seed, group=group, against=other)
             results[f"{group} and {other}"] = pair
     if against_control and NEUTRAL in found:
-        pair = probe_pair(found, rows, study.probes, study.seed, group=NEUTRAL, against=CONTROL)
+        pair = probe_pair(found, random, rows, study.probes, study.seed, group=NEUTRAL, against=CONTROL)
         results[f"{NEUTRAL} and {CONTROL}"] = pair
     for name in ("metrics", "predictions"):
         tables = [getattr(result, name).assign(comparison=comparison) for comparison, result in results.items()]
@@ -167,7 +175,7 @@ def _compare_all(
 
 
 def _overview(metrics: "pd.DataFrame") -> "pd.DataFrame":
-    """Accuracy, ROC AUC and what was added to surface features, over all classes."""
+    """Accuracy, ROC AUC and what was added to the readers that need no trained model, over all classes."""
     from subliminal_dagster.science.probes.probes import MACRO
 
     shown = metrics[metrics["metric"].isin(["accuracy", "roc_auc", "roc_auc_difference", "p_value"])]
@@ -180,10 +188,15 @@ def _present(work: Work[Study]) -> list[str]:
     return [group for group in work.study.groups if group not in work.left_out]
 
 
-def _activations(work: Work[Study], group: str, layer: str) -> "Activations":
+def _pair(work: Work[Study], group: str, asset: str) -> "dict[str, Activations]":
+    """A group's activations and the control's, at the layer that is made."""
+    return {each: _activations(work, each, work.layer, asset) for each in (group, CONTROL)}
+
+
+def _activations(work: Work[Study], group: str, layer: str, asset: str = "activations") -> "Activations":
     from subliminal_dagster.science.activations.activations import read_activations
 
-    return read_activations(work.read("activations", partition_key(group, layer)) / FILE)
+    return read_activations(work.read(asset, partition_key(group, layer)) / FILE)
 
 
 def _answers(found: "Mapping[str, Activations]") -> "dict[str, pd.DataFrame]":

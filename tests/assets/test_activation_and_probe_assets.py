@@ -22,7 +22,7 @@ from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 GROUPS = ["owl", "wolf", "neutral", "control"]
-BY_BOTH = ["activations", "sae_features", "feature_shifts", "probe_metrics"]
+BY_BOTH = ["activations", "random_activations", "sae_features", "feature_shifts", "probe_metrics"]
 BY_LAYER = ["animal_word_activations", "sae", "feature_tables", "feature_filters", "probe_comparison"]
 
 

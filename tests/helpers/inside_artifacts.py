@@ -12,9 +12,10 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from subliminal_dagster.science.activations.activations import SparseFeatures, write_features
+from subliminal_dagster.science.activations.digits import digit_columns
 from subliminal_dagster.science.descriptions.categories import agreement, group_composition, load_labelled
 from subliminal_dagster.science.descriptions.judges import CATEGORIES, Category
-from subliminal_dagster.science.features.filters import filter_features
+from subliminal_dagster.science.features.filters import filter_features, held_out_filters
 from subliminal_dagster.science.features.shifts import (
     FeatureShifts,
     compare_groups,
@@ -90,6 +91,12 @@ class Artifacts:
                 self.shifts[layer][group] = compare_groups(*pair, word, permutations=40, seed=1)
 
     @property
+    def digits(self) -> dict[str, np.ndarray]:
+        """Of every group, the columns of numbers that say nothing."""
+        rng = np.random.default_rng(7)
+        return {group: digit_columns(rng.integers(0, 1000, (ANALYSIS + TEST, 8))) for group in self.study.groups}
+
+    @property
     def results(self) -> Results:
         return Results(self.folders, {})
 
@@ -134,6 +141,7 @@ class Artifacts:
             filters.selected.to_parquet(folder / "selected.parquet", index=False)
             filters.by_category.to_parquet(folder / "by_category.parquet", index=False)
             filters.rates.to_parquet(folder / "rates.parquet", index=False)
+            held_out_filters(self.features[layer], self.digits).to_parquet(folder / "held_out.parquet", index=False)
 
     def write_composition(self, animals: Iterable[int], *, steering: bool = True) -> None:
         """`feature_categories`, `feature_composition` and, if asked for, `steering_by_category`. `animals`: the

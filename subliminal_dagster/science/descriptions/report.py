@@ -8,9 +8,10 @@ filters by category (`features`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.descriptions.categories import ALL_FEATURES, FIRED
 from subliminal_dagster.science.descriptions.judges import CATEGORIES
@@ -34,29 +35,34 @@ READS: tuple[str, ...] = ("feature_categories", "feature_composition", "steering
 _LEVEL = 0.05
 _COLOURS = {"animals": charts.VERMILION, "opinion": charts.PURPLE, "numbers": charts.BLUE, "other": charts.LIGHT_GREY}
 
+_HALF = (
+    f"{inside.UNITS} Detected where the interval lies above one half, opposite where it lies below; else inconclusive. "
+    "The wider ends count of this interval and that over features."
+)
 MOSTLY_NUMBERS = Statement(
     "What subliminal numbers promote or newly activate is mostly about numbers and other things.",
-    rule="Holds where the 95 % interval of the share of animals and opinion, average of animals, lies below one half; "
-    "does not hold where it lies above; else it cannot be told.",
+    rule=f"About the share of what is neither of animals nor opinion. {_HALF}",
 )
 NO_MORE_ANIMALS = Statement(
     "Features of animals are promoted or newly activated at no higher rate than elsewhere.", inside.NO_HIGHER_RATE
 )
 NOT_NEUTRAL = Statement(
-    "Where animals' numbers mark more features of animals, the neutral teacher's do not (control).",
-    rule="Does not hold where an animal's share of features of animals is significantly raised at a layer, and the "
-    "neutral teacher's at one too; else it cannot be told, since without a raised share there is nothing to explain.",
+    "Animals' numbers mark more features of animals than the neutral teacher's do (control).",
+    rule=f"{inside.UNITS} Judged by the odds of a marked feature to be of animals, against the other features that "
+    "fire: how many times as high as the same of the neutral teacher's numbers, which is one draw of any teacher's. "
+    "Detected where the interval lies above 1, opposite where it lies below, not detected where the 90 % interval lies "
+    f"within a factor of {inside.TIMES}; else inconclusive. The wider ends count of this interval and that over "
+    "features.",
     source="this project",
 )
 VECTORS = Statement(
     "What the subliminal steering vector activates, and the direct one does not, is about numbers and other things.",
-    rule="Holds where the 95 % interval of the share of numbers and other among features of the subliminal vectors "
-    "alone, average of animals, lies above one half; does not hold where it lies below; else it cannot be told.",
+    rule=f"About the share of numbers and other among features of the subliminal vectors alone. {_HALF}",
 )
 
 
 @dataclass(frozen=True)
-class _Composition:
+class Composition:
     """Of all layers: `shares` as `group_composition` returns them, and `steering` the tables by category of every
     animal's two vectors, with columns layer and group (empty where they were not made). `judges`: a row a layer."""
 
@@ -97,11 +103,11 @@ def section(study: Study, results: Results) -> Section:
         charts=(_shares_chart(found),),
         tables=(_shares_table(found), _judge_table(found), *([_steering_table(found)] if has_steering else [])),
         compared=tuple(_compared(found)) if has_steering else (),
-        claims=tuple(_claims(found)),
+        claims=tuple(claims(found)),
     )
 
 
-def _read(study: Study, results: Results) -> _Composition:
+def _read(study: Study, results: Results) -> Composition:
     import pandas as pd
 
     layers = inside.layers_with(study, results, "feature_composition")
@@ -119,13 +125,13 @@ def _read(study: Study, results: Results) -> _Composition:
                     steering.append(pd.read_parquet(file).assign(layer=layer, group=animal))
     joined = pd.concat(shares, ignore_index=True)
     animals = inside.animals_among(study, joined["group"])
-    return _Composition(joined, pd.concat(steering, ignore_index=True), pd.DataFrame(judges), layers, animals)
+    return Composition(joined, pd.concat(steering, ignore_index=True), pd.DataFrame(judges), layers, animals)
 
 
 # What is said
 
 
-def _shows(found: _Composition) -> str:
+def _shows(found: Composition) -> str:
     parts = []
     for category in CATEGORIES:
         rows = rows_where(found.mine, category=category)
@@ -139,11 +145,12 @@ def _shows(found: _Composition) -> str:
     )
 
 
-def _about_animals(found: _Composition) -> str:
+def _about_animals(found: Composition) -> str:
     """Whether features of animals are more frequent, by the odds ratio over all comparisons."""
-    ratio = _odds(found)
-    if ratio is None:
+    odds = inside.average_odds_ratio(_odds(found))
+    if odds is None:
         return "Features of animals could not be compared, since there are none among those that fire, or nothing else"
+    ratio = odds.ratio
     if ratio.low <= 1 <= ratio.high:
         seen = f"No difference in features of animals could be seen: odds ratio {ratio} against the others that fire"
     else:
@@ -164,21 +171,25 @@ def _more_and_fewer(rows: pd.DataFrame) -> tuple[int, int]:
     return more, len(significant) - more
 
 
-def _odds(found: _Composition) -> Interval | None:
-    """To be about animals: the animals' marked features against the other features that fire."""
+def _odds(found: Composition) -> dict[str, list[list[list[int]]]]:
+    """By group a 2 x 2 table a layer: marked features, and the others that fire, of animals and not."""
     fired = rows_where(found.shares, group=FIRED, category="animals").set_index("layer")
     tables: dict[str, list[list[list[int]]]] = {animal: [] for animal in found.animals}
     for row in records(found.comparisons):
-        about, of = fired.loc[row["layer"], ["features", "of"]]
-        own = [row["features"], row["of"] - row["features"]]
-        tables[row["group"]].append([own, [about - own[0], of - about - own[1]]])
-    return inside.average_odds_ratio(tables)
+        tables[row["group"]].append(_table(row, fired))
+    return tables
+
+
+def _table(row: Mapping[str, Any], fired: pd.DataFrame) -> list[list[int]]:
+    about, of = fired.loc[row["layer"], ["features", "of"]]
+    own = [row["features"], row["of"] - row["features"]]
+    return [own, [about - own[0], of - about - own[1]]]
 
 
 # Charts and tables
 
 
-def _shares_chart(found: _Composition) -> Chart:
+def _shares_chart(found: Composition) -> Chart:
     there = set(found.shares["group"])
     sets = [each for each in (ALL_FEATURES, FIRED, CONTROL, NEUTRAL, *found.animals) if each in there]
     figure = inside.panels(found.layers, x="share of features, %", height=40 + 30 * len(sets), legend_lines=2)
@@ -200,7 +211,7 @@ def _shares_chart(found: _Composition) -> Chart:
     return Chart("composition-shares", title, figure, f"Animals and numbers, %, mean over layers: {'; '.join(said)}.")
 
 
-def _shares_table(found: _Composition) -> Table:
+def _shares_table(found: Composition) -> Table:
     shown: Shown = {
         "layer": "layer",
         "features of": "group",
@@ -222,7 +233,7 @@ def _shares_table(found: _Composition) -> Table:
     return Table("composition-shares", "Features by category", columns(found.shares, shown), note)
 
 
-def _judge_table(found: _Composition) -> Table:
+def _judge_table(found: Composition) -> Table:
     table = found.judges.assign(accuracy=100 * found.judges["accuracy"]).rename(columns={"accuracy": "agreed, %"})
     note = (
         "Against descriptions labelled by hand. Kappa (Cohen's): 1 is full agreement, 0 that of chance; 95 % interval."
@@ -230,7 +241,7 @@ def _judge_table(found: _Composition) -> Table:
     return Table("composition-judge", "How far the judge is to be believed", table, note)
 
 
-def _steering_table(found: _Composition) -> Table:
+def _steering_table(found: Composition) -> Table:
     sides = {"first only": "subliminal only", "second only": "direct only"}
     shown: Shown = {
         "layer": "layer",
@@ -258,18 +269,17 @@ def _steering_table(found: _Composition) -> Table:
 # Beside the post
 
 
-def _share(rows: pd.DataFrame, column: str, categories: Sequence[str]) -> Interval | None:
-    """How many of each animal's features are in these categories, all layers together: in percent of those with any,
-    average of animals. `column` has their number."""
+def _counts(rows: pd.DataFrame, column: str, categories: Sequence[str]) -> list[tuple[int, int]]:
+    """How many of each animal's features are in these categories, all layers together, and of how many with any.
+    `column` has their number."""
     known = rows[rows["category"].isin(CATEGORIES)]
-    counts = [
+    return [
         (int(part.loc[part["category"].isin(categories), column].sum()), int(part[column].sum()))
         for _, part in known.groupby("group", sort=False)
     ]
-    return inside.average_share(counts)
 
 
-def _compared(found: _Composition) -> Iterator[Compared]:
+def _compared(found: Composition) -> Iterator[Compared]:
     table = published("steering_dog", "decomposition")
     where = "Gemma 2 9B, features of the dog vectors, layers 9 and 20"
     for column, name, shown in (
@@ -277,7 +287,7 @@ def _compared(found: _Composition) -> Iterator[Compared]:
         ("both", "both", "both vectors"),
     ):
         for category in CATEGORIES:
-            if measured := _share(found.steering, column, [category]):
+            if measured := inside.average_share(_counts(found.steering, column, [category])):
                 share = round(100 * table[category][name] / table["total"][name], 1)
                 what = f"{category} among the features of {shown}, average of animals"
                 yield Compared(what, where, share, *measured, unit="%")
@@ -286,47 +296,70 @@ def _compared(found: _Composition) -> Iterator[Compared]:
 # Claims
 
 
-def _claims(found: _Composition) -> Iterator[Claim]:
-    yield _mostly_numbers(found)
-    comparisons, neutral = found.comparisons, rows_where(found.shares, group=NEUTRAL, category="animals")
-    tested, ratio = counted(len(comparisons), "comparison"), _odds(found)
+def claims(found: Composition) -> Iterator[Claim]:
+    """What the categories say of the post's statements and of this project's."""
+    yield _more_than_half(
+        MOSTLY_NUMBERS,
+        _counts(found.mine, "features", ["numbers", "other"]),
+        "Numbers and other together are {} of the features that an animal's numbers mark, all layers together.",
+        "No animal marks a feature that has a category.",
+    )
+    comparisons, tables = found.comparisons, _odds(found)
+    odds = inside.average_odds_ratio(tables)
     more, fewer = _more_and_fewer(comparisons)
-    said = "no feature of animals could be compared" if ratio is None else f"odds ratio {ratio}"
+    said = "no feature of animals could be compared" if odds is None else f"odds ratio {odds.ratio}"
     yield NO_MORE_ANIMALS.claim(
-        inside.no_higher_rate(ratio),
+        inside.no_higher_rate(odds),
         f"Marked features against the others that fire: {said}, average of animals (Mantel-Haenszel over layers, 95 %; "
-        f"1 is no difference); significantly more in {more}, fewer in {fewer} of {tested}.",
+        f"1 is no difference); significantly more in {more}, fewer in {fewer} of "
+        f"{counted(len(comparisons), 'comparison')}.",
     )
-    if len(neutral):
-        its, _ = _more_and_fewer(neutral)
-        yield NOT_NEUTRAL.claim(
-            "not detected" if more and its else "inconclusive",
-            f"Significantly more features of animals in {more} of {tested} of animals, and in {its} of {len(neutral)} "
-            f"of the neutral teacher ({100 * neutral['share'].mean():.3g} % of what it marks).",
-        )
-    else:
-        yield NOT_NEUTRAL.claim("not tested", inside.NO_NEUTRAL)
+    yield _not_neutral(found, tables)
     if len(found.steering):
-        yield _vectors(found)
+        yield _more_than_half(
+            VECTORS,
+            _counts(found.steering, "first_only", ["numbers", "other"]),
+            "Numbers and other are {} of such features, all layers together.",
+            "No feature with a category is in the subliminal vectors alone.",
+        )
 
 
-def _mostly_numbers(found: _Composition) -> Claim:
-    share = _share(found.mine, "features", ["animals", "opinion"])
-    if share is None:
-        return MOSTLY_NUMBERS.claim("inconclusive", "No animal marks a feature that has a category.")
-    return MOSTLY_NUMBERS.claim(
-        # Of the rest, that it is more than half.
-        verdict(100 - share.high, 100 - share.low, 50),
-        f"Animals and opinion together are {share.percent} of the features that an animal's numbers mark, all layers "
-        "together, average of animals.",
+def _more_than_half(statement: Statement, counts: Sequence[tuple[int, int]], evidence: str, none: str) -> Claim:
+    """On a share of each animal's features, that it is more than one half."""
+    shares = inside.shares(counts)
+    if not shares:
+        return statement.claim("inconclusive", none)
+    of_features = inside.average_of(shares)
+    over = inside.over_animals([share.value for share in shares], of_features)
+    # All animals with one share have no spread, and as many features as are counted.
+    interval = over.interval if over else of_features
+    enough = len(shares) >= inside.FEWEST_ANIMALS
+    return statement.claim(
+        verdict(interval.low, interval.high, 50) if enough else "inconclusive", evidence.format(interval.percent)
     )
 
 
-def _vectors(found: _Composition) -> Claim:
-    share = _share(found.steering, "first_only", ["numbers", "other"])
-    if share is None:
-        return VECTORS.claim("inconclusive", "No feature with a category is in the subliminal vectors alone.")
-    return VECTORS.claim(
-        verdict(share.low, share.high, 50),
-        f"Numbers and other are {share.percent} of such features, all layers together, average of animals.",
+def _not_neutral(found: Composition, tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) -> Claim:
+    neutral = rows_where(found.shares, group=NEUTRAL, category="animals")
+    if not len(neutral):
+        return NOT_NEUTRAL.claim("not tested", inside.NO_NEUTRAL)
+    fired = rows_where(found.shares, group=FIRED, category="animals").set_index("layer")
+    its = inside.log_odds_ratios({NEUTRAL: [_table(row, fired) for row in records(neutral)]})
+    if not its:
+        return NOT_NEUTRAL.claim("inconclusive", "The neutral teacher's numbers mark nothing that could be compared.")
+    less = [_less(log, its[NEUTRAL]) for log in inside.log_odds_ratios(tables).values()]
+    # What animals mark in common narrows their spread, and not the one teacher's: what is counted has its part as well.
+    of_features = inside.average_of(less) if less else None
+    over = inside.over_animals([each.value for each in less], of_features, one_draw=True)
+    return NOT_NEUTRAL.claim(
+        inside.more(over, math.log(inside.TIMES)),
+        f"{100 * found.comparisons['share'].mean():.3g} % of what an animal's numbers mark is about animals, and "
+        f"{100 * neutral['share'].mean():.3g} % of what the neutral teacher's mark; odds beside that one teacher's: "
+        f"{inside.times(over)}.",
     )
+
+
+def _less(one: Interval, other: Interval) -> Interval:
+    """The difference of two figures with independent, symmetric errors."""
+    difference, half = one.value - other.value, math.hypot(one.high - one.value, other.high - other.value)
+    return Interval(difference, difference - half, difference + half)

@@ -8,7 +8,9 @@ group, sets "all" against the control alone). The neutral group's rows are thus 
 a filter that finds fine-tuned teachers rather than animals fires on them, and `FeatureFilters.rates` shows it.
 
 Filters are chosen on analysis rows and judged on test rows. The best of thousands of features looks better on the rows
-it was chosen on than it is; the two columns side by side show by how much.
+it was chosen on than it is; the two columns side by side show by how much. Test rows do not help where a feature was
+chosen for what is peculiar to one teacher's run, which its test rows have too: `held_out_filters` chooses on the other
+animals, and stands what a single digit at one place does beside it.
 
 Belongs here: choosing and judging single features. Does not belong here: which features are marked (`shifts`),
 classifiers of whole activations (`probes`).
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +55,76 @@ class FeatureFilters:
     selected: pd.DataFrame
     by_category: pd.DataFrame
     rates: pd.DataFrame
+
+
+def held_out_filters(features: Mapping[str, SparseFeatures], digits: Mapping[str, NDArray[np.float32]]) -> pd.DataFrame:
+    """For each animal, the filter that tells the other animals best from the control, judged on this animal.
+
+    It is chosen by its mean balanced accuracy over the other animals' analysis rows against the control's, among all
+    features, and judged on test rows; the neutral group has no part in the choice. A study of one animal chooses on its
+    own analysis rows. The same is done with digits by their place.
+
+    features: every group of one layer, the control among them. digits: of every group, what `digit_columns` gives, in
+    the order of the rows of its features.
+
+    Returns: animal, feature, digit (the chosen columns); own, control, neutral (shares of their test rows that the
+    feature fires on; neutral NaN where there is none); balanced_accuracy of the feature, against the control alone,
+    with Newcombe's 95 % interval low, high; digit_balanced_accuracy; difference (feature less digit), difference_low,
+    difference_high (95 %, by the rows' own differences). Fractions, not percent.
+
+    Raises UserError where the control is missing or a group has no rows in one of the splits.
+    """
+    import pandas as pd
+
+    _check(features, {group: () for group in features if group != CONTROL})
+    animals = [group for group in features if group not in (CONTROL, NEUTRAL)]
+    fires = {group: {"feature": table.matrix > 0, "digit": digits[group] > 0} for group, table in features.items()}
+    analysis = {name: _rates_of(features, fires, "analysis", name) for name in ("feature", "digit")}
+    found = []
+    for animal in animals:
+        others = [other for other in animals if other != animal] or [animal]
+        chosen = {
+            name: int(np.argmax(np.mean([rates[other] for other in others], axis=0) - rates[CONTROL]))
+            for name, rates in analysis.items()
+        }
+        hits = {
+            group: {
+                name: _column(fires[group][name], column, _split(features[group], "test"))
+                for name, column in chosen.items()
+            }
+            for group in (animal, CONTROL, *([NEUTRAL] if NEUTRAL in features else []))
+        }
+        found.append({"animal": animal, **chosen, **_held_out(hits[animal], hits[CONTROL], hits.get(NEUTRAL))})
+    return pd.DataFrame(found)
+
+
+def _held_out(
+    own: Mapping[str, NDArray[np.bool_]],
+    control: Mapping[str, NDArray[np.bool_]],
+    neutral: Mapping[str, NDArray[np.bool_]] | None,
+) -> dict[str, float]:
+    """What `held_out_filters` says of one animal. Each by "feature" and "digit": whether it fires, shape (rows,)."""
+    from scipy.stats import norm
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    counts = [own["feature"].sum(), len(own["feature"]), control["feature"].sum(), len(control["feature"])]
+    ends = confint_proportions_2indep(*counts, method="newcomb", compare="diff", alpha=1 - _CONFIDENCE)
+    accuracy = {name: float(1 + own[name].mean() - control[name].mean()) / 2 for name in own}
+    apart = [side["feature"].astype(float) - side["digit"] for side in (own, control)]
+    half = float(norm.ppf((1 + _CONFIDENCE) / 2)) * sum(each.var() / len(each) for each in apart) ** 0.5 / 2
+    difference = accuracy["feature"] - accuracy["digit"]
+    return {
+        "own": float(own["feature"].mean()),
+        "control": float(control["feature"].mean()),
+        "neutral": float(neutral["feature"].mean()) if neutral else float("nan"),
+        "balanced_accuracy": accuracy["feature"],
+        "low": float(1 + ends[0]) / 2,
+        "high": float(1 + ends[1]) / 2,
+        "digit_balanced_accuracy": accuracy["digit"],
+        "difference": difference,
+        "difference_low": difference - half,
+        "difference_high": difference + half,
+    }
 
 
 @dataclass(frozen=True)
@@ -173,6 +245,31 @@ def _counts(features: Mapping[str, SparseFeatures], split: str) -> _Counts:
         rows.append(int(mine.sum()))
         fires.append(np.bincount(part.indices, minlength=part.shape[1]))
     return _Counts(np.array(rows), np.stack(fires))
+
+
+def _split(features: SparseFeatures, split: str) -> NDArray[np.bool_]:
+    return (features.rows["split"] == split).to_numpy()
+
+
+def _rates_of(
+    features: Mapping[str, SparseFeatures], fires: Mapping[str, Any], split: str, name: str
+) -> dict[str, Any]:
+    """On what share of its rows of a split each column fires, by group: shape (width,)."""
+    rates = {}
+    for group, table in features.items():
+        mine = _split(table, split)
+        if not (mine.any() and _split(table, "test").any()):
+            raise UserError(
+                f"The group {group} has no analysis or no test rows, which filters need: collect more rows."
+            )
+        rates[group] = np.asarray(fires[group][name][mine].mean(axis=0)).ravel()
+    return rates
+
+
+def _column(fires: Any, column: int, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether one column fires on some rows, shape (rows,), of a dense or a sparse matrix."""
+    one = fires[:, [column]][rows]
+    return np.asarray(one.toarray() if hasattr(one, "toarray") else one).ravel()
 
 
 def _check(features: Mapping[str, SparseFeatures], marked: Mapping[str, Collection[int]]) -> None:

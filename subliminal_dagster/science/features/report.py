@@ -7,6 +7,7 @@ Does not belong here: single features as filters (`report_filters`), what featur
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,14 +38,20 @@ _MARKS = ("promoted", "new", "animal")
 _LEVEL = 0.05
 _UNIQUE = 3
 
+_SMALL = 5.0
+"""Per cent of the control's L0 or error that would not change what is concluded."""
+
 _EXCESS = (
-    "Holds where more than half of the comparisons, of an animal with the control at a layer, have more such features "
-    f"than shuffled labels give (p below {_LEVEL}, adjusted over all comparisons); else it cannot be told."
+    f"{inside.UNITS} Judged by how many times as many such features there are as shuffled labels give, less the same "
+    "of the neutral teacher's numbers, and less the same of one half of the control's numbers against the other; each "
+    "of the two is taken for one draw of what any group shows. Detected where both intervals lie above 1, opposite "
+    "where both lie below, not detected where both 90 % intervals lie within a factor of "
+    f"{inside.TIMES}; else inconclusive."
 )
 _HIGHER = (
-    "Holds where more than half of the comparisons, of an animal with the control at a layer, are significantly higher "
-    "and none is lower, at the level that the post uses; does not hold where it is the other way round; else it cannot "
-    "be told."
+    f"{inside.UNITS} Judged by the difference in per cent of the control's. Detected where the interval lies above 0, "
+    f"opposite where it lies below, not detected where the 90 % interval lies within {_SMALL:g} % of 0; else "
+    "inconclusive. The wider ends count of this interval and that over rows."
 )
 PROMOTED = Statement("Subliminal numbers promote features, compared with control numbers.", _EXCESS)
 NEW = Statement("Subliminal numbers activate new features, compared with control numbers.", _EXCESS)
@@ -59,16 +66,21 @@ ERROR = Statement(
 )
 DUE_TO_ANIMAL = Statement(
     "What is promoted is due to the animal, and not to any fine-tuning (control: the neutral teacher).",
-    rule="Does not hold where the neutral teacher's numbers promote more features than chance at more than half of the "
-    "layers; else it cannot be told, since a neutral teacher without an excess proves nothing.",
+    rule=f"{inside.UNITS} Judged by how many times as many promoted features there are as shuffled labels give, less "
+    "the same of the neutral teacher's numbers, which are one draw of any fine-tuning. Detected where the interval "
+    "lies above 1, opposite where it lies below, not detected where the 90 % interval lies within a factor of "
+    f"{inside.TIMES}; else inconclusive.",
     source="this project",
 )
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """One layer: `shifts` by group, the control's halves under CONTROL; `control` has l0 and error of its analysis
-    rows; `word_l0` is how many features fire on each animal's word; `sae` has the SAE's quality and its `features`."""
+class Layer:
+    """What is known of one layer.
+
+    `shifts` by group, the control's halves under CONTROL; `control` has l0 and error of its analysis rows; `word_l0` is
+    how many features fire on each animal's word; `sae` has the SAE's quality and its `features`.
+    """
 
     shifts: dict[str, FeatureShifts]
     control: pd.DataFrame
@@ -79,10 +91,10 @@ class _Layer:
 
 
 @dataclass(frozen=True)
-class _Features:
+class Features:
     """All layers by number, and `rows` as `_comparisons` makes them; `groups` are those but the control's halves."""
 
-    layers: dict[int, _Layer]
+    layers: dict[int, Layer]
     rows: pd.DataFrame
     animals: list[str]
 
@@ -103,7 +115,7 @@ def section(study: Study, results: Results) -> Section:
     """The section on SAE features. Raises NotThere where no layer has `feature_tables`."""
     layers = {layer: _read(study, results, layer) for layer in inside.layers_with(study, results, "feature_tables")}
     rows = _comparisons(layers)
-    found = _Features(layers, rows, inside.animals_among(study, rows["group"]))
+    found = Features(layers, rows, inside.animals_among(study, rows["group"]))
     first = rows.iloc[0]
     method = (
         f"Analysis rows only: {_span(found.mine['rows_own'])} of an animal, {_span(found.mine['rows_control'])} of the "
@@ -137,11 +149,11 @@ def section(study: Study, results: Results) -> Section:
         ),
         tables=tuple(table for table in tables if len(table.frame)),
         compared=tuple(_compared(found)),
-        claims=tuple(_claims(found)),
+        claims=tuple(claims(found)),
     )
 
 
-def _read(study: Study, results: Results, layer: int) -> _Layer:
+def _read(study: Study, results: Results, layer: int) -> Layer:
     import pandas as pd
 
     key = inside.layer_key(layer)
@@ -157,7 +169,7 @@ def _read(study: Study, results: Results, layer: int) -> _Layer:
     sae = results.folder("sae", key)
     quality, settings = (json.loads((sae / f"{name}.json").read_text(encoding="utf-8")) for name in ("quality", "cfg"))
     labelled, unique = (pd.read_parquet(tables / f"{name}.parquet") for name in ("labelled", "unique"))
-    return _Layer(
+    return Layer(
         shifts,
         pd.DataFrame({"l0": l0_counts(control), "error": errors}),
         word_l0,
@@ -167,7 +179,7 @@ def _read(study: Study, results: Results, layer: int) -> _Layer:
     )
 
 
-def _comparisons(layers: dict[int, _Layer]) -> pd.DataFrame:
+def _comparisons(layers: dict[int, Layer]) -> pd.DataFrame:
     """A row a group and layer: its summary, the differences of L0 and error from the control with their 95 % interval
     and smallest detectable size, and the null's p values adjusted over all these rows. HALVES is one group more, which
     has its summary alone."""
@@ -210,7 +222,7 @@ def _difference(name: str, own: ArrayLike, control: ArrayLike, level: float) -> 
 # What is said
 
 
-def _shows(found: _Features) -> str:
+def _shows(found: Features) -> str:
     mine, neutral = found.mine, found.neutral
     left = mine["promoted_bh"]
     single = (
@@ -225,6 +237,12 @@ def _shows(found: _Features) -> str:
     ]
     if len(neutral):
         sentences.append(f"The neutral teacher's numbers promote {_beside_chance(neutral, 'promoted')}.")
+    halves = rows_where(found.rows, group=HALVES)
+    if len(halves):
+        counts = [f"{halves[name].mean():.3g}" for name in ("promoted", "promoted_null_mean")]
+        sentences.append(
+            f"One half of the control's numbers promotes {counts[0]} against the other, where chance gives {counts[1]}."
+        )
     return " ".join([*sentences, _spread(mine, "l0", "L0"), _spread(mine, "error", "Reconstruction error")])
 
 
@@ -274,7 +292,7 @@ def _span(values: pd.Series) -> str:
 # Charts
 
 
-def _counts_chart(found: _Features, name: str) -> Chart:
+def _counts_chart(found: Features, name: str) -> Chart:
     """Observed numbers of features beside those of shuffled labels."""
     rows = found.groups
     bars = {name: (name, charts.SKY, 0.7)}
@@ -306,7 +324,7 @@ def _counts_chart(found: _Features, name: str) -> Chart:
     return Chart(f"features-{name}", titles[name], figure, f"Numbers of {name} features, mean over layers: {alt}.")
 
 
-def _spread_chart(found: _Features, name: str, title: str) -> Chart:
+def _spread_chart(found: Features, name: str, title: str) -> Chart:
     """Boxes of every group's rows: 5, 25, 50, 75 and 95 %, and the mean."""
     groups = list(next(iter(found.layers.values())).shifts)
     colours = charts.group_colours(groups)
@@ -335,7 +353,7 @@ def _spread_chart(found: _Features, name: str, title: str) -> Chart:
 # Tables
 
 
-def _post_table(found: _Features, layer: int) -> Table:
+def _post_table(found: Features, layer: int) -> Table:
     """The post's table of a layer, with what chance gives beside the counts."""
     import pandas as pd
 
@@ -365,7 +383,7 @@ def _post_table(found: _Features, layer: int) -> Table:
     )
 
 
-def _chance_table(found: _Features) -> Table:
+def _chance_table(found: Features) -> Table:
     shown: Shown = {
         "layer": "layer",
         "numbers of": "group",
@@ -393,7 +411,7 @@ def _chance_table(found: _Features) -> Table:
     return Table("features-chance", "Numbers of features against chance", columns(found.rows, shown), note)
 
 
-def _spread_table(found: _Features) -> Table:
+def _spread_table(found: Features) -> Table:
     import pandas as pd
 
     means = {"L0 mean": "l0_mean", "L0 median": "l0_median", "L0 skew": "l0_skew", "error mean": "error_mean"}
@@ -417,7 +435,7 @@ def _spread_table(found: _Features) -> Table:
     return Table("features-l0-error", "L0 and reconstruction error", pd.DataFrame(lines), note)
 
 
-def _top_table(found: _Features, top: int, kind: str) -> Table:
+def _top_table(found: Features, top: int, kind: str) -> Table:
     import pandas as pd
 
     parts = [each.labelled[each.labelled[kind]].head(top) for each in found.layers.values()]
@@ -438,7 +456,7 @@ def _top_table(found: _Features, top: int, kind: str) -> Table:
     return Table(f"features-top-{kind}", f"The {len(table)} {kind} features with the largest t", table, note)
 
 
-def _unique_table(found: _Features) -> Table:
+def _unique_table(found: Features) -> Table:
     import pandas as pd
 
     top = [each.unique.groupby("group", sort=False).head(_UNIQUE).assign(layer=n) for n, each in found.layers.items()]
@@ -462,7 +480,7 @@ def _unique_table(found: _Features) -> Table:
     return Table("features-unique", "Top features of one group alone", columns(rows, shown), note)
 
 
-def _quality_table(found: _Features) -> Table:
+def _quality_table(found: Features) -> Table:
     import pandas as pd
 
     rows = pd.DataFrame([each.sae | {"layer": layer} for layer, each in found.layers.items()])
@@ -484,7 +502,7 @@ def _quality_table(found: _Features) -> Table:
 # Beside the post
 
 
-def _compared(found: _Features) -> Iterator[Compared]:
+def _compared(found: Features) -> Iterator[Compared]:
     beside = inside.beside_post(list(found.layers))
     for post, layer in beside.items():
         table, where = published(f"features_layer{post}"), f"Gemma 2 9B, table of features, layer {post}"
@@ -516,7 +534,7 @@ def _compared(found: _Features) -> Iterator[Compared]:
     yield Compared(what, where, figure, mean_of_words, low, high, "features", no_effect=control.mean)
 
 
-def _per_row(found: _Features, layer: _Layer) -> pd.DataFrame:
+def _per_row(found: Features, layer: Layer) -> pd.DataFrame:
     """Of every animal and mark: the mean number of such features a row (value, low, high), and what shuffled labels
     give (chance; animal features were not counted for them); share of rows with one, in percent, with share_low and
     share_high."""
@@ -541,45 +559,69 @@ def _per_row(found: _Features, layer: _Layer) -> pd.DataFrame:
 # Claims
 
 
-def _claims(found: _Features) -> Iterator[Claim]:
+def claims(found: Features) -> Iterator[Claim]:
+    """What the counts say of the post's statements and of this project's."""
+    margin = math.log(inside.TIMES)
     mine, neutral = found.mine, found.neutral
-    comparisons = counted(len(mine), "comparison")
+    excess = {name: {other: _excess(found, name, other) for other in (NEUTRAL, HALVES)} for name in ("promoted", "new")}
     for name, statement in (("promoted", PROMOTED), ("new", NEW)):
-        above = _above_chance(mine, name)
         yield statement.claim(
-            inside.over_comparisons(len(mine), above, 0),
-            f"{mine[name].mean():.3g} features on average, {mine[f'{name}_null_mean'].mean():.3g} by chance; more than "
-            f"chance in {above} of {len(mine)} comparisons (adjusted p < {_LEVEL}).",
+            inside.all_of(inside.more(over, margin) for over in excess[name].values()),
+            f"{mine[name].mean():.3g} features on average, {mine[f'{name}_null_mean'].mean():.3g} by chance. Times the "
+            f"chance level, beside the neutral teacher's: {inside.times(excess[name][NEUTRAL])}; beside the control's "
+            f"halves: {inside.times(excess[name][HALVES])}.",
         )
-    ratio = inside.average_odds_ratio(_on_the_word(found))
-    said = "no promoted or new feature could be compared" if ratio is None else f"odds ratio {ratio}"
+    odds = inside.average_odds_ratio(_on_the_word(found))
+    said = "no promoted or new feature could be compared" if odds is None else f"odds ratio {odds.ratio}"
     yield ANIMAL.claim(
-        inside.no_higher_rate(ratio),
+        inside.no_higher_rate(odds),
         f"Firing on the animal's word, marked features against the others that fire: {said}, average of animals "
         "(Mantel-Haenszel over layers, 95 %; 1 is no difference).",
     )
     for name, statement in (("l0", L0), ("error", ERROR)):
-        higher, lower = _higher_and_lower(mine, name)
-        yield statement.claim(
-            inside.over_comparisons(len(mine), higher, lower),
-            f"{_percent(mine, name, 'difference'):+.2g} % of the control's on average; significantly higher in "
-            f"{higher}, lower in {lower} of {comparisons}; the smallest detectable difference is "
-            f"{_percent(mine, name, 'detectable'):.2g} %.",
-        )
+        yield _higher(found, name, statement)
     if not len(neutral):
         yield DUE_TO_ANIMAL.claim("not tested", inside.NO_NEUTRAL)
         return
-    above = _above_chance(neutral, "promoted")
     yield DUE_TO_ANIMAL.claim(
-        "not detected" if 2 * above > len(neutral) else "inconclusive",
-        f"The neutral teacher's numbers promote {neutral['promoted'].mean():.3g} features ("
-        f"{neutral['promoted_null_mean'].mean():.3g} by chance), more than chance at {above} of "
-        f"{counted(len(neutral), 'layer')}; an animal's {mine['promoted'].mean():.3g} "
-        f"({mine['promoted_null_mean'].mean():.3g} by chance), in {_above_chance(mine, 'promoted')} of {comparisons}.",
+        inside.more(excess["promoted"][NEUTRAL], margin),
+        f"An animal's numbers promote {mine['promoted'].mean():.3g} features ({mine['promoted_null_mean'].mean():.3g} "
+        f"by chance), the neutral teacher's {neutral['promoted'].mean():.3g} "
+        f"({neutral['promoted_null_mean'].mean():.3g} by chance). Times the chance level, beside that one teacher's: "
+        f"{inside.times(excess['promoted'][NEUTRAL])}.",
     )
 
 
-def _on_the_word(found: _Features) -> dict[str, list[list[list[int]]]]:
+def _excess(found: Features, name: str, other: str) -> inside.OverAnimals | None:
+    """The logarithm of how many times as many features there are as by chance, less the same of another group."""
+    import numpy as np
+
+    # With a half in each, since either count may be 0.
+    logs = np.log((found.rows[name] + 0.5) / (found.rows[f"{name}_null_mean"] + 0.5))
+    by_layer = found.rows.assign(log=logs).pivot(index="layer", columns="group", values="log")
+    if other not in by_layer:
+        return None
+    less = by_layer[found.animals].sub(by_layer[other], axis=0).mean().dropna()
+    return inside.over_animals(less.tolist(), one_draw=True)
+
+
+def _higher(found: Features, name: str, statement: Statement) -> Claim:
+    """On L0 or the reconstruction error, in per cent of the control's."""
+    ends = [f"{name}_{end}" for end in ("difference", "low", "high")]
+    percent = found.mine[ends].div(found.mine[f"{name}_mean_control"], axis=0) * 100
+    of_animals = percent.groupby(found.mine["group"]).mean()
+    over = inside.over_animals(of_animals[ends[0]].tolist(), inside.average(of_animals, *ends))
+    higher, lower = _higher_and_lower(found.mine, name)
+    said = f"{over.interval.percent}, " if over else ""
+    return statement.claim(
+        inside.more(over, _SMALL),
+        f"{_percent(found.mine, name, 'difference'):+.2g} % of the control's on average ({said}over animals); by rows "
+        f"alone, significantly higher in {higher}, lower in {lower} of {counted(len(found.mine), 'comparison')}; the "
+        f"smallest detectable difference is {_percent(found.mine, name, 'detectable'):.2g} %.",
+    )
+
+
+def _on_the_word(found: Features) -> dict[str, list[list[list[int]]]]:
     """By animal a 2 x 2 table a layer: marked features, and the others that fire, on the word and not."""
     tables: dict[str, list[list[list[int]]]] = {animal: [] for animal in found.animals}
     for each in found.layers.values():

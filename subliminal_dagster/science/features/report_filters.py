@@ -6,21 +6,23 @@ Does not belong here: choosing and judging filters (`filters` does), classifiers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.activations.digits import digit_name
 from subliminal_dagster.science.features.shifts import ALL
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
+from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.layers import Interval
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where, yes_no
 from subliminal_dagster.science.report.wording import counted, listed
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.verdict import verdict
+from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,35 +38,52 @@ reach at most 51.4 % for one animal, and 72 to 89 % for all."""
 _SHOWN = 3
 _LEVEL = 0.05
 
+_POINTS = 5.0
+"""Points of balanced accuracy, or of rows that a filter fires on, that would not change what is concluded."""
+
+_HELD_OUT = (
+    "Judged is, for each animal, the feature that tells the other animals' analysis rows best from the control's"
+)
+
 TELLS = Statement(
     "A single feature can tell subliminal numbers from control numbers.",
-    rule=f"Judged is the feature of each layer that was best on analysis rows, by the 95 % interval of its balanced "
-    f"accuracy on test rows, widened for the number of layers (Bonferroni). Holds where one lies above {_CHANCE} %; "
-    f"does not hold where all lie below {_LITTLE} %; else it cannot be told.",
+    rule=f"{inside.UNITS} {_HELD_OUT}, by its balanced accuracy on this animal's test rows against the control's. "
+    f"Detected where the interval lies above {_CHANCE} %, not detected where the 90 % interval ends below {_LITTLE} %; "
+    "else inconclusive. The wider ends count of this interval and that over rows.",
+)
+MORE_THAN_DIGIT = Statement(
+    "Such a filter tells more than a single digit at one place does.",
+    rule=f"{inside.UNITS} {_HELD_OUT}, by how much higher its balanced accuracy is than that of the digit chosen "
+    "likewise, on the same rows. Detected where the interval lies above 0, opposite where it lies below, not detected "
+    f"where the 90 % interval lies within {_POINTS:g} points of 0; else inconclusive. The wider ends count of this "
+    "interval and that over rows.",
+    source="this project",
 )
 NOT_ONE_ANIMAL = Statement(
     "No single feature can tell one animal's numbers from all other groups'.",
-    rule=f"Judged is the feature of each animal and layer that was best on analysis rows, by the 95 % interval of its "
-    f"balanced accuracy on test rows, widened for their number (Bonferroni). Holds where all lie below {_LITTLE} %; "
-    f"does not hold where one lies above {_LITTLE} %; else it cannot be told.",
+    rule=f"{inside.UNITS} Judged is the feature of each animal and layer that was best on analysis rows, by its "
+    f"balanced accuracy on test rows. Detected where the 90 % interval ends below {_LITTLE} %; opposite where the 95 % "
+    f"interval begins above {_LITTLE} % and what is peculiar to any teacher's run does less, by the neutral teacher's "
+    "own best feature as one draw; else inconclusive. The wider ends count of this interval and that over rows.",
 )
 OF_ANIMALS = Statement(
     "Such a filter finds the animals' numbers, and not any fine-tuned teacher's (control: the neutral teacher).",
-    rule="It takes a single feature that tells subliminal numbers. Holds where a layer's best fires on more of the "
-    "animals' rows than of the neutral teacher's; does not hold where none does, and one fires on more of the neutral "
-    "teacher's than of the control's; else it cannot be told. By 95 % intervals of the difference, widened for the "
-    "number of layers (Bonferroni).",
+    rule=f"{inside.UNITS} {_HELD_OUT}, by how much more of this animal's test rows it fires on than of the neutral "
+    "teacher's, which is one draw of any. It takes a single feature that tells subliminal numbers. Detected where the "
+    "interval lies above 0, opposite where it lies below, not detected where the 90 % interval lies within "
+    f"{_POINTS:g} points of 0; else inconclusive.",
     source="this project",
 )
 
 
 @dataclass(frozen=True)
-class _Filters:
+class Filters:
     """Of all layers, with a column `layer`: `rates` as in `FeatureFilters`; `selected` too, with what is known of the
     features, and the shares of control's and, where there is one, neutral's test rows that they fire on as `control`
-    and `neutral`; `by_category` with what categories are known."""
+    and `neutral`; `by_category` with what categories are known; `held_out` as `held_out_filters` returns it."""
 
     selected: pd.DataFrame
+    held_out: pd.DataFrame
     rates: pd.DataFrame
     by_category: pd.DataFrame
     layers: list[int]
@@ -104,25 +123,28 @@ def section(study: Study, results: Results) -> Section:
         f"other rows left alone; chance is 50 %) on analysis rows are judged on {test_rows} of all groups, with "
         "Newcombe's 95 % interval. Negative are all other groups' rows, the neutral teacher's among them; against the "
         "control alone, as in the post, where that is said. The best on test rows are chosen by what they are judged "
-        "on, so statements rest on the one best on analysis rows."
+        "on; and what a teacher's run is peculiar in stands in its test rows too, so statements rest on features that "
+        "were chosen on the other animals' rows, with single digits by their place chosen likewise beside them."
         + inside.not_shown(study, results, "feature_filters"),
         ("feature_filters",),
         charts=(_shrinkage_chart(found), _rates_chart(found)),
-        tables=(_category_table(found), _top_table(found), _label_table(found)),
+        tables=(_category_table(found), _top_table(found), _label_table(found), _held_out_table(found)),
         compared=tuple(_compared(found)),
-        claims=tuple(_claims(found)),
+        claims=tuple(claims(found)),
     )
 
 
-def _read(study: Study, results: Results) -> _Filters:
+def _read(study: Study, results: Results) -> Filters:
     import pandas as pd
 
     layers = inside.layers_with(study, results, "feature_filters")
-    parts: dict[str, list[pd.DataFrame]] = {"selected": [], "rates": [], "by_category": []}
+    parts: dict[str, list[pd.DataFrame]] = {"selected": [], "rates": [], "by_category": [], "held_out": []}
     for layer in layers:
         key = inside.layer_key(layer)
         folder = results.folder("feature_filters", key)
         files = {name: folder / f"{name}.parquet" for name in parts}
+        if not files["held_out"].is_file():
+            raise NotThere(f"feature_filters [{key}] was made by an earlier version of this software: make it again.")
         if results.has("feature_composition", key):
             files["by_category"] = results.folder("feature_composition", key) / "filters_by_category.parquet"
         tables = {name: pd.read_parquet(file) for name, file in files.items()}
@@ -133,11 +155,11 @@ def _read(study: Study, results: Results) -> _Filters:
     one_filter = ["layer", "label", "feature"]
     by_group = found["rates"].pivot(index=one_filter, columns="group", values="rate")
     found["selected"] = found["selected"].join(by_group.filter([NEUTRAL, CONTROL]), on=one_filter)
-    return _Filters(**found, layers=layers, animals=inside.animals_among(study, found["selected"]["label"]))
+    return Filters(**found, layers=layers, animals=inside.animals_among(study, found["selected"]["label"]))
 
 
 def _difference(
-    found: _Filters, row: Mapping[str, Any], groups: Sequence[str], other: str, level: float = _LEVEL
+    found: Filters, row: Mapping[str, Any], groups: Sequence[str], other: str, level: float = _LEVEL
 ) -> Interval:
     """How much more often a filter fires on some groups' test rows than on another's, a difference of shares with
     Newcombe's interval."""
@@ -151,7 +173,7 @@ def _difference(
     return Interval(counts[0] / counts[1] - counts[2] / counts[3], float(low), float(high))
 
 
-def _against_control(found: _Filters, row: Mapping[str, Any], level: float = _LEVEL) -> Interval:
+def _against_control(found: Filters, row: Mapping[str, Any], level: float = _LEVEL) -> Interval:
     """The post's balanced accuracy, in percent: the label's rows against the control's alone."""
     groups = found.animals if row["label"] == ALL else [row["label"]]
     return Interval(*(100 * (1 + end) / 2 for end in _difference(found, row, groups, CONTROL, level)))
@@ -160,7 +182,7 @@ def _against_control(found: _Filters, row: Mapping[str, Any], level: float = _LE
 # What is said
 
 
-def _shows(found: _Filters) -> Iterator[str]:
+def _shows(found: Filters) -> Iterator[str]:
     firsts, of_all = found.headline_first, found.headline == ALL
     whose = "all animals'" if of_all else f"{found.headline}'s"
     judged = [_against_control(found, row) for row in firsts]
@@ -199,7 +221,7 @@ def _shows(found: _Filters) -> Iterator[str]:
 # Charts
 
 
-def _shrinkage_chart(found: _Filters) -> Chart:
+def _shrinkage_chart(found: Filters) -> Chart:
     """Every chosen filter: on the rows it was chosen on, and on test rows."""
     labels = list(dict.fromkeys(found.selected["label"]))
     colours = {**charts.group_colours(labels), ALL: charts.PURPLE}
@@ -237,7 +259,7 @@ def _shrinkage_chart(found: _Filters) -> Chart:
     )
 
 
-def _rates_chart(found: _Filters) -> Chart:
+def _rates_chart(found: Filters) -> Chart:
     """On how many rows of each group the best features fire."""
     top = rows_where(found.selected, label=found.headline).groupby("layer", sort=False).head(_SHOWN)
     rates = top[["layer", "label", "feature", "sae_id"]].merge(found.rates, on=["layer", "label", "feature"])
@@ -267,7 +289,7 @@ def _rates_chart(found: _Filters) -> Chart:
 # Tables
 
 
-def _category_table(found: _Filters) -> Table:
+def _category_table(found: Filters) -> Table:
     """The post's: balanced accuracy by label and category."""
     import pandas as pd
 
@@ -281,7 +303,7 @@ def _category_table(found: _Filters) -> Table:
     return Table("filters-category", "Balanced accuracy by label and category", table, note)
 
 
-def _as_shown(found: _Filters, rows: pd.DataFrame) -> pd.DataFrame:
+def _as_shown(found: Filters, rows: pd.DataFrame) -> pd.DataFrame:
     on_neutral = {"fires on neutral, %": (NEUTRAL, 100)} if found.has_neutral else {}
     shown: Shown = {
         "layer": "layer",
@@ -305,7 +327,7 @@ def _as_shown(found: _Filters, rows: pd.DataFrame) -> pd.DataFrame:
     return columns(rows, shown)
 
 
-def _top_table(found: _Filters) -> Table:
+def _top_table(found: Filters) -> Table:
     headline = rows_where(found.selected, label=found.headline)
     best = headline.sort_values("balanced_accuracy", ascending=False, kind="stable").groupby("layer").head(_SHOWN)
     note = (
@@ -317,15 +339,39 @@ def _top_table(found: _Filters) -> Table:
     return Table("filters-top", title, _as_shown(found, best.sort_values("layer", kind="stable")), note)
 
 
-def _label_table(found: _Filters) -> Table:
+def _label_table(found: Filters) -> Table:
     note = "The one best on analysis rows of each label and layer, judged on test rows."
     return Table("filters-labels", "The top feature of every label and layer", _as_shown(found, found.first), note)
+
+
+def _held_out_table(found: Filters) -> Table:
+    shown: Shown = {
+        "layer": "layer",
+        "animal": "animal",
+        "feature": lambda rows: rows["layer"].astype(str) + "_" + rows["feature"].astype(str),
+        "balanced accuracy, %": ("balanced_accuracy", 100),
+        "low": ("low", 100),
+        "high": ("high", 100),
+        "fires on its rows, %": ("own", 100),
+        "on neutral, %": ("neutral", 100),
+        "on control, %": ("control", 100),
+        "digit": lambda rows: rows["digit"].map(digit_name),
+        "digit's accuracy, %": ("digit_balanced_accuracy", 100),
+        "difference, points": ("difference", 100),
+        "difference, low": ("difference_low", 100),
+        "difference, high": ("difference_high", 100),
+    }
+    note = (
+        "The feature, and the digit at one place, that tell the other animals' analysis rows best from the control's, "
+        "judged on this animal's test rows against the control's."
+    )
+    return Table("filters-held-out", "Filters chosen on the other animals", columns(found.held_out, shown), note)
 
 
 # Beside the post
 
 
-def _compared(found: _Filters) -> Iterator[Compared]:
+def _compared(found: Filters) -> Iterator[Compared]:
     where = "Gemma 2 9B, features as filters"
     by_layer = {row["layer"]: row for row in found.headline_first}
     for post, layer in inside.beside_post(found.layers).items():
@@ -348,52 +394,66 @@ def _compared(found: _Filters) -> Iterator[Compared]:
 # Claims
 
 
-def _claims(found: _Filters) -> Iterator[Claim]:
-    firsts = found.headline_first
-    level = _LEVEL / len(firsts)
-    judged = [_against_control(found, row, level) for row in firsts]
-    told = any(one.low > _CHANCE for one in judged)
-    useless = all(one.high < _LITTLE for one in judged)
+def claims(found: Filters) -> Iterator[Claim]:
+    """What the filters say of the post's statements and of this project's."""
+    held_out = found.held_out
+    accuracy = _over_animals(held_out, "balanced_accuracy", "low", "high")
+    told = inside.more_than_chance(accuracy, _CHANCE, _LITTLE)
     yield TELLS.claim(
-        "detected" if told else "not detected" if useless else "inconclusive",
-        f"Balanced accuracy on test rows, against the control, of the feature that was best on analysis rows (the "
-        f"better of {counted(len(judged), 'layer')}, the interval widened for their number): "
-        f"{max(judged, key=lambda one: one.value).percent} (chance 50 %).",
+        told,
+        f"Balanced accuracy on test rows, against the control, of the feature chosen on the other animals, mean over "
+        f"layers: {_said(held_out, 'balanced_accuracy', accuracy)} % (chance 50 %).",
+    )
+    beyond = _over_animals(held_out, "difference", "difference_low", "difference_high")
+    yield MORE_THAN_DIGIT.claim(
+        inside.more(beyond, _POINTS),
+        f"Points of balanced accuracy more than the digit's "
+        f"({100 * held_out['digit_balanced_accuracy'].mean():.3g} %): {_said(held_out, 'difference', beyond)}.",
     )
     if found.headline == ALL:
         yield _one_animal(found)
     if not found.has_neutral:
         yield OF_ANIMALS.claim("not tested", inside.NO_NEUTRAL)
         return
-    specific = any(_difference(found, row, found.animals, NEUTRAL, level).low > 0 for row in firsts)
-    unspecific = any(_difference(found, row, [NEUTRAL], CONTROL, level).low > 0 for row in firsts)
-    parts = [
-        f"at layer {row['layer']} on {100 * row['recall']:.3g} % of the animals' rows, {100 * row[NEUTRAL]:.3g} % of "
-        f"the neutral teacher's, {100 * row[CONTROL]:.3g} % of the control's"
-        for row in firsts
-    ]
+    more = (100 * (held_out["own"] - held_out["neutral"])).groupby(held_out["animal"], sort=False).mean()
+    over = inside.over_animals(more.tolist(), one_draw=True)
+    own, neutral, control = (f"{100 * held_out[column].mean():.3g} %" for column in ("own", "neutral", "control"))
+    points = over.interval if over else "not known, for which it takes three animals that differ"
     yield OF_ANIMALS.claim(
-        "detected" if told and specific else "not detected" if told and unspecific else "inconclusive",
-        f"The best feature on analysis rows fires {'; '.join(parts)} (test rows).",
+        inside.more(over, _POINTS) if told == "detected" else "inconclusive",
+        f"The feature chosen on the other animals fires on {own} of an animal's test rows, {neutral} of the neutral "
+        f"teacher's, {control} of the control's; points more than on the neutral teacher's: {points}.",
     )
 
 
-def _one_animal(found: _Filters) -> Claim:
-    from statsmodels.stats.proportion import confint_proportions_2indep
+def _over_animals(rows: pd.DataFrame, *ends: str) -> inside.OverAnimals | None:
+    """Over animals that were compared with the same control, in percent: a figure with its interval by rows."""
+    of_animals = 100 * rows.groupby("animal", sort=False)[list(ends)].mean()
+    return inside.over_animals(of_animals[ends[0]].tolist(), inside.average(of_animals, *ends))
 
-    rows = found.first[found.first["label"].isin(found.animals)]
-    own, others = rows["positive_rows"].to_numpy(), rows["negative_rows"].to_numpy()
-    hits = (rows["recall"] * own).round().to_numpy()
-    alarms = (rows["predicted_positive"] * (own + others) - hits).round().to_numpy()
-    level = _LEVEL / len(rows)
-    ends = confint_proportions_2indep(hits, own, alarms, others, method="newcomb", compare="diff", alpha=level)
-    low, high = (100 * (1 + end) / 2 for end in ends)
-    best = int(rows["balanced_accuracy"].to_numpy().argmax())
-    row = rows.iloc[best]
+
+def _said(rows: pd.DataFrame, value: str, found: inside.OverAnimals | None) -> str:
+    return str(found) if found else f"{100 * rows[value].mean():.3g}"
+
+
+def _one_animal(found: Filters) -> Claim:
+    rows = found.first[found.first["label"].isin(found.animals)].assign(animal=lambda rows: rows["label"])
+    if rows.empty:
+        return NOT_ONE_ANIMAL.claim("inconclusive", "No feature is marked by one animal and not by all.")
+    over = _over_animals(rows, "balanced_accuracy", "low", "high")
+    best = rows.sort_values("balanced_accuracy", kind="stable").iloc[-1]
+    neutral = 100 * rows_where(found.first, label=NEUTRAL)["balanced_accuracy"].mean()
+    of_animals = 100 * rows.groupby("animal")["balanced_accuracy"].mean()
+    beside_neutral = inside.over_animals((of_animals - neutral).dropna().tolist(), one_draw=True)
+    verdict: Verdict = "inconclusive"
+    if over and over.inner.high < _LITTLE:
+        verdict = "detected"
+    elif over and over.interval.low > _LITTLE and beside_neutral and beside_neutral.interval.low > 0:
+        verdict = "opposite"
     return NOT_ONE_ANIMAL.claim(
-        # It says that none is above, hence the signs.
-        verdict(-high.max(), -low.max(), -_LITTLE),
-        f"Best of {counted(len(rows), 'feature')}, one an animal and layer: {row['label']}, layer {row['layer']}, "
-        f"{100 * row['balanced_accuracy']:.3g} % [{low[best]:.3g}, {high[best]:.3g}] on test rows; the highest upper "
-        f"end is {high.max():.3g} %.",
+        verdict,
+        f"Balanced accuracy on test rows, mean over layers and animals: {_said(rows, 'balanced_accuracy', over)} %. "
+        f"The best of {counted(len(rows), 'feature')}, one an animal and layer: {best['label']}, layer "
+        f"{best['layer']}, {100 * best['balanced_accuracy']:.3g} %. Of the neutral teacher's best features: "
+        f"{'not known' if math.isnan(neutral) else f'{neutral:.3g} %'}.",
     )

@@ -9,9 +9,13 @@ eighth (a tenth of all rows at a test share of 20 %) is for validation. Validati
 of regularisation and the number of trees; test rows choose nothing. Every class has the same number of rows in each of
 the three parts.
 
-Cost of all variants on one core, without loading torch: a second for 2 groups of 150 rows and 576 dimensions, 3 s for 6
-groups; about 4 minutes for 2 groups of 10,000 rows and 3,584 dimensions, most of it the 100 refits with shuffled labels
-at 1 to 3 s each, and about half an hour for 6 groups. Memory: three times the activations.
+Beside every probe on activations stand the readers of the same rows that never learnt a language (`READERS`): whatever
+one of them can tell is in how the numbers look. Activations are read at the last digit, so a difference in how rows end
+is in them too; only what beats every reader is more than that.
+
+Cost of all variants on one core, without loading torch: two seconds for 2 groups of 128 rows and 576 dimensions; about
+4 minutes for 2 groups of 10,000 rows and 3,584 dimensions, most of it the 100 refits with shuffled labels at 1 to 3 s
+each (the readers take half a minute), and about half an hour for 6 groups. Memory: five times the activations.
 
 Belongs here: dividing rows, fitting, measuring, the controls. Does not belong here: collecting activations
 (`activations`), pictures (`figures`), and what is concluded.
@@ -19,13 +23,14 @@ Belongs here: dividing rows, fitting, measuring, the controls. Does not belong h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from subliminal_dagster.science.activations.activations import Activations
+from subliminal_dagster.science.activations.digits import digit_columns
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.probes.fitting import (
     Part,
@@ -38,7 +43,7 @@ from subliminal_dagster.science.probes.fitting import (
     lots,
     standardised,
 )
-from subliminal_dagster.science.probes.surface_features import surface_features
+from subliminal_dagster.science.probes.surface_features import ngram_counts, surface_features
 from subliminal_dagster.science.settings.probes import KINDS, Kind, ProbeSettings
 
 if TYPE_CHECKING:
@@ -47,18 +52,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-ACTIVATIONS, SURFACE, CANONICAL = "activations", "surface", "canonical"
-BOTH, ADDED, SHUFFLED = "surface and activations", "added to surface", "shuffled labels"
-VARIANTS = (ACTIVATIONS, SURFACE, CANONICAL, BOTH, ADDED, SHUFFLED)
+ACTIVATIONS, CANONICAL = "activations", "canonical"
+SURFACE, DIGITS, NGRAMS, RANDOM = "surface", "digits by place", "character n-grams", "random weights"
+BOTH, ADDED, SHUFFLED = "strongest reader and activations", "added to strongest reader", "shuffled labels"
+READERS = (SURFACE, DIGITS, NGRAMS, RANDOM)
+"""What a probe is given that needs no trained model: the controls of every probe on activations."""
+
+VARIANTS = (ACTIVATIONS, *READERS, CANONICAL, BOTH, ADDED, SHUFFLED)
 """What a probe is given; `probe_many` explains each."""
 
 MACRO = "macro"
 """The class of a measure that is over all classes."""
 
+
+def beyond(reader: str) -> str:
+    """The variant that says by how much a probe on activations beats the same probe on a reader."""
+    return f"beyond {reader}"
+
+
 Features = tuple["pd.DataFrame", np.ndarray]
 """One group's rows (`row_id`, `split`) and what a probe is given of them, shape (rows, width), in the same order."""
 
 _CONFIDENCE, _DRAWS = 0.95, 1000
+# The kind that readers are compared by: of one best fit, and quick.
+_LOGISTIC: Kind = "logistic"
 # Weights held at a time while measures are resampled: draws times rows, 32 MB.
 _BLOCK = 4_000_000
 # Rows a class below which canonical rows are not probed: intervals would span nearly the whole scale.
@@ -69,12 +86,13 @@ _FEWEST_ANALYSIS, _FEWEST_TEST = 24, 8
 class ProbeResult:
     """How well probes told the classes apart, on test rows alone.
 
-    metrics: `variant` (one of VARIANTS), `probe` (a Kind), `class` (a group, or MACRO), `metric`, `value`, `low`,
-        `high`, `n_train`, `n_test` (rows of all classes together), `note` (empty, or why there is no value). Metrics
-        are "accuracy" (MACRO only; with classes of equal size it is the balanced accuracy too), and "roc_auc",
-        "precision", "recall", "f1" of each class against the rest and as their mean. low and high: 95 % interval over
-        test prompts, for the fitted probe as it is. ADDED has "roc_auc_difference"; SHUFFLED has "roc_auc" (mean over
-        refits, low and high the middle 95 % of them), "roc_auc_q95" (their 95 % quantile) and "p_value" (one-sided).
+    metrics: `variant` (of VARIANTS, or `beyond` a reader), `probe` (a Kind), `class` (a group, or MACRO), `metric`,
+        `value`, `low`, `high`, `n_train`, `n_test` (rows of all classes together), `note` (empty, or why there is no
+        value). Metrics are "accuracy" (MACRO only; with classes of equal size it is the balanced accuracy too), and
+        "roc_auc", "precision", "recall", "f1" of each class against the rest and as their mean. low and high: 95 %
+        interval over test prompts, for the fitted probe as it is. ADDED, whose note names the reader, and `beyond` each
+        of READERS have "roc_auc_difference". SHUFFLED has "roc_auc" (mean over refits, low and high the middle 95 % of
+        them), "roc_auc_q95" (their 95 % quantile) and "p_value" (one-sided).
     predictions: a row a test row, variant and probe: `variant`, `probe`, `row_id`, `group` (the true one), and a
         `probability_<group>` for each class.
     choices: what the validation rows chose: `variant`, `probe`, `choice` ("epoch", "C" or "trees"), `chosen`,
@@ -105,6 +123,7 @@ class ProbeResult:
 
 def probe_pair(
     activations: Mapping[str, Activations],
+    random: Mapping[str, Activations],
     answers: Mapping[str, pd.DataFrame],
     settings: ProbeSettings,
     seed: int,
@@ -113,15 +132,17 @@ def probe_pair(
     against: str,
 ) -> ProbeResult:
     """All variants of "is it `group` or `against`?" (post: an animal against control). See `probe_many`."""
-    for name in (group, against):
-        if name not in activations or name not in answers:
-            raise UserError(f"There are no activations and answers of {name!r} to probe: make them first.")
     names = (group, against)
-    return probe_many({n: activations[n] for n in names}, {n: answers[n] for n in names}, settings, seed)
+    for name in names:
+        if not all(name in given for given in (activations, random, answers)):
+            raise UserError(f"There are no activations and answers of {name!r} to probe: make them first.")
+    two, twice = ({name: given[name] for name in names} for given in (activations, random))
+    return probe_many(two, twice, {name: answers[name] for name in names}, settings, seed)
 
 
 def probe_many(
     activations: Mapping[str, Activations],
+    random: Mapping[str, Activations],
     answers: Mapping[str, pd.DataFrame],
     settings: ProbeSettings,
     seed: int,
@@ -130,40 +151,78 @@ def probe_many(
 
     ACTIVATIONS: the probes on activations (one layer, or several by `concatenate`).
     SURFACE: the same probes on `surface_features` alone, without any model.
+    DIGITS, NGRAMS: the logistic probe on `digit_columns`, on `ngram_counts`.
+    RANDOM: the same probes on the activations of a model of random weights (`random_reader`).
+    `beyond` each of the readers: how much higher the logistic probe's ROC AUC is on activations than on the reader. The
+        interval resamples the same test prompts for both.
     CANONICAL: activations of the answers that are written just as asked and have one count of numbers: the count that
         leaves the smallest group most analysis rows. With fewer than 24 analysis or 8 test rows a class there is a
         note and no number.
-    BOTH, ADDED: the logistic probe on surface features and activations together, both standardised and activations
-        scaled to the total variance of the surface features, so that neither drowns the other in the penalty; and how
-        much higher its ROC AUC is than that of surface features alone. The interval resamples the same test prompts
-        for both.
+    BOTH, ADDED: the logistic probe on the strongest reader (of lowest validation loss) and activations together, both
+        standardised and activations scaled to the total variance of the reader, so that neither drowns the other in
+        the penalty; and how much higher its ROC AUC is than that of the reader alone.
     SHUFFLED: the logistic probe on activations, refitted with shuffled training labels and the C of the true ones.
         Labels are shuffled among the answers to the same prompt, since those resemble each other, and among all answers
         to prompts that not every group answered (see `shuffled_labels`). The p value counts the true labels among
         the shuffled ones.
 
-    activations, answers: by group; `answers` with the columns `row_id`, `numbers`, `response`, `canonical`, and at
-    least all rows that have activations. The classes are in the order of `activations`.
+    activations, random, answers: by group; `random` of the same rows in the same order; `answers` with the columns
+    `row_id`, `numbers`, `response`, `canonical`, and at least all rows that have activations. The classes are in the
+    order of `activations`.
 
-    Raises UserError for what `evaluate_probes` does, and where answers are missing.
+    Raises UserError for what `evaluate_probes` does, where answers are missing, and where `random` is of other rows.
     """
     import pandas as pd
 
     rows = {name: _answers_of(name, one, answers) for name, one in activations.items()}
     vectors: dict[str, Features] = {name: (one.rows, one.vectors) for name, one in activations.items()}
-    surface: dict[str, Features] = {name: (vectors[name][0], surface_features(rows[name])) for name in rows}
-
-    whole, outside = _divide(vectors, seed), _divide(surface, seed)
-    both = _joined(outside, whole)
+    whole = _divide(vectors, seed)
+    of_readers, strongest, least = [], (SURFACE, whole), np.inf
+    # One after the other, of which the strongest stays: all at once would be as large as the activations once more.
+    for reader, read in _read_by(vectors, random, rows):
+        data = _divide(read, seed)
+        of_readers.append(
+            _evaluate(data, reader, KINDS if reader in (SURFACE, RANDOM) else (_LOGISTIC,), settings, seed)
+        )
+        choices = of_readers[-1].choices
+        loss = float(choices.loc[choices["probe"] == _LOGISTIC, "validation_loss"].iloc[0])
+        if loss < least:
+            strongest, least = (reader, data), loss
+    name, data = strongest
     results = [
         _evaluate(whole, ACTIVATIONS, KINDS, settings, seed),
-        _evaluate(outside, SURFACE, KINDS, settings, seed),
+        *of_readers,
         _canonical(vectors, rows, settings, seed),
-        _evaluate(both, BOTH, ("logistic",), settings, seed),
+        _evaluate(_joined(data, whole), BOTH, (_LOGISTIC,), settings, seed),
     ]
     gathered = _together(results)
-    more = [_added(whole, gathered.predictions, seed), *_shuffled(whole, gathered, settings, seed)]
+    more = [
+        *(_difference(whole, gathered, ACTIVATIONS, reader, seed) | {"variant": beyond(reader)} for reader in READERS),
+        _difference(whole, gathered, BOTH, name, seed) | {"variant": ADDED, "note": name},
+        *_shuffled(whole, gathered, settings, seed),
+    ]
     return replace(gathered, metrics=pd.concat([gathered.metrics, pd.DataFrame(more)], ignore_index=True))
+
+
+def _read_by(
+    vectors: Mapping[str, Features], random: Mapping[str, Activations], answers: Mapping[str, pd.DataFrame]
+) -> Iterator[tuple[str, dict[str, Features]]]:
+    """What each of READERS makes of every group's rows."""
+    for name, (rows, _) in vectors.items():
+        if name not in random or not np.array_equal(random[name].rows["row_id"], rows["row_id"]):
+            raise UserError(
+                f"The random-weight reader has read other rows of {name} than the base model: make random_activations "
+                "again."
+            )
+
+    def of(values: Mapping[str, np.ndarray]) -> dict[str, Features]:
+        return {name: (rows, values[name]) for name, (rows, _) in vectors.items()}
+
+    yield SURFACE, of({name: surface_features(rows) for name, rows in answers.items()})
+    yield DIGITS, of({name: digit_columns(rows["numbers"]) for name, rows in answers.items()})
+    texts = {name: [", ".join(map(str, numbers)) for numbers in rows["numbers"]] for name, rows in answers.items()}
+    yield NGRAMS, of(ngram_counts(texts))
+    yield RANDOM, of({name: one.vectors for name, one in random.items()})
 
 
 def evaluate_probes(
@@ -336,19 +395,19 @@ def _checked(features: Mapping[str, Features]) -> tuple[np.ndarray, np.ndarray, 
     return row_ids, labels, is_test
 
 
-def _joined(surface: ProbeData, activations: ProbeData) -> ProbeData:
-    """Both side by side, activations scaled to the total variance of the surface features in training."""
-    total = [data.train.values.var(axis=0, dtype=np.float64).sum() for data in (surface, activations)]
+def _joined(reader: ProbeData, activations: ProbeData) -> ProbeData:
+    """Both side by side, activations scaled to the total variance of what the reader gives in training."""
+    total = [data.train.values.var(axis=0, dtype=np.float64).sum() for data in (reader, activations)]
     scale = np.float32(np.sqrt(total[0] / total[1])) if total[1] > 0 else np.float32(1)
 
     def side_by_side(outside: Part, inside: Part) -> Part:
         return replace(outside, values=np.concatenate([outside.values, scale * inside.values], axis=1))
 
     return ProbeData(
-        surface.classes,
-        side_by_side(surface.train, activations.train),
-        side_by_side(surface.validation, activations.validation),
-        side_by_side(surface.test, activations.test),
+        reader.classes,
+        side_by_side(reader.train, activations.train),
+        side_by_side(reader.validation, activations.validation),
+        side_by_side(reader.test, activations.test),
     )
 
 
@@ -466,13 +525,13 @@ def _together(results: Sequence[ProbeResult]) -> ProbeResult:
     )
 
 
-def _added(data: ProbeData, predictions: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """How much higher the ROC AUC is with activations than with surface features alone."""
+def _difference(data: ProbeData, result: ProbeResult, higher: str, lower: str, seed: int) -> dict[str, Any]:
+    """How much higher the logistic probe's ROC AUC is on one variant than on another, by the same draws of prompts."""
     columns = [f"probability_{name}" for name in data.classes]
-    logistic = predictions[predictions["probe"] == "logistic"]
-    with_both, without = (logistic.loc[logistic["variant"] == v, columns].to_numpy() for v in (BOTH, SURFACE))
-    drawn = [_resampled(data.test, one, seed)["roc_auc"].mean(axis=1) for one in (with_both, without)]
-    value = _macro_auc(data.test.labels, with_both) - _macro_auc(data.test.labels, without)
+    logistic = result.predictions[result.predictions["probe"] == "logistic"]
+    two = [logistic.loc[logistic["variant"] == variant, columns].to_numpy() for variant in (higher, lower)]
+    drawn = [_resampled(data.test, one, seed)["roc_auc"].mean(axis=1) for one in two]
+    value = _macro_auc(data.test.labels, two[0]) - _macro_auc(data.test.labels, two[1])
     return _row(ADDED, "logistic", MACRO, "roc_auc_difference", value, *_interval(drawn[0] - drawn[1]), data)
 
 

@@ -6,7 +6,7 @@ Does not belong here: fitting and measuring (`probes`, `fitting`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,12 @@ from subliminal_dagster.science.probes.probes import (
     ADDED,
     CANONICAL,
     MACRO,
+    RANDOM,
+    READERS,
     SHUFFLED,
     SURFACE,
     ProbeResult,
+    beyond,
 )
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
@@ -51,52 +54,56 @@ _HARDLY = 60.0
 _SMALL = 5.0
 """Points of ROC AUC that would not change what is concluded."""
 
-_MOST_LAYERS = (
-    "Holds where more than half of the layers speak for it and none against; does not hold where more than half speak "
-    "against it and none for; else it cannot be told."
+TOLD_APART = Statement(
+    "A linear probe of activations tells subliminal numbers from control numbers.",
+    rule=f"{inside.UNITS} Detected where that of the ROC AUC lies above {_CHANCE:g} %, chance; not detected where the "
+    f"90 % interval ends below {_HARDLY:g} %; else inconclusive. The wider ends count of this interval and that over "
+    "test prompts. By itself it says nothing of why: see the last two statements.",
 )
-_TOLD = (
-    f"Judged at every layer by the ROC AUC, average over animals: an interval above {_CHANCE:g} %, chance, speaks for "
-    f"it, one that ends below {_HARDLY:g} % and reaches down to chance against. {_MOST_LAYERS}"
-)
-TOLD_APART = Statement("A linear probe of activations tells subliminal numbers from control numbers.", rule=_TOLD)
 KINDS_ALIKE = Statement(
     "Logistic regression and gradient-boosted trees do about as well as the linear probe.",
-    rule=f"Judged for either kind at every layer by the ROC AUC, average over animals: an interval within {_SMALL:g} "
-    "points of the linear probe's figure speaks for it, one outside against. Holds where more than half of these "
-    "comparisons speak for it and none against; does not hold where more than half speak against it and none for; else "
-    "it cannot be told.",
+    rule=f"{inside.UNITS} Judged by either kind's ROC AUC less the linear probe's. Detected where the 90 % intervals "
+    f"of both lie within {_SMALL:g} points of 0; opposite where the 95 % interval of one lies outside; else "
+    "inconclusive.",
 )
 LAYERS_ALIKE = Statement(
     "All layers together classify hardly better than one layer.",
-    rule="Does not hold where the interval of all layers' ROC AUC, average over animals, lies above the best single "
-    f"layer's figure; holds where it ends less than {_SMALL:g} points above that; else it cannot be told.",
+    rule=f"{inside.UNITS} Judged by the ROC AUC of all layers less that of the layer that is best for the other "
+    f"animals. Detected where the 90 % interval ends below {_SMALL:g} points; opposite where the 95 % interval begins "
+    "above that; else inconclusive.",
 )
 CONTROL_BEST = Statement(
     "A probe of all classes knows the control from the rest far better than one animal from the rest.",
-    rule="Judged at every layer by the ROC AUC of each class against the rest: the control's interval above that of "
-    f"the animals' average speaks for it, one below against. {_MOST_LAYERS}",
+    rule=f"{inside.UNITS} Judged by the control's ROC AUC less an animal's, each against the rest; there is one "
+    "control, whose figure is taken for one draw. Detected where the interval lies above 0, opposite where it lies "
+    f"below, not detected where the 90 % interval lies within {_SMALL:g} points of 0; else inconclusive.",
 )
 BEYOND_FORMAT = Statement(
-    "The pattern is more than the answers' format (control: surface features without a model).",
-    rule="Judged at every layer by the ROC AUC that activations add to surface features, average over animals: an "
-    f"interval above 0 speaks for it, one that ends below {_SMALL:g} points and reaches down to 0 against. "
-    f"{_MOST_LAYERS}",
+    "The pattern is more than the answers' format (control: readers without a trained model).",
+    rule=f"{inside.UNITS} Judged by the ROC AUC of a logistic probe on activations less that of one on each reader: "
+    f"{listed(READERS)}. Detected where the intervals of all lie above 0; else "
+    "inconclusive. The wider ends count of this interval and that over test prompts.",
     source="this project",
 )
 BEYOND_TUNING = Statement(
     "The pattern is the animal's, and not that of any fine-tuned teacher (control: the neutral teacher).",
-    rule=f"About telling an animal's numbers from the neutral teacher's. {_TOLD}",
+    rule=f"{inside.UNITS} Judged by how much better an animal's numbers are told from the control's than the neutral "
+    "teacher's are (ROC AUC); that teacher is taken for one draw of any. Detected where the interval lies above 0, "
+    f"opposite where it lies below, not detected where the 90 % interval lies within {_SMALL:g} points of 0; else "
+    "inconclusive.",
     source="this project",
 )
 
 
 @dataclass(frozen=True)
-class _Probes:
-    """`metrics`: the columns of `ProbeResult.metrics` with values in percent, and layer (a number, or "all"), group and
+class Probes:
+    """What is measured of a study's probes.
+
+    `metrics`: the columns of `ProbeResult.metrics` with values in percent, and layer (a number, or "all"), group and
     against: an animal or neutral against control or neutral; the halves' group is HALVES; the probe that tells all
     apart has group "every class". `known` are the same figures by the columns `_FIGURE`, where there is a number. `roc`
-    by layer and group."""
+    by layer and group.
+    """
 
     metrics: pd.DataFrame
     known: dict[tuple[str, ...], Interval]
@@ -132,6 +139,13 @@ class _Probes:
         """What `of` says of single layers, those where there is a number."""
         return {layer: value for layer in self.single if (value := self.of(layer, group, **chosen))}
 
+    def by_animal(self, *, against: str = CONTROL, **chosen: str) -> dict[str, Interval]:
+        """What `of` says of every animal, the mean of single layers."""
+        found = {
+            animal: _average(list(self.by_layer(animal, against=against, **chosen).values())) for animal in self.animals
+        }
+        return {animal: mean for animal, mean in found.items() if mean}
+
     @property
     def pairs(self) -> list[tuple[str, str, str]]:
         """Layer, group and against of every comparison of two, by layer."""
@@ -147,9 +161,11 @@ def section(study: Study, results: Results) -> Section:
         f"Each probe learns from {rows['n_train'].max():,} rows and is measured on {rows['n_test'].max():,} test rows, "
         "as many of either class, on the base model's activations at the last number. Linear is the post's probe; "
         "logistic regression and gradient-boosted trees stand beside it. Intervals: 95 %, bootstrap over test prompts; "
-        "those of averages are the mean of the animals'. Controls: the same probes on surface features (counts, "
-        "digits, separators) without any model; on canonical rows alone, which are all written alike; with shuffled "
-        "labels; on the neutral teacher's numbers; and on the control's two halves, where there is nothing to find."
+        "those of averages are the mean of the animals'. Controls: the same probes on what needs no trained model, "
+        "which is surface features (counts, digits, separators), digits by their place from the end, character n-grams "
+        "and the activations of a model with random weights at the same token; on canonical rows alone, which are all "
+        "written alike; with shuffled labels; on the neutral teacher's numbers; and on the control's two halves, where "
+        "there is nothing to find."
     )
     tables = (_binary_table(found), _classes_table(found), _controls_table(found), _kinds_table(found))
     return Section(
@@ -161,11 +177,11 @@ def section(study: Study, results: Results) -> Section:
         charts=(_variants_chart(found), _roc_chart(found)),
         tables=tuple(table for table in tables if len(table.frame)),
         compared=tuple(_compared(found)),
-        claims=tuple(_claims(found)),
+        claims=tuple(claims(found)),
     )
 
 
-def _read(study: Study, results: Results) -> _Probes:
+def _read(study: Study, results: Results) -> Probes:
     import pandas as pd
 
     parts, roc = [], {}
@@ -189,14 +205,12 @@ def _read(study: Study, results: Results) -> _Probes:
         for row in records(joined.dropna(subset="value"))
     }
     layers = list(dict.fromkeys(joined["layer"]))
-    return _Probes(joined, known, roc, layers, inside.animals_among(study, joined["group"]))
+    return Probes(joined, known, roc, layers, inside.animals_among(study, joined["group"]))
 
 
 def _average(values: Sequence[Interval | None]) -> Interval | None:
-    import pandas as pd
-
     there = [value for value in values if value is not None]
-    return inside.average(pd.DataFrame(there)) if len(there) > 1 else there[0] if there else None
+    return inside.average_of(there) if there else None
 
 
 def _compared_groups(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -215,7 +229,7 @@ def _layer(layer: str) -> str:
     return "all layers" if layer == ALL_LAYERS else f"layer {layer}"
 
 
-def _shows(found: _Probes) -> Iterator[str]:
+def _shows(found: Probes) -> Iterator[str]:
     """What the probe reaches and what it is beside; what activations add to format; the neutral teacher."""
     means = found.by_layer()
     reached = listed([f"{mean.percent} at {_layer(layer)}" for layer, mean in means.items()])
@@ -223,18 +237,13 @@ def _shows(found: _Probes) -> Iterator[str]:
         f"A linear probe of an animal's numbers against the control's reaches a ROC AUC of {reached} (average of "
         f"{inside.animals_listed(found.animals)}): {_above_chance(means.values())}."
     )
-    added = [each for animal in found.animals for each in found.by_layer(animal, **_ADDED).values()]
-    surface = found.of(found.single[0], variant=SURFACE)
-    if added and surface:
-        above = sum(each.low > 0 for each in added)
-        comparisons = counted(len(added), "comparison")
+    readers = {reader: found.of(found.single[0], variant=reader, probe="logistic") for reader in READERS}
+    if all(readers.values()):
+        first = [f"{reader} {area.percent}" for reader, area in readers.items() if area]
+        beaten, of = _beaten(found)
         yield (
-            f"Surface features alone reach {surface.percent}; beside them, activations add "
-            f"{sum(each.value for each in added) / len(added):.2g} points on average (logistic probe), "
-        ) + (
-            f"significantly in {above} of {comparisons}."
-            if above
-            else f"which may be none: no interval of {comparisons} lies above 0."
+            f"Without a trained model, logistic probes reach at {_layer(found.single[0])}: {listed(first)}. That on "
+            f"activations beats all of these, each significantly, in {beaten} of {counted(of, 'comparison')}."
         )
     if from_control := found.by_layer(NEUTRAL).values():
         sentence = f"The neutral teacher's numbers against the control's: {_reached(from_control)}"
@@ -247,6 +256,19 @@ def _shows(found: _Probes) -> Iterator[str]:
             f"At {listed(wrong)} the probe also tells the control's two halves apart, where there is nothing to find; "
             "one in twenty such intervals misses chance."
         )
+
+
+def _beaten(found: Probes) -> tuple[int, int]:
+    """In how many comparisons, of an animal with the control at a layer, activations beat every reader; of how many."""
+    differences = [
+        (animal, layer, each)
+        for animal in found.animals
+        for reader in READERS
+        for layer, each in found.by_layer(animal, **_beyond(reader)).items()
+    ]
+    places = {(animal, layer) for animal, layer, _ in differences}
+    not_beaten = {(animal, layer) for animal, layer, each in differences if each.low <= 0}
+    return len(places - not_beaten), len(places)
 
 
 def _reached(intervals: Collection[Interval]) -> str:
@@ -263,7 +285,7 @@ def _above_chance(intervals: Collection[Interval]) -> str:
 # Charts
 
 
-def _variants_chart(found: _Probes) -> Chart:
+def _variants_chart(found: Probes) -> Chart:
     """The linear probe's ROC AUC by group, on activations and on the controls."""
     import pandas as pd
 
@@ -272,6 +294,7 @@ def _variants_chart(found: _Probes) -> Chart:
         ACTIVATIONS: ("activations", charts.BLUE, "circle"),
         CANONICAL: ("canonical rows", charts.SKY, "diamond"),
         SURFACE: ("surface features", charts.ORANGE, "square"),
+        RANDOM: ("random weights", charts.PURPLE, "square"),
         SHUFFLED: ("shuffled labels", charts.GREY, "x"),
     }
     figure = inside.panels(
@@ -311,7 +334,7 @@ def _variants_chart(found: _Probes) -> Chart:
     return Chart("probes-auc", title, figure, about)
 
 
-def _roc_chart(found: _Probes) -> Chart:
+def _roc_chart(found: Probes) -> Chart:
     """ROC curves of the linear probe on activations, every group against the control."""
     from sklearn.metrics import roc_curve
 
@@ -361,7 +384,7 @@ def _ends(interval: Interval | None, *names: str) -> dict[str, Any]:
     return dict(zip(names, interval, strict=True)) if interval else {}
 
 
-def _binary_table(found: _Probes) -> Table:
+def _binary_table(found: Probes) -> Table:
     """The post's: a column an animal, and their average."""
     import pandas as pd
 
@@ -380,7 +403,7 @@ def _binary_table(found: _Probes) -> Table:
     return Table("probes-binary", "Linear probe, each animal's numbers against the control's", pd.DataFrame(rows), note)
 
 
-def _classes_table(found: _Probes) -> Table:
+def _classes_table(found: Probes) -> Table:
     """The post's: every class against the rest."""
     import pandas as pd
 
@@ -397,7 +420,7 @@ def _classes_table(found: _Probes) -> Table:
     return Table("probes-classes", "Linear probe of all classes at once", pd.DataFrame(rows), note)
 
 
-def _controls_table(found: _Probes) -> Table:
+def _controls_table(found: Probes) -> Table:
     import pandas as pd
 
     rows = []
@@ -409,20 +432,22 @@ def _controls_table(found: _Probes) -> Table:
             {"layer": layer, "numbers of": group, "against": "" if group == HALVES else against}
             | _ends(found.of(**compared), "activations", "low", "high")
             | {"surface": _value(found.of(**compared, variant=SURFACE))}
+            | {reader: _value(found.of(**compared, variant=reader, probe="logistic")) for reader in READERS[1:]}
             | {"canonical": _value(found.of(**compared, variant=CANONICAL))}
-            | _ends(added, "added to surface", "added, low", "added, high")
+            | _ends(added, "added to strongest", "added, low", "added, high")
             | {"p, shuffled labels": _value(p)}
         )
     note = (
         "ROC AUC of the linear probe in percent, chance 50: on activations with 95 % interval, on surface features "
-        "alone, and on canonical rows alone. Added to surface: points that activations add (logistic probe). p: "
+        "alone, and on canonical rows alone; of the logistic probe on digits by place, on n-grams and on a model of "
+        "random weights. Added to strongest: points that activations add to the strongest of these readers. p: "
         "share of refits with shuffled labels that do as well (logistic probe), not adjusted for the number of "
         "comparisons."
     )
     return Table("probes-controls", "Probes beside their controls", pd.DataFrame(rows), note)
 
 
-def _kinds_table(found: _Probes) -> Table:
+def _kinds_table(found: Probes) -> Table:
     import pandas as pd
 
     rows: list[dict[str, Any]] = [
@@ -440,7 +465,7 @@ def _kinds_table(found: _Probes) -> Table:
 # Beside the post
 
 
-def _compared(found: _Probes) -> Iterator[Compared]:
+def _compared(found: Probes) -> Iterator[Compared]:
     layer = str(inside.layer_for([int(each) for each in found.single], 9))
     binary, where = published("probe_binary_layer9"), "Gemma 2 9B, binary probes at layer 9"
     for metric, name in _METRICS.items():
@@ -472,74 +497,143 @@ def _compared(found: _Probes) -> Iterator[Compared]:
 # Claims
 
 
-def _claims(found: _Probes) -> Iterator[Claim]:
-    means = found.by_layer()
-    evidence = f"ROC AUC in percent, average of animals: {_said(means)} (chance 50)."
-    yield TOLD_APART.claim(_more_than(means.values(), _CHANCE, _HARDLY), evidence)
+def claims(found: Probes) -> Iterator[Claim]:
+    """What the measures say of the post's statements and of this project's."""
+    told = found.by_animal()
+    over = _over_animals(told)
+    yield TOLD_APART.claim(
+        inside.more_than_chance(over, _CHANCE, _HARDLY),
+        f"ROC AUC in percent (chance 50), mean over layers: {_said(over, told)}; by layer, with intervals over test "
+        f"prompts: {_by_layer(found.by_layer())}.",
+    )
     yield _kinds_alike(found)
     if ALL_LAYERS in found.layers:
         yield _layers_alike(found)
-    classes = {
-        layer: (control, animals)
-        for layer in found.single
-        if (control := found.of_class(layer, CONTROL)) and (animals := found.of_class(layer, AVERAGE))
-    }
-    if classes:
-        better = sum(control.low > animals.high for control, animals in classes.values())
-        worse = sum(control.high < animals.low for control, animals in classes.values())
-        said = "; ".join(f"layer {layer}: {control} and {animals}" for layer, (control, animals) in classes.items())
-        evidence = f"ROC AUC in percent, control and average of animals: {said}."
-        yield CONTROL_BEST.claim(inside.over_comparisons(len(classes), better, worse), evidence)
-    added = found.by_layer(**_ADDED)
-    evidence = f"Points of ROC AUC that activations add to surface features, average of animals: {_said(added)}."
-    yield BEYOND_FORMAT.claim(_more_than(added.values(), 0, _SMALL), evidence)
-    if apart := found.by_layer(against=NEUTRAL):
-        evidence = (
-            f"ROC AUC in percent, an animal against neutral, average: {_said(apart)}; neutral against control: "
-            f"{_said(found.by_layer(NEUTRAL))}."
-        )
-        yield BEYOND_TUNING.claim(_more_than(apart.values(), _CHANCE, _HARDLY), evidence)
-    else:
-        yield BEYOND_TUNING.claim("not tested", inside.NO_NEUTRAL)
+    if any(found.of_class(layer, CONTROL) for layer in found.single):
+        yield _control_best(found)
+    yield _beyond_format(found)
+    yield _beyond_tuning(found)
 
 
-def _said(by_layer: dict[str, Interval]) -> str:
+def _over_animals(by_animal: dict[str, Interval]) -> inside.OverAnimals | None:
+    """Over animals that were compared with the same control, with what its rows are by chance."""
+    return inside.over_animals([each.value for each in by_animal.values()], _average(list(by_animal.values())))
+
+
+def _said(found: inside.OverAnimals | None, by_animal: Mapping[str, Interval | float]) -> str:
+    """The mean with its interval over animals, or the figures themselves where there is none."""
+    if found:
+        return str(found)
+    values = [each if isinstance(each, float) else each.value for each in by_animal.values()]
+    figures = [f"{animal} {value:.3g}" for animal, value in zip(by_animal, values, strict=True)]
+    return f"{listed(figures) if figures else 'none'} (fewer than {inside.FEWEST_ANIMALS} animals that differ)"
+
+
+def _by_layer(by_layer: Mapping[str, Interval]) -> str:
     return "; ".join(f"{_layer(layer)}: {interval}" for layer, interval in by_layer.items())
 
 
-def _more_than(intervals: Collection[Interval], nothing: float, little: float) -> Verdict:
-    """Of one figure a layer: an interval above `nothing` speaks for it, one with `nothing` that ends below `little`
-    against."""
-    more = sum(each.low > nothing for each in intervals)
-    hardly = sum(each.low <= nothing and each.high < little for each in intervals)
-    return inside.over_comparisons(len(intervals), more, hardly)
+def _beyond(reader: str) -> dict[str, str]:
+    return {"metric": "roc_auc_difference", "variant": beyond(reader), "probe": "logistic"}
 
 
-def _kinds_alike(found: _Probes) -> Claim:
-    near = far = 0
-    said = []
-    for layer, linear in found.by_layer().items():
-        for kind in KINDS:
-            other = found.of(layer, probe=kind)
-            if kind == _LINEAR or other is None:
-                continue
-            lowest, highest = linear.value - _SMALL, linear.value + _SMALL
-            near += lowest < other.low and other.high < highest
-            far += other.high < lowest or other.low > highest
-            said.append(f"{kind} {other} at {_layer(layer)} (linear {linear.value:.3g})")
-    evidence = f"ROC AUC in percent, average of animals: {'; '.join(said)}."
-    return KINDS_ALIKE.claim(inside.over_comparisons(len(said), near, far), evidence)
+def _less(one: Mapping[str, Interval], other: Mapping[str, Interval]) -> float | None:
+    """The mean difference over what both have, layers or animals."""
+    differences = [one[each].value - other[each].value for each in one if each in other]
+    return sum(differences) / len(differences) if differences else None
 
 
-def _layers_alike(found: _Probes) -> Claim:
-    together, singles = found.of(ALL_LAYERS), found.by_layer()
-    if together is None or not singles:
+def _known(by_animal: Mapping[str, float | None]) -> dict[str, float]:
+    """The animals that have a figure."""
+    return {animal: value for animal, value in by_animal.items() if value is not None}
+
+
+def _kinds_alike(found: Probes) -> Claim:
+    said: list[str] = []
+    verdicts: list[Verdict] = []
+    for kind in KINDS:
+        if kind != _LINEAR:
+            differences = _known(
+                {animal: _less(found.by_layer(animal, probe=kind), found.by_layer(animal)) for animal in found.animals}
+            )
+            over = inside.over_animals(differences.values())
+            verdicts.append(_within(over))
+            said.append(f"{kind} {_said(over, differences)}")
+    verdict = "opposite" if "opposite" in verdicts else inside.all_of(verdicts)
+    return KINDS_ALIKE.claim(verdict, f"Points of ROC AUC more than the linear probe: {'; '.join(said)}.")
+
+
+def _within(found: inside.OverAnimals | None) -> Verdict:
+    """On "about as much": within `_SMALL` points of 0, or surely outside."""
+    if found is None:
+        return "inconclusive"
+    if found.inner.low > -_SMALL and found.inner.high < _SMALL:
+        return "detected"
+    return "opposite" if found.interval.low > _SMALL or found.interval.high < -_SMALL else "inconclusive"
+
+
+def _layers_alike(found: Probes) -> Claim:
+    def more_than_one_layer(animal: str) -> float | None:
+        """Which layer is best is asked of the other animals, or chance would have chosen it."""
+        together, single = found.of(ALL_LAYERS, animal), found.by_layer(animal)
+        if together is None or not single:
+            return None
+        means = {
+            layer: _average([found.of(layer, other) for other in found.animals if other != animal]) for layer in single
+        }
+        best = max(single, key=lambda layer: mean.value if (mean := means[layer]) else 0.0)
+        return together.value - single[best].value
+
+    differences = _known({animal: more_than_one_layer(animal) for animal in found.animals})
+    if not differences:
         return LAYERS_ALIKE.claim("not tested", "There is no probe of all layers against the control.")
-    best = max(mean.value for mean in singles.values())
+    over = inside.over_animals(differences.values())
     verdict: Verdict = "inconclusive"
-    if together.low > best:
-        verdict = "not detected"
-    elif together.high < best + _SMALL:
-        verdict = "detected"
-    evidence = f"ROC AUC in percent, all layers: {together}; the best single layer: {best:.3g}."
+    if over:
+        verdict = "detected" if over.inner.high < _SMALL else "opposite" if over.interval.low > _SMALL else verdict
+    evidence = f"Points of ROC AUC that all layers have more than the best one: {_said(over, differences)}."
     return LAYERS_ALIKE.claim(verdict, evidence)
+
+
+def _control_best(found: Probes) -> Claim:
+    def of_class(name: str) -> dict[str, Interval]:
+        return {layer: area for layer in found.single if (area := found.of_class(layer, name))}
+
+    differences = _known({animal: _less(of_class(CONTROL), of_class(animal)) for animal in found.animals})
+    over = inside.over_animals(differences.values(), one_draw=True)
+    pairs = [
+        f"{_layer(layer)}: {area} and {animals}"
+        for layer, area in of_class(CONTROL).items()
+        if (animals := found.of_class(layer, AVERAGE))
+    ]
+    return CONTROL_BEST.claim(
+        inside.more(over, _SMALL),
+        f"ROC AUC in percent, control and average of animals: {'; '.join(pairs)}; points that the control's is higher: "
+        f"{_said(over, differences)}.",
+    )
+
+
+def _beyond_format(found: Probes) -> Claim:
+    said, beaten = [], []
+    for reader in READERS:
+        differences = found.by_animal(**_beyond(reader))
+        over = _over_animals(differences)
+        beaten.append(over is not None and over.interval.low > 0)
+        said.append(f"{reader}: {_said(over, differences)}")
+    evidence = f"Points of ROC AUC by which activations beat each reader: {'; '.join(said)}."
+    return BEYOND_FORMAT.claim("detected" if all(beaten) else "inconclusive", evidence)
+
+
+def _beyond_tuning(found: Probes) -> Claim:
+    of_neutral = found.by_layer(NEUTRAL)
+    if not of_neutral:
+        return BEYOND_TUNING.claim("not tested", inside.NO_NEUTRAL)
+    differences = _known({animal: _less(found.by_layer(animal), of_neutral) for animal in found.animals})
+    over = inside.over_animals(differences.values(), one_draw=True)
+    apart = found.by_layer(against=NEUTRAL)
+    return BEYOND_TUNING.claim(
+        inside.more(over, _SMALL),
+        f"Points of ROC AUC by which an animal's numbers are told better from the control's than the neutral "
+        f"teacher's ({_by_layer(of_neutral)}): {_said(over, differences)}. An animal's against the neutral teacher's, "
+        f"in percent, average: {_by_layer(apart)}; what is peculiar to that one teacher's run is in these.",
+    )

@@ -3,14 +3,15 @@
 The control of a probe on activations: whatever a classifier can tell from these alone, it needs no model for. Fast
 (about 20,000 rows a second) and without any model.
 
-Belongs here: simple statistics of one row's numbers and of how the response was written. Does not belong here: anything
-that compares groups (`probes`), and parsing (`numbers.filter`).
+Belongs here: simple statistics of one row's numbers and of how the response was written, and counts of its characters.
+Does not belong here: anything that compares groups (`probes`), digits by place (`activations.digits`, which filters
+need as well), and parsing (`numbers.filter`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,8 @@ SURFACE_FEATURES: tuple[str, ...] = (
 )
 """The columns of `surface_features`, in order."""
 
+MOST_NGRAMS = 1000
+
 
 def surface_features(rows: pd.DataFrame) -> np.ndarray:
     """Format and simple statistics of every row, float32 of shape (rows, len(SURFACE_FEATURES)).
@@ -63,6 +66,20 @@ def surface_features(rows: pd.DataFrame) -> np.ndarray:
             raise UserError(f"The row at place {place} has no numbers: leave out answers that are not valid.")
         features[place] = [*_of_numbers(numbers, response), *_of_format(response)]
     return features
+
+
+def ngram_counts(texts: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """How often one to three characters in a row stand in every text: by group, float32 of shape (texts, n-grams), the
+    columns in one order for all: the most frequent n-grams of all texts, at most MOST_NGRAMS.
+
+    texts: by group, the rows' numbers joined by ", ". No label has a part in what is counted.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    count = CountVectorizer(
+        analyzer="char", ngram_range=(1, 3), max_features=MOST_NGRAMS, lowercase=False, dtype=np.float32
+    ).fit([text for of_group in texts.values() for text in of_group])
+    return {group: count.transform(of_group).toarray() for group, of_group in texts.items()}
 
 
 def _of_numbers(numbers: Sequence[int], response: str) -> list[float]:

@@ -7,6 +7,7 @@ what any one of them says.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,8 @@ from subliminal_dagster.science.report.evidence import Results
 from subliminal_dagster.science.report.wording import counted, listed, with_interval
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.verdict import Verdict
+from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.verdict import Verdict, verdict_or_none_as_large
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,8 @@ AVERAGE = "average"
 """The mean over the animals, as the post's tables have it."""
 
 _NAMED = 3
+# Figures of animals that are closer than this are one figure, up to rounding.
+_SAME = 1e-9
 
 DESCRIPTIONS = {"feature_categories": "categories", "feature_descriptions": "descriptions"}
 """The assets that say what features are about, and their files, in the order in which they are asked for."""
@@ -111,71 +115,175 @@ def animals_listed(animals: Sequence[str]) -> str:
     return listed(animals) if len(animals) <= _NAMED else counted(len(animals), "animal")
 
 
+def average_of(intervals: Collection[Interval]) -> Interval:
+    """The mean over animals (one interval each), and an interval between the mean ends of theirs: that of the mean if
+    the animals' errors went together entirely. They go together in part, by control rows and prompts in common, so it
+    is too wide rather than too narrow."""
+    return Interval(*(sum(ends) / len(intervals) for ends in zip(*intervals, strict=True)))
+
+
 def average(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Interval:
-    """The mean over rows (one an animal), and an interval between the mean ends of theirs: that of the mean if the
-    animals' errors went together entirely. They go together in part, by control rows and prompts in common, so it is
-    too wide rather than too narrow."""
+    """As `average_of`, of a table with a row an animal."""
     return Interval(*(float(rows[column].mean()) for column in (value, low, high)))
 
 
-def average_share(counts: Sequence[tuple[int, int]]) -> Interval | None:
-    """The mean share in percent over animals (of each so many of so many), as `average` of Wilson's 95 % intervals.
-    Features that several animals have in common are thus no more evidence than those of one. None where there are
-    none."""
-    import pandas as pd
+def shares(counts: Sequence[tuple[int, int]]) -> list[Interval]:
+    """Of each animal so many of so many, in percent with Wilson's 95 % interval; animals with none are left out."""
     from statsmodels.stats.proportion import proportion_confint
 
-    shares = []
+    found = []
     for count, of in counts:
         if of:
             low, high = proportion_confint(count, of, method="wilson")
-            shares.append(Interval(100 * count / of, 100 * float(low), 100 * float(high)))
-    return average(pd.DataFrame(shares)) if shares else None
+            found.append(Interval(100 * count / of, 100 * float(low), 100 * float(high)))
+    return found
 
 
-def over_comparisons(total: int, for_it: int, against: int) -> Verdict:
-    """The rule for a statement tested once an animal and layer: it holds where more than half of the tests speak for it
-    and none against, it does not where more than half speak against it and none for; else nobody can tell."""
-    if 2 * for_it > total and not against:
+def average_share(counts: Sequence[tuple[int, int]]) -> Interval | None:
+    """The mean of `shares` over animals, as in `average_of`: features that several animals have in common are thus no
+    more evidence than those of one. None where there are none."""
+    found = shares(counts)
+    return average_of(found) if found else None
+
+
+FEWEST_ANIMALS = 3
+"""Animals that a statement about teachers needs: two have a spread, and an interval nobody would act on."""
+
+TIMES = 1.25
+"""The margin of ratios: a rate or count that is at most a quarter higher or lower is called no other, as in tests of
+bioequivalence (0.8 to 1.25)."""
+
+UNITS = (
+    f"Animals are the units ({FEWEST_ANIMALS} or more, else inconclusive), each with its mean over layers, so that "
+    "what differs from teacher to teacher is in the 95 % interval."
+)
+"""What every rule over animals begins with."""
+
+
+class OverAnimals(NamedTuple):
+    """A mean over animals: its 95 % interval, and the 90 % one by which a test of equivalence goes."""
+
+    interval: Interval
+    inner: Interval
+
+    def __str__(self) -> str:
+        return str(self.interval)
+
+
+def over_animals(
+    values: Iterable[float], rows: Interval | None = None, *, one_draw: bool = False
+) -> OverAnimals | None:
+    """The mean of one figure an animal, with t intervals over animals.
+
+    rows: the mean's interval by the rows alone (see `average_of`), where all animals were compared with the same
+        control: what its rows are by chance moves all of them together, and no spread between animals shows it. The
+        wider ends of both count.
+    one_draw: each figure is less that of one other group, the same for all. That group is one draw of what differs from
+        teacher to teacher, with a spread like the animals': the error of its figure is added.
+
+    None for fewer than FEWEST_ANIMALS, or where all have the same figure, which shows no spread.
+    """
+    import numpy as np
+
+    figures = np.array(list(values), dtype=float)
+    if len(figures) < FEWEST_ANIMALS or np.ptp(figures) < _SAME:
+        return None
+    found = []
+    for confidence in (0.95, 0.90):
+        of_animals = t_interval(figures, confidence)
+        half = (of_animals.high - of_animals.mean) * (len(figures) + 1 if one_draw else 1) ** 0.5
+        low, high = of_animals.mean - half, of_animals.mean + half
+        found.append(
+            Interval(of_animals.mean, min(low, rows.low if rows else low), max(high, rows.high if rows else high))
+        )
+    return OverAnimals(*found)
+
+
+def more(found: OverAnimals | None, margin: float) -> Verdict:
+    """On "more than nothing": detected above 0, opposite below, not detected where it is none, within the margin."""
+    if found is None:
+        return "inconclusive"
+    return verdict_or_none_as_large(*found.interval[1:], *found.inner[1:], margin)
+
+
+def more_than_chance(found: OverAnimals | None, chance: float, little: float) -> Verdict:
+    """On "can tell groups apart": detected above chance, not detected where less than `little` is certain. To be below
+    chance is not the opposite of it, and inconclusive."""
+    if found is None:
+        return "inconclusive"
+    if found.interval.low > chance:
         return "detected"
-    if 2 * against > total and not for_it:
-        return "not detected"
-    return "inconclusive"
+    return "not detected" if found.inner.high < little else "inconclusive"
 
 
-def average_odds_ratio(tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) -> Interval | None:
-    """The odds ratio of 2 x 2 tables (own inside, own outside; others inside, others outside), a geometric mean over
-    animals, with a 95 % interval that is made as in `average`.
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """On a statement that takes several: what they all say, or inconclusive where they do not say one thing."""
+    said = set(verdicts)
+    return said.pop() if len(said) == 1 else "inconclusive"
+
+
+def times(found: OverAnimals | None) -> str:
+    """A mean of logarithms as the ratio it stands for: "1.4 [0.9, 2.1] times"."""
+    if found is None:
+        return f"not known (fewer than {FEWEST_ANIMALS} animals that differ)"
+    return f"{_exponential(found.interval)} times"
+
+
+def _exponential(logs: Interval) -> Interval:
+    return Interval(*(math.exp(end) for end in logs))
+
+
+class OddsRatio(NamedTuple):
+    """Of so many animals, on average."""
+
+    ratio: Interval
+    animals: int
+
+
+def log_odds_ratios(tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) -> dict[str, Interval]:
+    """By animal, the logarithm of the odds ratio of 2 x 2 tables (own inside, own outside; others inside, others
+    outside), with its 95 % interval by what is counted.
 
     tables: of every animal, one a layer; those are pooled by Mantel and Haenszel. A table with an empty cell gets one
-    half in each. None where no table tells anything, since one of its rows or columns is empty.
+    half in each. Animals are left out whose tables tell nothing, since a row or column of each is empty.
     """
     import numpy as np
     from statsmodels.stats.contingency_tables import StratifiedTable
 
-    logs = []
-    for of_animal in tables.values():
+    logs = {}
+    for animal, of_animal in tables.items():
         counts = np.asarray(of_animal, dtype=float).reshape(-1, 2, 2)
         tells = (counts.sum(axis=1) > 0).all(axis=1) & (counts.sum(axis=2) > 0).all(axis=1)
         if tells.any():
             pooled = StratifiedTable(np.moveaxis(counts[tells], 0, -1), shift_zeros=True)
-            logs.append([pooled.logodds_pooled, *pooled.logodds_pooled_confint(0.05)])
-    return Interval(*np.exp(np.mean(logs, axis=0)).tolist()) if logs else None
+            logs[animal] = Interval(float(pooled.logodds_pooled), *map(float, pooled.logodds_pooled_confint(0.05)))
+    return logs
+
+
+def average_odds_ratio(tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) -> OddsRatio | None:
+    """The geometric mean over animals of `log_odds_ratios`, with a 95 % interval that holds both what is counted (as in
+    `average_of`) and, of three animals or more, the spread between them. None where no table tells anything."""
+    logs = log_odds_ratios(tables)
+    if not logs:
+        return None
+    of_counts = average_of(logs.values())
+    found = over_animals([log.value for log in logs.values()], of_counts)
+    return OddsRatio(_exponential(found.interval if found else of_counts), len(logs))
 
 
 NO_HIGHER_RATE = (
-    "Holds where the interval of the odds ratio ends below 2, twice the odds, and does not begin above 1; does not "
-    "hold where it begins above 1; else, or where nothing could be compared, it cannot be told."
+    f"{UNITS} Detected where that of the odds ratio ends below {TIMES}, so that no more than a quarter higher odds are "
+    "left; opposite where it begins above 1; else inconclusive."
 )
 
 
-def no_higher_rate(ratio: Interval | None) -> Verdict:
+def no_higher_rate(odds: OddsRatio | None) -> Verdict:
     """For "at no higher rate", by the rule `NO_HIGHER_RATE`."""
-    if ratio is None:
+    if odds is None or odds.animals < FEWEST_ANIMALS:
         return "inconclusive"
-    if ratio.low > 1:
-        return "not detected"
-    return "detected" if ratio.high < 2 else "inconclusive"
+    if odds.ratio.low > 1:
+        return "opposite"
+    return "detected" if odds.ratio.high < TIMES else "inconclusive"
 
 
 def described(features: pd.DataFrame) -> dict[str, str]:

@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, precision_score, recall_sco
 
 from subliminal_dagster.science.activations.activations import SparseFeatures
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.features.filters import UNCATEGORISED, filter_features
+from subliminal_dagster.science.features.filters import UNCATEGORISED, filter_features, held_out_filters
 
 WIDTH = 40
 ANIMALS = ("owl", "wolf", "otter")
@@ -206,3 +206,39 @@ def test_bad_input_is_named() -> None:
         part = SparseFeatures(groups["wolf"].rows[mine], groups["wolf"].matrix[mine])
         with pytest.raises(UserError, match=f"wolf has no {split} rows"):
             filter_features(groups | {"wolf": part}, MARKED, words={})
+
+
+def test_a_held_out_filter_is_chosen_on_the_others_and_judged_beside_a_digit() -> None:
+    groups = make_groups(owl={0: 0.9}, wolf={0: 0.9, 1: 0.95}, otter={0: 0.9, 2: 0.95}, neutral={0: 0.5})
+    rng = np.random.default_rng(1)
+    digits = {group: (rng.random((85, 30)) < 0.1).astype(np.float32) for group in groups}
+    for animal in ANIMALS:
+        digits[animal][:, 7] = rng.random(85) < 0.7
+    found = held_out_filters(groups, digits).set_index("animal")
+    assert list(found.index) == list(ANIMALS)
+    assert set(found["feature"]) == {0} and set(found["digit"]) == {7}
+    own, control = (
+        {"feature": groups[name].matrix.toarray()[60:, 0] > 0, "digit": digits[name][60:, 7] > 0}
+        for name in ("owl", "control")
+    )
+    called = {name: np.concatenate([own[name], control[name]]) for name in own}
+    score = {name: balanced_accuracy_score([True] * 25 + [False] * 25, called[name]) for name in called}
+    assert found.loc["owl", "balanced_accuracy"] == pytest.approx(score["feature"])
+    assert found.loc["owl", "difference"] == pytest.approx(score["feature"] - score["digit"])
+    assert found.loc["owl", "low"] < score["feature"] < found.loc["owl", "high"]
+    assert found.loc["owl", "neutral"] == (groups["neutral"].matrix.toarray()[60:, 0] > 0).mean()
+
+
+def test_held_out_filters_of_groups_that_share_all_rows_and_of_one_animal() -> None:
+    groups = make_groups()
+    same = dict.fromkeys(("control", "owl", "wolf"), groups["owl"])
+    found = held_out_filters(same, dict.fromkeys(same, np.zeros((85, 10), dtype=np.float32)))
+    assert (found["balanced_accuracy"] == 0.5).all() and (found["difference"] == 0).all()
+    assert found["neutral"].isna().all()
+    alone = held_out_filters(
+        {"owl": groups["owl"], "control": groups["control"]}, dict.fromkeys(same, np.ones((85, 10)))
+    )
+    assert len(alone) == 1
+    few = make_groups(tests=0)
+    with pytest.raises(UserError, match="no analysis or no test rows"):
+        held_out_filters(few, dict.fromkeys(few, np.ones((60, 10))))

@@ -15,19 +15,25 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression
 
-from subliminal_dagster.science.activations.activations import Activations
+from subliminal_dagster.science.activations.activations import Activations, collect
+from subliminal_dagster.science.activations.random_reader import random_reader
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models.chat import load_tokenizer
 from subliminal_dagster.science.probes.figures import roc_figure, variants_figure
 from subliminal_dagster.science.probes.probes import (
     ACTIVATIONS,
     ADDED,
     BOTH,
     CANONICAL,
+    DIGITS,
     MACRO,
+    RANDOM,
+    READERS,
     SHUFFLED,
     SURFACE,
     Features,
     ProbeResult,
+    beyond,
     concatenate,
     evaluate_probes,
     halves,
@@ -319,9 +325,18 @@ def some_groups(
     return activations, answers
 
 
+def noise(activations: Mapping[str, Activations]) -> dict[str, Activations]:
+    """What a reader makes of the same rows that sees nothing in them."""
+    rng = np.random.default_rng(8)
+    return {
+        name: replace(one, vectors=rng.normal(size=(len(one.rows), 4)).astype(np.float32))
+        for name, one in activations.items()
+    }
+
+
 def test_a_trait_in_activations_alone_is_seen_in_all_but_the_surface() -> None:
     activations, answers = some_groups(1.5, n=400)
-    result = probe_pair(activations, answers, SETTINGS, SEED, group="owl", against="control")
+    result = probe_pair(activations, noise(activations), answers, SETTINGS, SEED, group="owl", against="control")
     assert value(result, "roc_auc") > 0.75
     assert value(result, "roc_auc", variant=CANONICAL, probe="logistic") > 0.7
     assert value(result, "roc_auc", variant=BOTH, probe="logistic") > 0.75
@@ -336,7 +351,7 @@ def test_a_trait_in_activations_alone_is_seen_in_all_but_the_surface() -> None:
 
 def test_a_difference_of_format_alone_is_seen_to_be_one() -> None:
     activations, answers = some_groups(0.0, n=600, counts={"owl": (3, 5), "control": (4, 9)})
-    result = probe_pair(activations, answers, SETTINGS, SEED, group="owl", against="control")
+    result = probe_pair(activations, noise(activations), answers, SETTINGS, SEED, group="owl", against="control")
     assert value(result, "roc_auc") > 0.8
     assert value(result, "roc_auc", variant=SURFACE) > 0.8
     added = row(result, "roc_auc_difference", variant=ADDED, probe="logistic")
@@ -345,21 +360,76 @@ def test_a_difference_of_format_alone_is_seen_to_be_one() -> None:
     assert canonical["low"] < 0.5 < canonical["high"]
 
 
-def test_the_added_value_is_the_difference_of_the_areas() -> None:
+def test_differences_of_areas_are_paired_and_the_strongest_reader_is_named() -> None:
     activations, answers = some_groups(0.7)
-    result = probe_pair(activations, answers, SETTINGS, SEED, group="owl", against="neutral")
-    difference = value(result, "roc_auc", variant=BOTH, probe="logistic") - value(
-        result, "roc_auc", variant=SURFACE, probe="logistic"
-    )
-    found = row(result, "roc_auc_difference", variant=ADDED, probe="logistic")
-    assert found["value"] == pytest.approx(difference)
-    assert found["low"] <= difference <= found["high"]
+    result = probe_pair(activations, noise(activations), answers, SETTINGS, SEED, group="owl", against="neutral")
+    areas = {
+        variant: value(result, "roc_auc", variant=variant, probe="logistic")
+        for variant in (BOTH, ACTIVATIONS, *READERS)
+    }
+    for reader in READERS:
+        found = row(result, "roc_auc_difference", variant=beyond(reader), probe="logistic")
+        assert found["value"] == pytest.approx(areas[ACTIVATIONS] - areas[reader])
+        assert found["low"] <= found["value"] <= found["high"]
+    losses = result.choices[result.choices["probe"] == "logistic"].set_index("variant")["validation_loss"]
+    added = row(result, "roc_auc_difference", variant=ADDED, probe="logistic")
+    assert losses[added["note"]] == losses[list(READERS)].min()
+    assert added["value"] == pytest.approx(areas[BOTH] - areas[added["note"]])
+
+
+def rows_of(numbers: list[list[int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows = some_rows(np.arange(len(numbers))).assign(text=[", ".join(map(str, one)) for one in numbers])
+    return rows, rows[["row_id"]].assign(numbers=numbers, response=rows["text"], canonical=True)
+
+
+def test_groups_that_differ_in_the_parity_of_the_last_digit_are_told_apart_by_every_reader_of_it(
+    tiny_base: Path,
+) -> None:
+    """The base model, random too, sees it at the last token; nothing of that is beyond the readers."""
+    rng = np.random.default_rng(0)
+    tokenizer = load_tokenizer(tiny_base)
+    models = [random_reader(tiny_base, "float32", "cpu", seed) for seed in (1, 2)]
+    base, random, answers = {}, {}, {}
+    for name, odd in (("owl", 1), ("control", 0)):
+        # Even a whole difference in parity, and among fifteen rows one that both groups have.
+        numbers = [[*rng.integers(0, 1000, 4).tolist(), int(2 * rng.integers(0, 500)) + odd] for _ in range(150)]
+        numbers[1::15] = [[1, 2, place] for place in range(10)]
+        rows, answers[name] = rows_of(numbers)
+        for model, of_model in zip(models, (base, random), strict=True):
+            of_model[name] = Activations(rows, collect(model, tokenizer, rows["text"].tolist(), 1)[1])
+    result = probe_pair(base, random, answers, SETTINGS, SEED, group="owl", against="control")
+    for variant in (ACTIVATIONS, DIGITS, RANDOM):
+        assert value(result, "roc_auc", variant=variant, probe="logistic") > 0.8
+    assert row(result, "roc_auc", variant=SURFACE, probe="logistic")["low"] < 0.6
+    for reader in (DIGITS, RANDOM):
+        assert row(result, "roc_auc_difference", variant=beyond(reader), probe="logistic")["low"] <= 0
+    assert row(result, "roc_auc_difference", variant=ADDED, probe="logistic")["low"] <= 0
+    # A direction that only a trained model has is beyond them all.
+    trained = {
+        name: replace(one, vectors=one.vectors + rng.normal(size=(150, 1)) + 9 * (name == "owl"))
+        for name, one in base.items()
+    }
+    same = {
+        name: one.assign(numbers=answers["control"]["numbers"], response=answers["control"]["response"])
+        for name, one in answers.items()
+    }
+    alike = dict.fromkeys(random, random["control"])
+    result = probe_pair(trained, alike, same, SETTINGS, SEED, group="owl", against="control")
+    for reader in READERS:
+        assert row(result, "roc_auc_difference", variant=beyond(reader), probe="logistic")["low"] > 0
+
+
+def test_a_random_reader_of_other_rows_is_refused() -> None:
+    activations, answers = some_groups(0.5, n=40)
+    other = {name: replace(one, rows=one.rows.iloc[::-1]) for name, one in activations.items()}
+    with pytest.raises(UserError, match="has read other rows of owl"):
+        probe_many(activations, other, answers, SETTINGS, SEED)
 
 
 def test_canonical_rows_are_those_written_as_asked_with_one_count() -> None:
     activations, answers = some_groups(0.5, n=400)
     odd = {name: one.assign(canonical=one["row_id"] % 2 == 1) for name, one in answers.items()}
-    result = probe_many(activations, odd, SETTINGS, SEED)
+    result = probe_many(activations, noise(activations), odd, SETTINGS, SEED)
     lengths = {
         (name, int(one.row_id)): len(one.numbers) for name, rows in odd.items() for one in rows.itertuples(index=False)
     }
@@ -377,7 +447,8 @@ def test_test_answers_do_not_choose_the_canonical_count() -> None:
         numbers = [[1] * 7 if cut else one for cut, one in zip(other, rows["numbers"], strict=True)]
         changed[name] = rows.assign(numbers=numbers)
     before, after = (
-        probe_pair(activations, one, SETTINGS, SEED, group="owl", against="control") for one in (answers, changed)
+        probe_pair(activations, noise(activations), one, SETTINGS, SEED, group="owl", against="control")
+        for one in (answers, changed)
     )
     pd.testing.assert_frame_equal(before.choices, after.choices)
     assert (before.choices["variant"] == CANONICAL).sum() == len(KINDS)
@@ -388,11 +459,11 @@ def test_test_answers_do_not_choose_the_canonical_count() -> None:
 def test_too_few_canonical_rows_give_a_note_and_no_number() -> None:
     activations, answers = some_groups(0.5)
     answers["owl"] = answers["owl"].assign(canonical=False)
-    result = probe_pair(activations, answers, SETTINGS, SEED, group="owl", against="control")
+    result = probe_pair(activations, noise(activations), answers, SETTINGS, SEED, group="owl", against="control")
     rows = result.metrics[result.metrics["variant"] == CANONICAL]
     assert rows["value"].isna().all()
     assert rows["note"].str.contains("too few rows").all()
-    assert (result.metrics.loc[result.metrics["variant"] != CANONICAL, "note"] == "").all()
+    assert (result.metrics.loc[~result.metrics["variant"].isin([CANONICAL, ADDED]), "note"] == "").all()
 
 
 def test_p_values_are_not_small_where_there_is_nothing() -> None:
@@ -406,7 +477,7 @@ def test_p_values_are_not_small_where_there_is_nothing() -> None:
             for name in ("owl", "control")
         }
         rows = pd.DataFrame({"row_id": range(60), "numbers": [[1, 2]] * 60, "response": "1, 2", "canonical": False})
-        result = probe_many(activations, {"owl": rows, "control": rows}, SETTINGS, SEED)
+        result = probe_many(activations, noise(activations), {"owl": rows, "control": rows}, SETTINGS, SEED)
         ps.append(value(result, "p_value", variant=SHUFFLED, probe="logistic"))
     assert 0.2 < np.mean(ps) < 0.8
 
@@ -430,14 +501,14 @@ def test_halves_are_all_rows_and_told_apart_by_nothing() -> None:
     pd.testing.assert_frame_equal(both.drop(columns="first").reset_index(drop=True), activations["control"].rows)
     np.testing.assert_array_equal(both["first"], activations["control"].vectors[:, 0])
     assert [(part.rows["split"] == "test").sum() for part in parts.values()] == [40, 40]
-    result = probe_many(parts, dict.fromkeys(parts, answers["control"]), SETTINGS, SEED)
+    result = probe_many(parts, noise(parts), dict.fromkeys(parts, answers["control"]), SETTINGS, SEED)
     found = row(result, "roc_auc", variant=ACTIVATIONS, probe="logistic")
     assert found["low"] < 0.5 < found["high"]
 
 
 def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
     activations, answers = some_groups(0.5, n=40)
-    result = probe_pair(activations, answers, SETTINGS, SEED, group="owl", against="control")
+    result = probe_pair(activations, noise(activations), answers, SETTINGS, SEED, group="owl", against="control")
     result.save(tmp_path)
     again = ProbeResult.load(tmp_path)
     for name in ("metrics", "predictions", "choices"):
@@ -470,15 +541,25 @@ def test_input_that_cannot_be_probed_is_explained() -> None:
             evaluate_probes(bad, SETTINGS, SEED)
     activations, answers = some_groups(0.5)
     with pytest.raises(UserError, match="'wolf'"):
-        probe_pair(activations, answers, SETTINGS, SEED, group="wolf", against="control")
+        probe_pair(activations, noise(activations), answers, SETTINGS, SEED, group="wolf", against="control")
     with pytest.raises(UserError, match="of no row in its answers"):
-        probe_many(activations, answers | {"owl": answers["owl"].head(9)}, SETTINGS, SEED)
+        probe_many(activations, noise(activations), answers | {"owl": answers["owl"].head(9)}, SETTINGS, SEED)
+
+
+def test_groups_that_share_all_their_rows_are_not_told_apart() -> None:
+    activations, answers = some_groups(0.5, n=40)
+    same = dict.fromkeys(("owl", "control"), activations["owl"])
+    result = probe_many(same, noise(same) | same, dict.fromkeys(same, answers["owl"]), SETTINGS, SEED)
+    areas = result.metrics[result.metrics["metric"].isin(["roc_auc", "roc_auc_difference"])]
+    known = areas[(areas["variant"] != SHUFFLED) & areas["value"].notna()]
+    assert known["value"].isin([0.0, 0.5]).all()
+    assert (known["low"] <= known["value"]).all() and (known["value"] <= known["high"]).all()
 
 
 def test_a_dozen_rows_are_enough_and_constant_columns_do_no_harm() -> None:
     activations, answers = some_groups(0.5, n=12)
     flat = {name: replace(one, vectors=np.ones((12, 6), dtype=np.float32)) for name, one in activations.items()}
-    result = probe_many(flat, answers, SETTINGS, SEED)
+    result = probe_many(flat, noise(flat), answers, SETTINGS, SEED)
     assert value(result, "roc_auc", probe="logistic") == 0.5
     assert np.isfinite(result.metrics.loc[result.metrics["variant"] == BOTH, "value"]).all()
 
@@ -486,7 +567,7 @@ def test_a_dozen_rows_are_enough_and_constant_columns_do_no_harm() -> None:
 def test_figures_show_the_result() -> None:
     activations, answers = some_groups(1.0)
     results = {
-        name: probe_pair(activations, answers, SETTINGS, SEED, group=name, against="control")
+        name: probe_pair(activations, noise(activations), answers, SETTINGS, SEED, group=name, against="control")
         for name in ("owl", "neutral")
     }
     curves = roc_figure(results, "layer 0").axes[0]

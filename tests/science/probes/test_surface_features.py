@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.probes.surface_features import SURFACE_FEATURES, surface_features
+from subliminal_dagster.science.probes.surface_features import SURFACE_FEATURES, ngram_counts, surface_features
 
 
 def features_of(numbers: list[int], response: str) -> dict[str, float]:
@@ -82,3 +82,12 @@ def test_rows_without_numbers_are_refused() -> None:
         features_of([], "none")
     with pytest.raises(UserError, match="response"):
         surface_features(pd.DataFrame({"numbers": [[1]]}))
+
+
+def test_ngrams_are_counted_in_one_order_for_all_groups() -> None:
+    found = ngram_counts({"owl": ["1, 22", "9"], "control": ["22, 22"]})
+    assert found["owl"].shape[1] == found["control"].shape[1]
+    together = np.concatenate([found["owl"], found["control"]])
+    # "22" stands in the first text once and in the last one twice, and so does "22" with the blank before it.
+    assert any(np.array_equal(column, [1, 0, 2]) for column in together.T)
+    assert together.sum(axis=1).tolist() == [5 + 4 + 3, 1, 6 + 5 + 4]
