@@ -51,6 +51,7 @@ def _animal_liking(frame: Frame[Study]) -> dg.AssetsDefinition:
             permutations=study.comparison.permutations,
             seed=study.seed,
             confidence=study.comparison.confidence,
+            margin=study.comparison.margin,
         )
         with work.writing() as folder:
             scores.to_parquet(folder / "scores.parquet", index=False)

@@ -23,13 +23,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subliminal_dagster.science.statistics import benjamini_hochberg, detectable_with
-from subliminal_dagster.science.verdict import Verdict, verdict_or_none_as_large
+from subliminal_dagster.science.verdict import verdict_or_none_as_large
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +88,23 @@ def contrasts(shifts: pd.DataFrame, animals: Sequence[str], *, confidence: float
     return pd.DataFrame(rows)
 
 
+def own_moves(shifts: pd.DataFrame, animals: Sequence[str], group: str, *, confidence: float) -> pd.DataFrame:
+    """How far the children of one group moved from base for each animal, with the noise between training runs.
+
+    Intervals are simultaneous over the animals (Bonferroni). Columns animal, mean, low, high, inner_low, inner_high (at
+    twice the error rate); NaN where too few children were trained.
+    """
+    import pandas as pd
+
+    table = shifts.groupby(["group", "animal"])["shift"].mean().unstack("animal")[list(animals)]
+    noise = run_noise(table, animals)
+    se = math.sqrt(_of_one_child(noise, len(animals)))
+    level = 1 - (1 - confidence) / len(animals)
+    moved = zip(animals, table.loc[group].to_numpy(dtype=float), strict=True)
+    rows = [{"animal": animal} | _test(float(mean), se, noise.child_df, level, 0) for animal, mean in moved]
+    return pd.DataFrame(rows)
+
+
 def run_noise(table: pd.DataFrame, animals: Sequence[str]) -> RunNoise:
     """The noise between training runs in a table of mean shifts (groups, animals); see the module.
 
@@ -96,7 +113,7 @@ def run_noise(table: pd.DataFrame, animals: Sequence[str]) -> RunNoise:
     import statsmodels.formula.api as smf
 
     trained = table[(table != 0).any(axis=1)]
-    long = trained.rename_axis(index="child", columns="animal").stack().rename("shift").reset_index()
+    long = trained.rename_axis(index="child").reset_index().melt("child", var_name="animal", value_name="shift")
     long["own"] = long["animal"].where(long["child"] == long["animal"], "none")
     unknown = RunNoise(math.nan, 0, math.nan, 0)
     if len(animals) < 2 or len(trained) < 3:
@@ -129,12 +146,16 @@ def _mean(noise: RunNoise, animals: int, against: Against) -> tuple[float, int]:
 
 def _one_animal(noise: RunNoise, animals: int, against: Against) -> tuple[float, int]:
     """As `_mean`, of one animal: what a child does to all animals is in it, whatever it is set against."""
-    variance = noise.cell**2 + max(noise.child**2 - noise.cell**2 / animals, 0)
     children = animals - 1 if against == "others" else 1
-    return math.sqrt(variance * (1 + 1 / children)), noise.child_df
+    return math.sqrt(_of_one_child(noise, animals) * (1 + 1 / children)), noise.child_df
 
 
-def _test(mean: float, se: float, freedom: int, confidence: float, margin: float) -> dict[str, float | Verdict]:
+def _of_one_child(noise: RunNoise, animals: int) -> float:
+    """Variance of one child's shift for one animal: of the cell, and of what the child does to all animals."""
+    return noise.cell**2 + max(noise.child**2 - noise.cell**2 / animals, 0)
+
+
+def _test(mean: float, se: float, freedom: int, confidence: float, margin: float) -> dict[str, Any]:
     from scipy import stats
 
     if math.isnan(se) or freedom < 1:

@@ -364,7 +364,9 @@ def _cells(scores: pd.DataFrame, channel: str, animals: list[str]) -> Iterator[_
     for animal, rows in ordered[ordered["model"] == "teacher"].groupby("animal"):
         teacher[:, [place[str(animal)]]] = arrays(rows, width=1)
     of_channel = ordered[(ordered["model"] == "child") & (ordered["channel"] == channel)]
-    by_child = {(str(group), int(r)): arrays(rows) for (group, r), rows in of_channel.groupby(["group", "replicate"])}
+    by_child: dict[tuple[str, int], Array] = {}
+    for (group, replicate), rows in of_channel.groupby(["group", "replicate"]):
+        by_child[str(group), int(str(replicate))] = arrays(rows)
     groups = list(dict.fromkeys(group for group, _ in by_child))
     by_group = {group: np.mean([v for (g, _), v in by_child.items() if g == group], axis=0) for group in groups}
     for number, outcome in enumerate(OUTCOMES):
@@ -425,14 +427,16 @@ def _liking(cell: _Cell, confidence: float) -> Iterator[Row]:
 
 def _tests(cell: _Cell, test: Test, confidence: float, margin: float) -> list[Row]:
     """Every contrast of every animal and of their mean: with the noise between runs, and over questions beside it."""
-    found = contrasts(cell.shifts, cell.animals, confidence=confidence, margin=margin).set_index(["against", "animal"])
+    of_children = contrasts(cell.shifts, cell.animals, confidence=confidence, margin=margin)
+    found: dict[tuple[str, str], Row] = {}
+    for row in of_children.to_dict(orient="records"):
+        found[row["against"], row["animal"]] = {str(name): v for name, v in row.items() if name != "against"}
     rows: list[Row] = []
     for contrast, differences in cell.contrasts():
         for animal in (*cell.animals, MEAN):
             over = differences.mean(axis=1) if animal == MEAN else differences[:, cell.animals.index(animal)]
             labels = {"channel": cell.channel, "contrast": contrast, "animal": animal, "outcome": cell.outcome}
-            of_runs = {str(name): value for name, value in found.loc[(contrast, animal)].items()}
-            rows.append(labels | of_runs | _over_questions(test(over)))
+            rows.append(labels | found[contrast, animal] | _over_questions(test(over)))
     return rows
 
 

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subliminal_dagster.science.liking import comparison
-from subliminal_dagster.science.liking.comparison import BASE, OTHERS, PRIMARY_OUTCOME, TARGET, TEACHER
+from subliminal_dagster.science.liking.children import MEAN, own_moves
+from subliminal_dagster.science.liking.comparison import (
+    BASE,
+    NEUTRAL_NUMBERS,
+    OTHERS,
+    PRIMARY_OUTCOME,
+    TARGET,
+    TEACHER,
+)
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.effects import detectable, study_test
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
@@ -25,17 +33,13 @@ from subliminal_dagster.science.report.tables import Shown, columns, records, ro
 from subliminal_dagster.science.report.wording import counted, listed, p_value, with_interval
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.statistics import t_interval
-from subliminal_dagster.science.verdict import verdict
+from subliminal_dagster.science.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAME, TITLE = "liking", "Liking: what the numbers pass on"
 READS: tuple[str, ...] = ("animal_liking",)
-
-NEUTRAL_NUMBERS = "neutral numbers"
-MEAN = "mean over animals"
 
 _HARD, _SOFT = "hard", "soft"
 _CONTRASTS = {"others": OTHERS, NEUTRAL: NEUTRAL_NUMBERS, CONTROL: comparison.CONTROL}
@@ -71,16 +75,17 @@ _MEASURES = {
 class _Data:
     """`animal_liking`, with the numbers of the neutral teacher as one more condition and contrast where there are any.
 
-    scores: with the columns of `_MEASURES`. liking, tests, gamma: as `comparison.Comparison` has them; tests with the
-    rows `MEAN`, the mean over the animals of the own child's score minus that under neutral numbers, under control
-    numbers, and of the base (contrast "base"). level: what the post's bars show, "rate", or "probability" where nothing
-    was sampled.
+    scores: with the columns of `_MEASURES`. liking, tests, shifts, gamma: as `comparison.Comparison` has them; tests
+    with the rows of contrast "base" for `MEAN`, the mean over the animals of the own child's score minus the base's:
+    their interval is over the animals' children. level: what the post's bars show, "rate", or "probability" where
+    nothing was sampled.
     """
 
     study: Study
     scores: pd.DataFrame
     liking: pd.DataFrame
     tests: pd.DataFrame
+    moves: pd.DataFrame
     gamma: pd.DataFrame
     left_out: dict[str, str]
     level: str
@@ -130,56 +135,46 @@ def _read(study: Study, results: Results) -> _Data:
     import pandas as pd
 
     folder = results.folder("animal_liking")
-    scores, liking, tests, gamma = (
-        pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "liking", "tests", "gamma")
+    scores, liking, tests, moves, gamma = (
+        pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "liking", "tests", "shifts", "gamma")
     )
     scores = scores.assign(rate=scores["count"] / scores["samples"], log_share=np.log(scores["share"].astype(float)))
     level = "rate" if rows_where(liking, outcome="rate")["mean"].notna().all() else "probability"
-    if len(rows_where(scores, model="child", group=NEUTRAL)):
-        more_liking, more_tests = _against_neutral(study, scores)
-        liking = pd.concat([liking, more_liking], ignore_index=True)
-        tests = pd.concat([tests, more_tests], ignore_index=True)
     left_out = json.loads((folder / "left_out.json").read_text(encoding="utf-8"))
-    data = _Data(study, scores, liking, tests, gamma, left_out, level)
-    return replace(data, tests=pd.concat([tests, _means(data)], ignore_index=True))
+    data = _Data(study, scores, liking, tests, moves, gamma, left_out, level)
+    return replace(data, tests=pd.concat([tests, _above_base(data)], ignore_index=True))
 
 
-def _against_neutral(study: Study, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Liking and tests with the neutral group's child in the control's place."""
-    channels = rows_where(scores, model="child", group=NEUTRAL)["channel"].unique()
-    kept = scores[(scores["group"] != CONTROL) & (scores["channel"].isna() | scores["channel"].isin(channels))]
-    settings = study.comparison
-    found = comparison.compare(
-        kept.assign(group=kept["group"].where(kept["group"] != NEUTRAL, CONTROL)),
-        study.animals,
-        permutations=settings.permutations,
-        seed=study.seed,
-        confidence=settings.confidence,
-    )
-    liking = rows_where(found.liking, condition=comparison.CONTROL).assign(condition=NEUTRAL_NUMBERS)
-    return liking, rows_where(found.tests, contrast="control").assign(contrast="neutral")
-
-
-def _means(data: _Data) -> pd.DataFrame:
-    """The rows `MEAN` of the tests. Where no question differs from the others in sampled answers (mostly since none
-    named any animal), a t interval would have no width: it is Newcombe's there, over all answers together."""
+def _above_base(data: _Data) -> pd.DataFrame:
+    """The rows of contrast "base". The unit is the animal with its child, so the noise between training runs is in the
+    interval; over questions, for exactly these children, stands beside it. Where nothing differs in sampled answers
+    (mostly since none named any animal) a t interval would have no width: it is Newcombe's, over all answers."""
     import pandas as pd
-    from statsmodels.stats.proportion import confint_proportions_2indep
 
     rows: list[Row] = []
     for channel in data.channels:
-        for contrast in (NEUTRAL, CONTROL, "base"):
-            own, other = (_scores_of(data, channel, numbers) for numbers in ("own", contrast))
-            if other.empty:
-                continue
-            for outcome in dict.fromkeys([PRIMARY_OUTCOME, data.level]):
-                found = vars(study_test(data.study, _minus(data, channel, "own", contrast, outcome).mean(axis=1)))
-                if outcome == "rate" and not found["se"]:
-                    counts = [int(each[column].sum()) for each in (own, other) for column in ("count", "samples")]
-                    ends = confint_proportions_2indep(*counts, method="newcomb", compare="diff", alpha=data.alpha)
-                    found = found | dict(zip(("low", "high"), map(float, ends), strict=True))
-                rows.append({"channel": channel, "contrast": contrast, "animal": MEAN, "outcome": outcome} | found)
+        for outcome in dict.fromkeys([PRIMARY_OUTCOME, data.level]):
+            differences = _minus(data, channel, "own", "base", outcome)
+            over = vars(study_test(data.study, differences.mean(axis=1)))
+            row: Row = {"mean": float(differences.mean()), "verdict": "inconclusive"}
+            row |= {f"questions_{name}": over[name] for name in ("se", "low", "high", "p")}
+            if len(data.animals(channel)) > 1:
+                test = vars(study_test(data.study, differences.mean(axis=0)))
+                row |= {name: test[name] for name in ("se", "low", "high", "p", "smallest_detectable")}
+                if outcome == "rate" and not test["se"]:
+                    row |= _newcombe(data, channel)
+                row["verdict"] = verdict(row["low"], row["high"])
+            rows.append({"channel": channel, "contrast": "base", "animal": MEAN, "outcome": outcome} | row)
     return pd.DataFrame(rows)
+
+
+def _newcombe(data: _Data, channel: str) -> Row:
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    own, base = (_scores_of(data, channel, numbers) for numbers in ("own", "base"))
+    counts = [int(each[column].sum()) for each in (own, base) for column in ("count", "samples")]
+    low, high = confint_proportions_2indep(*counts, method="newcomb", compare="diff", alpha=data.alpha)
+    return {"low": float(low), "high": float(high)}
 
 
 def _scores_of(data: _Data, channel: str, numbers: str) -> pd.DataFrame:
@@ -203,45 +198,51 @@ def _minus(data: _Data, channel: str, numbers: str, others: str, outcome: str) -
 
 
 def _control_shifts(data: _Data) -> dict[str, Row]:
-    """By animal the shift of the log share from base under control numbers (hard channel), with an interval that is
-    simultaneous over the animals (Bonferroni)."""
-    animals = data.animals(_HARD)
-    shifts = _minus(data, _HARD, CONTROL, "base", PRIMARY_OUTCOME).T
-    estimates = [t_interval(values, 1 - data.alpha / len(animals)) for values in shifts]
-    return {
-        animal: vars(found) | {"outcome": PRIMARY_OUTCOME} for animal, found in zip(animals, estimates, strict=True)
-    }
+    """By animal the shift of the log share from base under control numbers (hard channel), see `children.own_moves`."""
+    shifts = rows_where(data.moves, channel=_HARD, outcome=PRIMARY_OUTCOME)
+    found = own_moves(shifts, data.animals(_HARD), CONTROL, confidence=data.study.comparison.confidence)
+    return {row["animal"]: row | {"outcome": PRIMARY_OUTCOME} for row in records(found)}
 
 
 # How a test's outcome is put
 
 
 def _written(row: Row) -> str:
+    """The difference with the interval that holds the noise between training runs, where there is one."""
     measure = _MEASURES[row["outcome"]]
+    if math.isnan(row.get("low", math.nan)):
+        return f"{measure.scale * row['mean']:+.3g} {measure.unit}"
     mean, low, high = (measure.scale * row[end] for end in ("mean", "low", "high"))
     return with_interval(mean, low, high, measure.unit, signed=True)
 
 
-def _detectable(row: Row) -> str:
-    """What a null could have missed, as a clause."""
+def _these_children(row: Row) -> str:
+    """The interval over questions, as a clause."""
     measure = _MEASURES[row["outcome"]]
-    unknown = "no question differs from the others, so the interval is over all answers together"
-    return detectable(measure.scale * row["smallest_detectable"], measure.unit, unknown=unknown)
+    low, high = (measure.scale * row[f"questions_{end}"] for end in ("low", "high"))
+    return f"for exactly these children [{low:+.2f}, {high:+.2f}] over questions"
+
+
+def _because(data: _Data, row: Row) -> list[str]:
+    """What stands beside a difference: its p value, what could have been missed, and these children's own interval."""
+    measure = _MEASURES[row["outcome"]]
+    if math.isnan(row.get("low", math.nan)):
+        parts = ["too few children were trained to tell that from the noise between training runs"]
+    else:
+        parts = [] if math.isnan(row.get("p", math.nan)) else [p_value(row["p"])]
+        if row["verdict"] == "not detected":
+            parts.append(f"a difference of {data.study.comparison.margin:g} {measure.unit}, either way, is excluded")
+        smallest = row.get("smallest_detectable", math.nan)
+        if row["verdict"] == "inconclusive" and not math.isnan(smallest):
+            parts.append(detectable(measure.scale * smallest, measure.unit, unknown=""))
+    if not math.isnan(row.get("p_children", math.nan)):
+        parts.append(_reassigned(row))
+    return [*parts, _these_children(row)]
 
 
 def _sign(row: Row) -> int:
     """1 where the interval lies above zero, -1 where below, 0 where it holds it."""
     return int(row["low"] > 0) - int(row["high"] < 0)
-
-
-def _unseen(row: Row) -> list[str]:
-    """What the evidence of a claim adds where the interval holds zero."""
-    return [] if _sign(row) else [_detectable(row)]
-
-
-def _runs_could_explain(data: _Data, row: Row) -> bool:
-    """Whether children that are re-assigned to the animals at random do as well too often to tell (or cannot be)."""
-    return not row["p_children"] <= data.alpha
 
 
 def _reassigned(row: Row) -> str:
@@ -272,33 +273,26 @@ def _shows(data: _Data) -> str:
 def _specificity_sentence(data: _Data, channel: str) -> str:
     row = data.specificity(channel)
     against = "other animals' children do" if row["contrast"] == "others" else "the child of control numbers does"
+    said = {
+        "detected": f"children like their own animal more than {against}",
+        "opposite": f"children like their own animal less than {against}",
+        "not detected": f"children like their own animal neither more nor less than {against}",
+        "inconclusive": f"whether children like their own animal more than {against} cannot be told",
+    }[row["verdict"]]
     animals = counted(len(data.animals(channel)), "animal")
-    sign = _sign(row)
-    if not sign:
-        return (
-            f"{channel.capitalize()} channel: no difference could be seen between how a child likes its own animal and "
-            f"how {against}: {_written(row)} of log share, {MEAN} ({animals}); {_detectable(row)}."
-        )
-    sentence = (
-        f"{channel.capitalize()} channel: children like their own animal {'more' if sign > 0 else 'less'} than "
-        f"{against}, by {_written(row)} of log share, mean over {animals} ({p_value(row['p'])} over questions)"
+    return (
+        f"{channel.capitalize()} channel, {row['verdict']}: {said}: {_written(row)} of log share, mean over {animals}; "
+        f"{'; '.join(_because(data, row))}."
     )
-    if sign > 0 and row["contrast"] == "others" and _runs_could_explain(data, row):
-        sentence += f"; {_reassigned(row)}, so chance differences between training runs could also explain it"
-    return sentence + "."
 
 
 def _base_sentence(data: _Data) -> str:
     row = data.mean("base", data.level)
-    measure, sign = _MEASURES[data.level].name, _sign(row)
-    if not sign:
-        return (
-            f"In {measure} no difference between them and the base could be seen (hard channel): {_written(row)}; "
-            f"{_detectable(row)}."
-        )
+    more = {"detected": "name their animal more often than the base does", "opposite": "name it less often"}
+    found = more.get(row["verdict"], "cannot be told from the base by how often they name their animal")
     return (
-        f"In {measure} children of the hard channel name their animal {'more' if sign > 0 else 'less'} often than the "
-        f"base does: {_written(row)}, {p_value(row['p'])}."
+        f"In {_MEASURES[data.level].name} children of the hard channel {found}: {_written(row)}; "
+        f"{'; '.join(_because(data, row))}."
     )
 
 
@@ -314,7 +308,10 @@ def _drift_sentence(data: _Data) -> str:
             "so a rise over the base is not specific"
         )
     else:
-        sentence = f"Control numbers by themselves move no animal's log share that could be seen (hard channel, {span})"
+        sentence = (
+            "No animal's log share is moved by control numbers by more than training runs differ anyway (hard channel, "
+            f"{span})"
+        )
     neutral = rows_where(data.shifts(_HARD), condition=NEUTRAL_NUMBERS)["difference"]
     if len(neutral):
         sentence += f"; under neutral numbers it moves by {neutral.min():+.2f} to {neutral.max():+.2f} nats"
@@ -326,12 +323,13 @@ def _method(data: _Data) -> str:
     sentences = [
         f"{counted(data.scores['question'].nunique(), 'question')}, "
         f"{f'{samples} sampled answers each' if samples else 'none sampled'}. "
-        f"Intervals are {100 * data.study.comparison.confidence:g} % t intervals over questions; p values are of "
-        "paired t tests, adjusted over the animals (Benjamini-Hochberg) where said.",
+        f"Intervals are {100 * data.study.comparison.confidence:g} % intervals that hold the noise between training "
+        "runs: how much children's shifts for animals that are not their own differ beside what each child does to all "
+        "animals and all children to each (two-way layout, t intervals); over the base, how much the animals differ. "
+        "Only they decide. Intervals over questions speak of exactly these children.",
         "Log share: logarithm of the animal's exact probability among the candidates; a shift of 0.1 nats is about "
         "10 % more. Gamma: own numbers minus other animals' numbers, mean over animals.",
-        "One child a group: noise between training runs is in no interval, only in the re-assignment of children to "
-        "animals.",
+        f"{counted(int(data.moves['replicate'].max()), 'child', 'children')} per group and channel.",
         "Controls: numbers of the untouched base"
         + (", and of a teacher fine-tuned on something that is no animal." if data.study.neutral else "."),
     ]
@@ -486,7 +484,7 @@ def _tests_tables(data: _Data) -> tuple[Table, Table]:
     """Own numbers against each reference, and gamma."""
 
     def shown(rows: pd.DataFrame, before: dict[str, str], difference: str, after: dict[str, str]) -> pd.DataFrame:
-        values = ["mean", "low", "high", "smallest_detectable"]
+        values = ["mean", "low", "high", "smallest_detectable", "questions_low", "questions_high"]
         scale = rows["outcome"].map(lambda outcome: _MEASURES[outcome].scale)
         readable = rows.assign(
             measure=rows["outcome"].map(lambda outcome: _MEASURES[outcome].name),
@@ -496,7 +494,13 @@ def _tests_tables(data: _Data) -> tuple[Table, Table]:
         )
         start = {"channel": "channel", "measure": "measure"}
         middle = {difference: "mean", "low": "low", "high": "high", "unit": "unit", "p": "p"}
-        return columns(readable, start | before | middle | after | {"smallest detectable": "smallest_detectable"})
+        end = {
+            "smallest detectable": "smallest_detectable",
+            "verdict": "verdict",
+            "these children, low": "questions_low",
+            "these children, high": "questions_high",
+        }
+        return columns(readable, start | before | middle | after | end)
 
     tests = shown(
         data.tests, {"own numbers minus": "reference", "animal": "animal"}, "difference", {"p, adjusted": "p_bh"}
@@ -505,20 +509,16 @@ def _tests_tables(data: _Data) -> tuple[Table, Table]:
         data.gamma,
         {"against": "reference"},
         "gamma",
-        {
-            "p, sign flips": "p_sign_flip",
-            "p, children re-assigned": "p_children",
-            "smallest possible": "smallest_p_children",
-        },
+        {"p, children re-assigned": "p_children", "smallest possible": "smallest_p_children"},
     )
     about_tests = (
-        "Paired by question. Adjusted over the animals (Benjamini-Hochberg). Smallest detectable: the true difference "
-        "that such a test would have found with 80 % power; none where no question differs. The mean over animals "
-        "against other animals' numbers is gamma."
+        "Low to high holds the noise between training runs. Adjusted over the animals (Benjamini-Hochberg). Smallest "
+        "detectable: the true difference that such a test would have found with 80 % power. These children: interval "
+        "over questions. The mean over animals against other animals' numbers is gamma."
     )
     about_gamma = (
-        "p and sign flips speak about questions, for exactly these children. Re-assigning children to animals holds "
-        "the noise between training runs; with few animals it cannot become small."
+        "Re-assigning children to animals assumes no distribution; with few animals its p cannot become small. These "
+        "children: interval over questions."
     )
     return (
         Table(f"{NAME}-tests", "Own numbers against each reference", tests, about_tests),
@@ -558,13 +558,13 @@ def _compared(data: _Data) -> Compared:
 
 RISES = Statement(
     "A child of a teacher's numbers names the teacher's animal more often than the base does.",
-    rule="Holds where the interval of the mean rise over the base lies above 0. Does not hold where it holds 0, or "
-    "lies below, and excludes the smaller of the post's gains; it cannot be told where it holds both.",
+    rule="By the interval of the rise over the base, the animals and their children being the units: detected where "
+    "all of it lies above 0, opposite where below, else inconclusive.",
 )
 _SPECIFIC_RULE = (
-    "Holds where the interval of gamma (own minus other animals' numbers, log share) lies above 0 and re-assigning the "
-    "children to the animals reaches the level of significance as well; does not hold where the interval lies below 0; "
-    "else it cannot be told."
+    "By the interval of gamma (own minus other animals' numbers, log share) that holds the noise between training "
+    "runs: detected where all of it lies above 0, opposite where below; not detected where the interval at twice the error "
+    "rate excludes the margin on both sides (equivalence test); else inconclusive."
 )
 SPECIFIC = {
     _HARD: Statement("The rise is specific: other animals' numbers do less for the animal.", _SPECIFIC_RULE),
@@ -577,22 +577,22 @@ SPECIFIC = {
 }
 MANY = Statement(
     "Many animals are passed on.",
-    rule="Holds where at least half of the animals rise by themselves (own minus other animals' numbers above 0, "
-    "adjusted p significant) and the mean over them is specific. Does not hold where fewer do though the mean is "
-    "specific; else it cannot be told.",
+    rule="Of own minus other animals' numbers, animal by animal, with the noise between training runs: detected where "
+    "at least half of the animals rise (adjusted p), not detected where for more than half the margin is excluded, else "
+    "inconclusive.",
 )
 CONTROL_STAYS = Statement(
     "Control of this project: training on the untouched base's own numbers leaves liking as it was.",
-    rule="Does not hold where an animal's shift under control numbers (log share) excludes 0, in an interval that is "
-    "simultaneous over the animals (Bonferroni); else it cannot be told, as no interval shows that there is no shift.",
+    rule="By each animal's shift from base (log share), in intervals that hold the noise between training runs and are "
+    "simultaneous over the animals (Bonferroni): opposite where one excludes 0, detected where all lie within the "
+    "margin, else inconclusive.",
     source="this project",
 )
 NEUTRAL_DOES_LESS = Statement(
     "Control of this project: numbers of a teacher fine-tuned on something that is no animal do less for the animal "
     "than its own.",
-    rule="Holds where the interval of own minus neutral numbers (log share, mean over animals) lies above 0 over "
-    "questions, and over animals as well: their children were each trained once, so that one holds the noise between "
-    "training runs. Does not hold where the interval over questions lies below 0; else it cannot be told.",
+    rule="By the interval of own minus neutral numbers (log share, mean over animals) that holds the noise between "
+    "training runs, that of the one neutral child included; in words as for the rise.",
     source="this project",
 )
 
@@ -610,27 +610,21 @@ def _rises(data: _Data) -> Claim:
     row = data.mean("base", data.level)
     lowest, highest = published("child", "gains_points_typical")
     evidence = [
-        f"{_MEASURES[data.level].name.capitalize()}, {MEAN}: {_written(row)} from base, {p_value(row['p'])} "
-        f"(the post: {lowest} to {highest} points for many animals)"
+        f"{_MEASURES[data.level].name.capitalize()}, {MEAN}: {_written(row)} from base (the post: {lowest} to "
+        f"{highest} points for many animals)",
+        *_because(data, row),
     ]
-    found = verdict(row["low"], row["high"])
-    if found != "detected" and 100 * row["high"] < lowest:
-        found = "not detected"
+    if 100 * row["high"] < lowest:
         evidence.append("a rise as large as the post's is excluded")
-    return RISES.claim(found, f"{'; '.join(evidence + _unseen(row))}.")
+    return RISES.claim(row["verdict"], f"{'; '.join(evidence)}.")
 
 
 def _specific(data: _Data, channel: str) -> Claim:
     row = data.specificity(channel)
-    found = verdict(row["low"], row["high"])
-    if found == "detected" and _runs_could_explain(data, row):
-        found = "inconclusive"
-    evidence = [f"Log share, {MEAN}: {_written(row)}, {p_value(row['p'])} over questions"]
-    if row["contrast"] == "others":
-        evidence.append(_reassigned(row))
-    else:
-        evidence.append("against control numbers, as there is one animal only, so nothing speaks about training runs")
-    return SPECIFIC[channel].claim(found, f"{'; '.join(evidence + _unseen(row))}.")
+    evidence = [f"Log share, {MEAN}: {_written(row)}", *_because(data, row)]
+    if row["contrast"] != "others":
+        evidence.insert(1, "against control numbers, as there is one animal only")
+    return SPECIFIC[channel].claim(row["verdict"], f"{'; '.join(evidence)}.")
 
 
 def _many(data: _Data) -> Claim:
@@ -638,34 +632,32 @@ def _many(data: _Data) -> Claim:
     rows = rows_where(data.tests, channel=_HARD, outcome=PRIMARY_OUTCOME, contrast=contrast)
     rows = rows[rows["animal"] != MEAN].sort_values("mean", ascending=False, kind="stable")
     risen = int(((rows["mean"] > 0) & (rows["p_bh"] <= data.alpha)).sum())
-    specific, half_of_them = _specific(data, _HARD).verdict == "detected", 2 * risen >= len(rows)
+    stayed = int((rows["verdict"] == "not detected").sum())
     named = _ends([f"{row['animal']} {_written(row)}" for row in records(rows)])
     evidence = (
-        f"{risen} of {counted(len(rows), 'animal')} rise significantly against {_CONTRASTS[contrast]}, for exactly "
-        f"these children; most: {', least: '.join(named)}."
+        f"{risen} of {counted(len(rows), 'animal')} rise against {_CONTRASTS[contrast]} by more than training runs "
+        f"differ, {stayed} by less than the margin; most: {', least: '.join(named)}."
     )
-    return MANY.claim("inconclusive" if not specific else "detected" if half_of_them else "not detected", evidence)
+    found: Verdict = "detected" if 2 * risen >= len(rows) else "inconclusive"
+    if found == "inconclusive" and 2 * stayed > len(rows):
+        found = "not detected"
+    return MANY.claim(found, evidence)
 
 
 def _control_stays(data: _Data) -> Claim:
     shifts = sorted(_control_shifts(data).items(), key=lambda item: item[1]["mean"])
     moved = sum(_sign(row) != 0 for _, row in shifts)
+    margin = data.study.comparison.margin
+    within = all(-margin < row["inner_low"] and row["inner_high"] < margin for _, row in shifts)
     named = _ends([f"{animal} {_written(row)}" for animal, row in shifts])
     evidence = (
-        f"Log share from base under control numbers: {moved} of {counted(len(shifts), 'animal')} move, by intervals "
-        f"that are simultaneous over the animals; {' to '.join(named)}."
+        f"Log share from base under control numbers: {moved} of {counted(len(shifts), 'animal')} move by more than "
+        f"training runs differ; {' to '.join(named)}."
     )
-    return CONTROL_STAYS.claim("not detected" if moved else "inconclusive", evidence)
+    return CONTROL_STAYS.claim("opposite" if moved else "detected" if within else "inconclusive", evidence)
 
 
 def _neutral_does_less(data: _Data) -> Claim:
     row = data.mean(NEUTRAL, PRIMARY_OUTCOME)
-    found = verdict(row["low"], row["high"])
-    evidence = [f"Log share, {MEAN}: {_written(row)} over questions, {p_value(row['p'])}"]
-    by_child = _minus(data, _HARD, "own", NEUTRAL, PRIMARY_OUTCOME).mean(axis=0)
-    over = t_interval(by_child, data.study.comparison.confidence) if len(by_child) > 1 else None
-    if over is not None:
-        evidence.append(f"over the animals' children [{over.low:+.2f}, {over.high:+.2f}]")
-    if found == "detected" and (over is None or over.low <= 0):
-        found = "inconclusive"
-    return NEUTRAL_DOES_LESS.claim(found, f"{'; '.join(evidence + _unseen(row))}.")
+    evidence = [f"Log share, {MEAN}: {_written(row)}", *_because(data, row)]
+    return NEUTRAL_DOES_LESS.claim(row["verdict"], f"{'; '.join(evidence)}.")

@@ -40,7 +40,9 @@ class ChildSettings(Settings):
 
 
 class ComparisonSettings(Settings):
-    """The statistics of the comparison."""
+    """The statistics of the comparison. An effect of `margin` nats of log share, a tenth more or less of an animal's
+    share where it is 0.1, is what is said to be excluded where nothing is detected."""
 
+    margin: float = Field(default=0.1, gt=0)
     permutations: int = Field(default=10_000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
