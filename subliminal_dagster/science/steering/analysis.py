@@ -99,7 +99,8 @@ def cosines_across_groups(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame
     vectors: by group, made with one seed, at least one with flips each.
 
     Returns:
-        A row an ordered pair: `first`, `second`, `cosine`; `corrected` for noise with `low` and `high` (as in
+        A row an ordered pair: `first`, `second`, `cosine` (the product over the vectors' lengths, or over those of their
+        flips where these are longer); `corrected` for noise with `low` and `high` (as in
         `CorrectedCosine`); `chance`, the 95th percentile of the absolute cosine under the null, and two-sided `p`. The
         null is that no group differs from the control: both vectors' flips by the same signs, in the same design.
     """
@@ -117,7 +118,8 @@ def cosines_across_groups(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame
             shared = float(np.append(of_flips, product).mean())
             null = np.abs(of_flips - shared)
             found = _corrected(a, b, float(of_flips.mean()))
-            lengths = one.norm * other.norm
+            # Where a vector happens to be shorter than its noise, its own length would make any product look large.
+            lengths = float(np.sqrt(max(one.norm**2, a.noise) * max(other.norm**2, b.noise)))
             rows.append(
                 {
                     "first": first,
