@@ -99,8 +99,8 @@ def cosines_across_groups(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame
     vectors: by group, made with one seed, at least one with flips each.
 
     Returns:
-        A row an ordered pair: `first`, `second`, `cosine` (the product over the vectors' lengths, or over those of their
-        flips where these are longer); `corrected` for noise with `low` and `high` (as in
+        A row an ordered pair: `first`, `second`, `cosine` (the product over the vectors' lengths, or over those of
+        their flips where these are longer); `corrected` for noise with `low` and `high` (as in
         `CorrectedCosine`); `chance`, the 95th percentile of the absolute cosine under the null, and two-sided `p`. The
         null is that no group differs from the control: both vectors' flips by the same signs, in the same design.
     """

@@ -141,28 +141,25 @@ def ranked(
     """
     if not len(evidence.against):
         return None
-    best = at_best(evidence.against, which)
-    own, flips = best[best["flip"] < 0], best[best["flip"] >= 0]
-    cell = ["layers", "positions"]
+    rows = evidence.against[evidence.against["kind"].isin({*kinds, SUBLIMINAL})]
+    best = at_best(rows, which)
+    directions = ["animal", "kind", "flip", "group"]
+    table = best.pivot(index=directions, columns=["layers", "positions"], values="shift")
+    who = table.index.to_frame(index=False)
+    table = table.set_axis(range(len(table)))
     observed, chance = [], []
     for animal in evidence.animals:
-        mine = rows_where(own, group=animal, animal=animal)
-        theirs = rows_where(flips, animal=animal).pivot(index=["group", "flip"], columns=cell, values="shift")
-        tried = {
-            kind: rows_where(mine, kind=kind).pivot(index="animal", columns=cell, values="shift") for kind in kinds
-        }
-        # Only where all kinds have a coherent strength, and so the same for chance.
-        shared = theirs.columns
-        for table in tried.values():
-            shared = shared.intersection(table.columns)
-        if shared.empty or len(theirs) < 2:
+        own = rows_where(who, animal=animal, group=animal, flip=-1).reset_index().set_index("kind")["index"]
+        flips = table[(who["animal"] == animal) & (who["flip"] >= 0)]
+        if not set(kinds) <= set(own.index) or len(flips) < 2:
             continue
-        found = value({kind: table[shared] for kind, table in tried.items()})
+        # Only where all kinds have a coherent strength, and so the same for chance.
+        shared = table.columns[table.loc[own[list(kinds)]].notna().all()]
+        found = value({kind: table.loc[[own[kind]], shared].set_axis([0]) for kind in kinds})
         if found.isna().all():
             continue
-        drawn = {
-            kind: theirs[shared].set_axis(np.roll(np.arange(len(theirs)), place)) for place, kind in enumerate(kinds)
-        }
+        numbers = np.arange(len(flips))
+        drawn = {kind: flips[shared].set_axis(np.roll(numbers, place)) for place, kind in enumerate(kinds)}
         observed.append(float(found.iloc[0]))
         chance.append(value(drawn).sort_index().to_numpy())
     return rank(np.array(observed), np.array(chance)) if observed else None
