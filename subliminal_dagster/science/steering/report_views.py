@@ -18,6 +18,7 @@ from subliminal_dagster.science.report.wording import percent
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.statistics import t_interval
 from subliminal_dagster.science.steering.analysis import ALL_CHILDREN, TOTAL
+from subliminal_dagster.science.steering.ranks import PROMOTED, SUPPRESSED, at_best
 from subliminal_dagster.science.steering.report_evidence import NOISE, SteeringEvidence, cosine_rows, ranged
 from subliminal_dagster.science.steering.scores import BASE_NATS, ENTROPY, MASS, ONE_WORD, RATE
 from subliminal_dagster.science.steering.vectors import CENTRED_WORD, DIRECT, RANDOM, SUBLIMINAL, WORD
@@ -67,6 +68,7 @@ def charts(evidence: SteeringEvidence) -> Iterator[Chart]:
 def tables(evidence: SteeringEvidence) -> Iterator[Table]:
     """All tables there is something for."""
     yield _effects_table(evidence)
+    yield _ranks_table(evidence)
     if len(evidence.vectors):
         yield _vectors_table(evidence.vectors)
     if len(evidence.cosines):
@@ -384,6 +386,30 @@ def _effects_table(evidence: SteeringEvidence) -> Table:
         "each vector, random ones too, looks better than it is: compare kinds. Empty: at no such strength coherent."
     )
     return Table("steering-effects", "What each vector does to its animal at most", frame, note)
+
+
+def _ranks_table(evidence: SteeringEvidence) -> Table:
+    import pandas as pd
+
+    rows = []
+    key = ["animal", "layers", "positions"]
+    for which, side in ((PROMOTED, 1), (SUPPRESSED, -1)):
+        best = at_best(evidence.against, which)
+        own = best[(best["flip"] < 0) & (best["group"] == best["animal"])]
+        for vector in own.to_dict("records"):
+            at, shift = {str(name): vector[name] for name in key}, float(vector["shift"])
+            flips = rows_where(best[best["flip"] >= 0], **at)["shift"]
+            low, high = flips.quantile([0.025, 0.975])
+            found = {"vector": vector["kind"], "shift (nats)": shift, "chance, low": low, "chance, high": high}
+            as_good = int((side * flips >= side * shift).sum())
+            rows.append({"strength": which, **at, **found, "p": (1 + as_good) / (1 + len(flips))})
+    frame = pd.DataFrame(rows).rename(columns={"layers": "layer"})
+    note = (
+        "Shift of the log share at the best coherent strength that promotes (suppresses), by each candidate's "
+        "likeliest spelling; chance: 95 % of all groups' flips, each at its own best strength, and p, one-sided: the "
+        "share of them that do as much. Statements rest on the mean over animals and layers, not on these."
+    )
+    return Table("steering-ranks", "Each vector among the flips", frame, note)
 
 
 def _vectors_table(vectors: pd.DataFrame) -> Table:

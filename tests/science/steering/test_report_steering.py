@@ -307,6 +307,14 @@ def test_an_effect_is_said_with_its_figures_and_what_chance_gives(section: Secti
     assert numbers(section.shows)[len(found) : len(found) + 3] == more[:3] and "does more" in section.shows
 
 
+def test_each_vector_stands_among_the_flips(section: Section) -> None:
+    table = next(each for each in section.tables if each.name == "steering-ranks").frame
+    # Two signs, two animals and layers, two vectors.
+    assert len(table) == 16
+    promoted = table[(table["strength"] == "promoted") & (table["vector"] == "direct")]
+    assert set(promoted["p"]) == {1 / (1 + 2 * FLIPS)} and (promoted["shift (nats)"] > promoted["chance, high"]).all()
+
+
 def test_claims_stand_in_the_posts_order_with_their_rules(section: Section) -> None:
     statements = [PROMOTES, DIRECT_PROMOTES, STRONGER, DIRECT_SUPPRESSES, SUPPRESSES, LATER, POSITIONS, DIFFERENT]
     statements += [TO_WORD, FROM_WORD, MORE_FEATURES, KINDS_OF_FEATURES, OWN_VECTOR, ONE_DIRECTION]
