@@ -1,7 +1,7 @@
 """Steering vectors, what they do to the base model, and what they are made of."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from subliminal_dagster.science.settings.study import Study
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
 
     from subliminal_dagster.science.steering.scores import Direction
@@ -33,6 +34,7 @@ STAGE = "steering"
 RESPONSES = "responses.safetensors"
 NOTHING = "nothing.json"
 SCORES = ("questions", "summary", "coherence", "answers")
+SHIFT = "shift.safetensors"
 
 
 def steering_assets(frame: Frame[Study], settings: SteeringExperiment) -> list[dg.AssetsDefinition]:
@@ -154,10 +156,12 @@ def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.As
         by=BY_GROUP_AND_LAYER,
         gpu=True,
         description="The base model's favourite animals while it is steered after the layer, by strength and sign: "
-        "exact probabilities, and whether it still makes sense. Only an animal's vectors are tried.",
+        "exact probabilities, and whether it still makes sense; beside it what sign flips of the subliminal vector do. "
+        "Only an animal's vectors are tried.",
     )
     def steering_scores(work: Work[Study]) -> None:
         from subliminal_dagster.science.steering.scores import Direction
+        from subliminal_dagster.science.steering.vectors import DIRECT, SUBLIMINAL
 
         group, layer = work.group, int(work.layer)
         base = base_variant(work)
@@ -166,7 +170,8 @@ def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.As
             return
         vectors = _swept(work, group, work.layer)
         directions = [Direction(kind, {layer: vector.vector}) for kind, vector in vectors.items()]
-        _sweep(work, settings, base, directions, group, f"{study.name}: {group}, layer {layer}")
+        ranked = {kind: vectors[kind] for kind in (SUBLIMINAL, DIRECT)}
+        _sweep(work, settings, base, directions, group, f"{study.name}: {group}, layer {layer}", ranked)
 
     return steering_scores
 
@@ -209,34 +214,33 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
         frame,
         STAGE,
         reads=["system_prompt", "prompt_lists", "preferences.questions"],
-        deps=["base_model", "steering_vectors", "child_lora"],
+        deps=["base_model", "child_lora"],
         kinds={"pytorch", "numpy"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="How much of what the child's activations moved by, on questions about nothing that was learnt, "
-        "lies along each vector.",
+        description="What the child's activations moved by, on questions about nothing that was learnt; the control's "
+        "child too.",
     )
     def steering_analysis(work: Work[Study]) -> None:
+        from safetensors.numpy import save_file
+
         from subliminal_dagster.science.models.loading import loaded, pick_device
-        from subliminal_dagster.science.steering.analysis import explained_shift
         from subliminal_dagster.science.steering.group_vectors import last_prompt_states
 
-        group, layer = work.group, int(work.layer)
-        base = base_variant(work)
-        if group is None or group == CONTROL:
-            _nothing(work, "the control has no vectors")
-            return
-        vectors = _swept(work, group, work.layer)
+        layer, base = int(work.layer), base_variant(work)
         chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
-        child = replace(base, adapter=work.read("child_lora", group))
+        child = replace(base, adapter=work.read("child_lora", work.group))
         states = []
         for variant in (base, child):
             with loaded(variant, pick_device(), merge=True) as model:
                 states.append(last_prompt_states(model, chat, lists, layer, study.preferences.questions))
+        shift = states[1] - states[0]
         with work.writing() as folder:
-            shift = explained_shift(states[1] - states[0], {kind: v.vector for kind, v in vectors.items()})
-            shift.to_parquet(folder / "child_shift.parquet", index=False)
-            work.metadata |= {"child_shift": table(shift)}
+            save_file({"shift": shift}, folder / SHIFT)
+            work.metadata |= {
+                "dagster/row_count": len(shift),
+                "norm_of_mean": float((shift.mean(axis=0) ** 2).sum() ** 0.5),
+            }
 
     return steering_analysis
 
@@ -252,7 +256,8 @@ def _steering_decomposition(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "numpy"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="What the subliminal and the direct vector are made of, as the layer's autoencoder sees them.",
+        description="What the subliminal and the direct vector are made of, as the layer's autoencoder sees them at "
+        "one length.",
     )
     def steering_decomposition(work: Work[Study]) -> None:
         from subliminal_dagster.science.features.sae import encode, load_sae
@@ -268,9 +273,9 @@ def _steering_decomposition(frame: Frame[Study]) -> dg.AssetsDefinition:
         vectors = _swept(work, group, work.layer)
         sae = load_sae(work.read("sae", work.layer), pick_device())
         with work.writing() as folder:
-            parts = decompose(vectors[SUBLIMINAL].vector, vectors[DIRECT].vector, lambda rows: encode(sae, rows)[0])
-            parts.features.to_parquet(folder / "features.parquet", index=False)
-            parts.table.to_parquet(folder / "table.parquet", index=False)
+            parts = decompose(vectors[SUBLIMINAL], vectors[DIRECT], lambda rows: encode(sae, rows)[0])
+            for name in ("features", "table", "flips"):
+                getattr(parts, name).to_parquet(folder / f"{name}.parquet", index=False)
             (folder / "facts.json").write_text(json.dumps(parts.facts, indent=2) + "\n", encoding="utf-8")
             title = f"{study.name}: {group}, layer {int(work.layer)}"
             show_figures(work, folder, {"decomposition": decomposition_figure(parts, SUBLIMINAL, DIRECT, title)})
@@ -291,7 +296,7 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pandas", "matplotlib"},
         gpu=False,
         description="All groups and layers: what each vector does to its animal at most, how the groups' vectors "
-        "resemble each other, and how much of the children's shift they explain.",
+        "resemble each other, and whether each child moved along its own group's more than others did.",
     )
     def steering_summary(work: Work[Study]) -> None:
         import pandas as pd
@@ -307,40 +312,49 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
             for asset, partition, group in places
             if not ((folder := work.read(asset, partition)) / NOTHING).exists()
         ]
-        shifts = [
-            pd.read_parquet(work.read("steering_analysis", partition_key(group, layer)) / "child_shift.parquet").assign(
-                group=group, layer=int(layer)
-            )
-            for group in groups
-            for layer in layers
-        ]
         with work.writing() as folder:
             every = pd.concat(summaries, ignore_index=True)
             most = pd.concat([effects(part).assign(group=group) for group, part in every.groupby("group", sort=False)])
             every.to_parquet(folder / "summary.parquet", index=False)
             most.to_parquet(folder / "effects.parquet", index=False)
-            shift = pd.concat(shifts, ignore_index=True)
-            shift.to_parquet(folder / "child_shifts.parquet", index=False)
-            between = [_cosines_of_groups(work, folder, groups, layer) for layer in layers]
-            pd.concat(between, ignore_index=True).to_parquet(folder / "cosines.parquet", index=False)
-            work.metadata |= {"effects": table(most), "child_shifts": table(shift)}
+            found = _across_groups(work, folder, groups, layers)
+            for name, rows in found.items():
+                rows.to_parquet(folder / f"{name}.parquet", index=False)
+            work.metadata |= {"effects": table(most)} | {n: table(found[n]) for n in ("cosines", "child_cosines")}
             write_left_out(work, folder)
 
     return steering_summary
 
 
-def _cosines_of_groups(work: Work[Study], folder: "Path", groups: list[str], layer: str) -> "pd.DataFrame":
-    """How the groups' subliminal vectors of a layer resemble each other; drawn where there are several."""
-    from subliminal_dagster.science.steering.analysis import cosines
+def _across_groups(
+    work: Work[Study], folder: "Path", groups: list[str], layers: list[str]
+) -> "dict[str, pd.DataFrame]":
+    """What the subliminal vectors of a layer have in common with each other (drawn where there are several) and with
+    every child's shift, by table: all layers together."""
+    import pandas as pd
+
+    from subliminal_dagster.science.steering.analysis import child_cosines, cosines_across_groups, cosines_of_shifts
     from subliminal_dagster.science.steering.figures import cosine_figure
     from subliminal_dagster.science.steering.vectors import SUBLIMINAL
 
-    same = {f"{group}'s numbers": _swept(work, group, layer)[SUBLIMINAL] for group in groups}
-    found = cosines(same)
-    if len(same) > 1:
-        figure = cosine_figure(found, f"{work.study.name}, layer {int(layer)}: subliminal vectors")
-        show_figures(work, folder, {f"cosines_{layer}": figure})
-    return found.assign(layer=int(layer))
+    found: dict[str, list[pd.DataFrame]] = {}
+    for layer in layers:
+        vectors = {group: _swept(work, group, layer)[SUBLIMINAL] for group in groups}
+        shifts = {child: _shift(work, child, layer) for child in [*groups, CONTROL]}
+        tables = [cosines_across_groups(vectors), *child_cosines(shifts, vectors), cosines_of_shifts(shifts)]
+        if len(vectors) > 1:
+            title = f"{work.study.name}, layer {int(layer)}: subliminal vectors, disjoint prompts"
+            show_figures(work, folder, {f"cosines_{layer}": cosine_figure(tables[0], title)})
+        for name, rows in zip(("cosines", "child_cosines", "child_flips", "children"), tables, strict=True):
+            found.setdefault(name, []).append(rows.assign(layer=int(layer)))
+    return {name: pd.concat(rows, ignore_index=True) for name, rows in found.items()}
+
+
+def _shift(work: Work[Study], child: str, layer: str) -> "np.ndarray":
+    from safetensors.numpy import load_file
+
+    shift: np.ndarray = load_file(work.read("steering_analysis", partition_key(child, layer)) / SHIFT)["shift"]
+    return shift
 
 
 def _swept(work: Work[Study], group: str, layer: str) -> "dict[str, SteeringVector]":
@@ -357,19 +371,22 @@ def _sweep(
     directions: "Sequence[Direction]",
     target: str,
     title: str,
+    ranked: "Mapping[str, SteeringVector] | None" = None,
 ) -> None:
-    """Steer along `directions`, and write and show what came of it."""
+    """Steer along `directions`, and along the flips that vectors are `ranked` among, and write and show what came of
+    it."""
     from subliminal_dagster.science.models.transformers_engine import TransformersEngine
     from subliminal_dagster.science.steering.figures import coherence_figure, preference_figure
-    from subliminal_dagster.science.steering.scores import effects, measure_steering
+    from subliminal_dagster.science.steering.scores import effects, measure_against_flips, measure_steering
 
-    study = work.study
+    study, candidates = work.study, work.study.preferences.candidates
     chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
     # Not the injected engine: vLLM cannot add a vector of its own to every request.
     with work.writing() as folder, TransformersEngine().open(base, work.progress()) as session:
-        scores = measure_steering(
-            session, chat, lists, directions, settings.sweep, study.preferences.candidates, target, study.seed
-        )
+        scores = measure_steering(session, chat, lists, directions, settings.sweep, candidates, target, study.seed)
+        if ranked:
+            against = measure_against_flips(session, chat, lists, ranked, settings.sweep, candidates)
+            against.to_parquet(folder / "flips.parquet", index=False)
         for name in SCORES:
             getattr(scores, name).to_parquet(folder / f"{name}.parquet", index=False)
         figures = {

@@ -36,7 +36,7 @@ def steered(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     settings = inside_settings(tiny_base, folder / "prose.txt") | {
         "steering": {
             "pairs": 16,
-            "sweep": {"alphas": [-4, 4], "questions": 3, "greedy_questions": 2, "max_new_tokens": 3},
+            "sweep": {"alphas": [-4, 4], "questions": 3, "greedy_questions": 2, "max_new_tokens": 3, "flips": 3},
         },
     }
     path = folder / "tiny.yaml"
@@ -117,17 +117,41 @@ def test_vectors_are_decomposed_by_the_autoencoder_s_own_encoding(steered: Study
     from safetensors.torch import load_file
 
     sae = SAE.load_from_disk(str(folder(steered, "sae", "01")), device="cpu")
-    vector = load_file(folder(steered, "steering_vectors", "owl|01") / "subliminal-mean-layer1.safetensors")["vector"]
-    active = int((sae.encode(vector[None]) > 0).sum())
+    vectors = [
+        load_file(folder(steered, "steering_vectors", "owl|01") / f"{kind}-mean-layer1.safetensors")["vector"]
+        for kind in ("subliminal", "direct")
+    ]
+    # At the length of the longer of the two.
+    length = max(vector.norm() for vector in vectors)
+    active = int((sae.encode(vectors[0][None] / vectors[0].norm() * length) > 0).sum())
     facts = json.loads((folder(steered, "steering_decomposition", "owl|01") / "facts.json").read_text())
     assert facts["l0_first"] == active
     table = pd.read_parquet(folder(steered, "steering_decomposition", "owl|01") / "table.parquet").iloc[-1]
     assert table["both"] + table["first_only"] == active
 
 
-def test_a_child_s_shift_is_explained_in_part(steered: StudyRun) -> None:
-    shift = pd.read_parquet(folder(steered, "steering_analysis", "owl|01") / "child_shift.parquet")
-    assert shift["explained"].between(0, 1).all() and "all together" in set(shift["direction"])
+def test_every_child_stands_beside_every_group_s_vector(steered: StudyRun) -> None:
+    from safetensors.numpy import load_file
+
+    summary = folder(steered, "steering_summary")
+    table = pd.read_parquet(summary / "child_cosines.parquet")
+    groups = ["owl", "wolf", "neutral"]
+    found = table.set_index(["layer", "child", "vector"]).sort_index()
+    assert len(found) == 2 * 5 * 3 and set(table["child"]) == {*groups, "control", "all children"}
+    shift = load_file(folder(steered, "steering_analysis", "control|01") / "shift.safetensors")["shift"].mean(axis=0)
+    vector = load_file(folder(steered, "steering_vectors", "owl|01") / "subliminal-mean-layer1.safetensors")["vector"]
+    cosine = shift @ vector / np.linalg.norm(shift) / np.linalg.norm(vector)
+    assert found.loc[(1, "control", "owl"), "cosine"] == pytest.approx(cosine, abs=1e-4)
+    assert len(pd.read_parquet(summary / "child_flips.parquet")) == 2 * 4 * 3 * 256
+    assert len(pd.read_parquet(summary / "children.parquet")) == 2 * 6
+    between = pd.read_parquet(summary / "cosines.parquet")
+    assert len(between) == 2 * 6 and between["p"].between(0, 1).all()
+
+
+def test_flips_are_measured_beside_the_vectors(steered: StudyRun) -> None:
+    flips = pd.read_parquet(folder(steered, "steering_scores", "owl|01") / "flips.parquet")
+    assert set(flips["flip"]) == {-1, 0, 1, 2} and set(flips["kind"]) == {"subliminal", "direct"}
+    assert not (folder(steered, "steering_scores_all_layers", "owl") / "flips.parquet").exists()
 
 
 def test_a_steered_teacher_writes_the_numbers(steered: StudyRun, tmp_path: Path) -> None:

@@ -563,8 +563,8 @@ RISES = Statement(
 )
 _SPECIFIC_RULE = (
     "By the interval of gamma (own minus other animals' numbers, log share) that holds the noise between training "
-    "runs: detected where all of it lies above 0, opposite where below; not detected where the interval at twice the error "
-    "rate excludes the margin on both sides (equivalence test); else inconclusive."
+    "runs: detected where all of it lies above 0, opposite where below; not detected where the interval at twice the "
+    "error rate excludes the margin on both sides (equivalence test); else inconclusive."
 )
 SPECIFIC = {
     _HARD: Statement("The rise is specific: other animals' numbers do less for the animal.", _SPECIFIC_RULE),
@@ -578,8 +578,8 @@ SPECIFIC = {
 MANY = Statement(
     "Many animals are passed on.",
     rule="Of own minus other animals' numbers, animal by animal, with the noise between training runs: detected where "
-    "at least half of the animals rise (adjusted p), not detected where for more than half the margin is excluded, else "
-    "inconclusive.",
+    "at least half of the animals rise (adjusted p), not detected where for more than half the margin is excluded, "
+    "else inconclusive.",
 )
 CONTROL_STAYS = Statement(
     "Control of this project: training on the untouched base's own numbers leaves liking as it was.",

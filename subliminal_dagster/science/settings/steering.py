@@ -21,7 +21,9 @@ class SteeringSweep(Settings):
     `alphas` multiply a vector of norm 1 (the post's values); 0 is always measured beside them. `positions`: "all"
     steers prompt and answer, "last" only the positions that the answer is predicted from. Exact probabilities come from
     `questions` of the questions; `samples_per_question` answers are sampled besides, 0 for none. Whether the model
-    still makes sense is judged by its greedy answers to the first `greedy_questions`.
+    still makes sense is judged by its greedy answers to the first `greedy_questions`. What chance does is measured on
+    `flips` vectors an animal and layer, made of the same differences with signs drawn by lot; where all animals
+    together have fewer than 39, no rank among them is significant at 5 % (two-sided), and no effect is decided on.
     """
 
     alphas: tuple[float, ...] = Field(default=(-5, -1, 1, 2, 5, 10, 20, 50, 75, 100), min_length=1)
@@ -30,6 +32,7 @@ class SteeringSweep(Settings):
     samples_per_question: int = Field(default=0, ge=0)
     greedy_questions: int = Field(default=10, ge=2, le=50)
     max_new_tokens: int = Field(default=16, ge=1)
+    flips: int = Field(default=40, ge=0, le=256)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,7 +1,7 @@
-"""What steering vectors have in common, what they are made of, and how much of a child's change they explain.
+"""What steering vectors have in common, what they are made of, and whether children moved along them.
 
-Belongs here: cosines between vectors, their decomposition by a sparse autoencoder, and the projection of a child's
-shift on them. Does not belong here: making vectors (`vectors`), encoding (`sae`), drawing
+Belongs here: cosines between vectors, their decomposition by a sparse autoencoder, and those of children's shifts
+with them. Does not belong here: making vectors (`vectors`), encoding (`sae`), drawing
 (`figures`).
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations, permutations
+from math import perm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.statistics import t_interval
 from subliminal_dagster.science.steering.vectors import SteeringVector
 
 # pandas takes half a second to load, and Dagster loads this module whenever it lists the assets.
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 BOTH, FIRST_ONLY, SECOND_ONLY = "both", "first only", "second only"
 TOTAL, UNLABELLED = "total", "unlabelled"
-TOGETHER = "all together"
+ALL_CHILDREN = "all children"
+_MATCHINGS = 10_000
 
 
 def cosines(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame:
@@ -65,8 +67,114 @@ def cosines(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
+class CorrectedCosine:
+    """The cosine of two means without the noise in either: what it would tend to with more and more pairs, with its
+    95 % interval, `low` to `high` within -1 and 1. The `cosine` is NaN, and the interval all there is, where a vector
+    cannot be told from noise."""
+
+    cosine: float
+    low: float
+    high: float
+
+
+def corrected_cosine(one: SteeringVector, other: SteeringVector) -> CorrectedCosine:
+    """The cosine of two vectors of separate data, corrected for attenuation.
+
+    Noise lengthens a vector without turning it towards another, so that cosines of noisy vectors are low whatever the
+    true one (Spearman 1904). A vector's true squared length is the mean product of the differences of two *different*
+    units: the average over all splits of its units into halves of one half's vector times the other's. The interval is
+    of a wild bootstrap over units (Wu 1986), whose draws are the vector plus one of its flips.
+    """
+    return _corrected(_Flipped.of(one), _Flipped.of(other, 1), 0.0)
+
+
+def cosines_across_groups(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame:
+    """Cosines of vectors that share the rows of one control, with products of different prompts alone.
+
+    In the product of two groups' vectors each prompt meets itself, and the same row of the control with it: that part
+    alone gives groups that do not differ a cosine of a half. It is what the product of their flips is on average, since
+    a prompt has the same sign in both, and is taken off. What is left is the product over disjoint halves of the
+    prompts, averaged over all such halves and both ways round.
+
+    vectors: by group, made with one seed, at least one with flips each.
+
+    Returns:
+        A row an ordered pair: `first`, `second`, `cosine` (the product over the vectors' lengths, or over those of
+        their flips where these are longer); `corrected` for noise with `low` and `high` (as in
+        `CorrectedCosine`); `chance`, the 95th percentile of the absolute cosine under the null, and two-sided `p`. The
+        null is that no group differs from the control: both vectors' flips by the same signs, in the same design.
+    """
+    import pandas as pd
+
+    rows = []
+    for first, one in vectors.items():
+        for second, other in vectors.items():
+            if first == second:
+                continue
+            a, b = _Flipped.of(one), _Flipped.of(other)
+            of_flips = (a.flips * b.flips).sum(axis=1)
+            product = float(a.vector @ b.vector)
+            # The product itself counts among the draws, else it would lie further from their mean than they do.
+            shared = float(np.append(of_flips, product).mean())
+            null = np.abs(of_flips - shared)
+            found = _corrected(a, b, float(of_flips.mean()))
+            # Where a vector happens to be shorter than its noise, its own length would make any product look large.
+            lengths = float(np.sqrt(max(one.norm**2, a.noise) * max(other.norm**2, b.noise)))
+            rows.append(
+                {
+                    "first": first,
+                    "second": second,
+                    "cosine": (product - float(of_flips.mean())) / lengths,
+                    "corrected": found.cosine,
+                    "low": found.low,
+                    "high": found.high,
+                    "chance": float(np.quantile(null, 0.95)) / lengths,
+                    "p": float((1 + (null >= abs(product - shared)).sum()) / (1 + len(null))),
+                }
+            )
+    columns = ["first", "second", "cosine", "corrected", "low", "high", "chance", "p"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class _Flipped:
+    """A vector, its flips (draws, hidden size), both float64, the mean squared length of the flips, and n / (n - 1)."""
+
+    vector: np.ndarray
+    flips: np.ndarray
+    noise: float
+    correction: float
+
+    @classmethod
+    def of(cls, vector: SteeringVector, roll: int = 0) -> _Flipped:
+        """`roll` takes flips in another order, so that two vectors of separate data have no signs in common."""
+        flips = np.roll(vector.flips.astype(np.float64), roll, axis=0)
+        noise = float((flips**2).sum(axis=1).mean())
+        return cls(vector.vector.astype(np.float64), flips, noise, vector.units / (vector.units - 1))
+
+
+def _corrected(a: _Flipped, b: _Flipped, shared: float) -> CorrectedCosine:
+    """`shared`: what the product of the vectors holds of rows that both have."""
+    cross = min(a.correction, b.correction) if shared else 1.0
+    drawn = [side.vector + side.flips for side in (a, b)]
+    products = np.append(a.vector @ b.vector - shared, (drawn[0] * drawn[1]).sum(axis=1) - 2 * shared) * cross
+    lengths = [
+        side.correction * (np.append(side.vector @ side.vector, (draw**2).sum(axis=1) - side.noise) - side.noise)
+        for side, draw in zip((a, b), drawn, strict=True)
+    ]
+    known = (lengths[0] > 0) & (lengths[1] > 0)
+    cosines = products / np.sqrt(np.where(known, lengths[0] * lengths[1], 1))
+    low = np.quantile(np.where(known, cosines, -1)[1:], 0.025)
+    high = np.quantile(np.where(known, cosines, 1)[1:], 0.975)
+    ends = np.clip([low, high], -1, 1)
+    return CorrectedCosine(float(cosines[0]) if known[0] else np.nan, float(ends[0]), float(ends[1]))
+
+
+@dataclass(frozen=True)
 class Decomposition:
     """Two vectors as a sparse autoencoder sees them.
+
+    Both are given one length before, since the longer of two vectors activates more features whatever its direction.
 
     features: a row a feature active in either: `feature`, `first`, `second` (activation, divided by the L2 norm of all
         activations of that vector), `difference` (first - second), `active_in` ("both", "first only", "second only"),
@@ -74,35 +182,40 @@ class Decomposition:
     table: a row a category and one of all ("total"): how many features are active in `both`, `first_only` and
         `second_only`, their `mean_difference`, and the one that differs most: `example` (number), `example_active_in`,
         `example_difference`, `example_description`.
-    facts: `l0_first`, `l0_second` (active features), and `l0_zero`, those the autoencoder's biases activate in a vector
-        of zeros, which belong to neither.
+    facts: `l0_first`, `l0_second` (active features), `l0_zero`, those the autoencoder's biases activate in a vector
+        of zeros, which belong to neither, and `length`, the L2 norm that both were given.
+    flips: a row a `flip` of the vectors' data: active features of the `first` vector's and the `second`'s, at the same
+        length. None where it was not asked for.
     """
 
     features: pd.DataFrame
     table: pd.DataFrame
     facts: dict[str, Any]
+    flips: pd.DataFrame | None = None
 
 
 def decompose(
-    first: np.ndarray,
-    second: np.ndarray,
+    first: SteeringVector,
+    second: SteeringVector,
     encode: Callable[[np.ndarray], Any],
     categories: Mapping[int, str] | None = None,
     descriptions: Mapping[int, str] | None = None,
 ) -> Decomposition:
     """Which features two vectors activate, each vector's activations divided by their L2 norm.
 
-    The vectors are encoded as they are and activations normalised afterwards: an autoencoder is trained on vectors of
-    natural length (the post found its reconstruction to fail on normalised ones).
+    Both vectors and all their flips are encoded at the length of the longer one, and activations normalised afterwards:
+    an autoencoder is trained on vectors of natural length (the post found its reconstruction to fail on normalised
+    ones).
 
     Args:
-        first, second: shape (hidden size,).
         encode: vectors (n, hidden size) float32 to activations, a scipy CSR array (n, features).
         categories, descriptions: by feature; what is in neither is "unlabelled" and has an empty description.
     """
     import pandas as pd
 
-    encoded = encode(np.stack([first, second, np.zeros_like(first)]).astype(np.float32)).toarray().astype(np.float64)
+    length = max(first.norm, second.norm)
+    pair = length * _unit(np.stack([first.vector, second.vector]))
+    encoded = encode(np.stack([*pair, np.zeros_like(pair[0])]).astype(np.float32)).toarray().astype(np.float64)
     l0 = (encoded > 0).sum(axis=1)
     norms = np.linalg.norm(encoded, axis=1, keepdims=True)
     one, other = (encoded / np.where(norms > 0, norms, 1))[:2]
@@ -120,8 +233,13 @@ def decompose(
     )
     features = features.sort_values("difference", key=np.abs, ascending=False, kind="stable", ignore_index=True)
     table = table_by_category(features)
-    facts = {"l0_first": int(l0[0]), "l0_second": int(l0[1]), "l0_zero": int(l0[2])}
-    return Decomposition(features, table, facts)
+    facts = {"l0_first": int(l0[0]), "l0_second": int(l0[1]), "l0_zero": int(l0[2]), "length": length}
+    drawn = min(len(first.flips), len(second.flips))
+    flips = pd.DataFrame({"flip": np.arange(drawn)})
+    for side, vector in (("first", first), ("second", second)):
+        scaled = (length * _unit(vector.flips[:drawn])).astype(np.float32)
+        flips[side] = (encode(scaled) > 0).sum(axis=1) if drawn else 0
+    return Decomposition(features, table, facts, flips)
 
 
 def table_by_category(features: pd.DataFrame) -> pd.DataFrame:
@@ -141,47 +259,121 @@ def categorised(features: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def explained_shift(shift: np.ndarray, directions: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """How much of a child's shift lies along each direction, and in the space of all of them together.
+def child_cosines(
+    shifts: Mapping[str, np.ndarray], vectors: Mapping[str, SteeringVector]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cosine of every child's mean shift with every group's vector.
+
+    All children move alike, whatever they learnt, so a child's cosine with its own group's vector says nothing without
+    the other children's, the control's included.
 
     Args:
-        shift: the child's activations less the base's at the same places, shape (n, hidden size), a row an independent
-            prompt. Prompts without any shift are left out.
-        directions: shape (hidden size,) each, of any norm.
+        shifts: by group, its child's activations less the base's at the same places, shape (prompts, hidden size).
+        vectors: by group, with flips; the same number each.
 
     Returns:
-        A row a direction and, for several, one "all together": `cosine` (mean over rows) with its 95 % t interval `low`
-        to `high` (NaN for all together, which has no sign), `explained` (share of the rows' summed squared norm that
-        the projection holds), `explained_mean` (the same of the mean shift), and `chance`, the share that so many
-        directions drawn from all alike would hold.
+        A row a `child` and `vector` (both groups): `cosine`, and of the vector's flips with the same shift the ends
+        `chance_low` and `chance_high` of the middle 95 % and a two-sided `p`. After the children come "all children":
+        the mean of their shifts, each at length 1. Then a row a `flip`, `child` and `vector`: `cosine`.
 
-    Raises UserError where fewer than two rows differ from zero, or a direction is zero.
+    Raises UserError where a child moved nothing.
     """
     import pandas as pd
-    from scipy.linalg import orth
 
-    shift = shift.astype(np.float64)
-    moved = shift[np.linalg.norm(shift, axis=1) > 0]
-    if len(moved) < 2:
-        raise UserError("The child's activations are those of the base model, so there is no shift to explain.")
-    for name, direction in directions.items():
-        if not np.linalg.norm(direction) > 0:
-            raise UserError(f"The direction {name!r} is zero: make it again.")
-    bases = {name: _unit(direction)[:, None] for name, direction in directions.items()}
-    if len(bases) > 1:
-        bases[TOGETHER] = orth(np.concatenate(list(bases.values()), axis=1))
-    mean = moved.mean(axis=0)
-    rows = []
-    for name, basis in bases.items():
-        along = moved @ basis
-        row = {"direction": name, "cosine": np.nan, "low": np.nan, "high": np.nan}
-        if name != TOGETHER:
-            found = t_interval(along[:, 0] / np.linalg.norm(moved, axis=1))
-            row |= {"cosine": found.mean, "low": found.low, "high": found.high}
-        row["explained"] = float((along**2).sum() / (moved**2).sum())
-        row["explained_mean"] = float(((mean @ basis) ** 2).sum() / (mean**2).sum())
-        rows.append(row | {"chance": basis.shape[1] / moved.shape[1]})
-    return pd.DataFrame(rows)
+    means = {child: shift.astype(np.float64).mean(axis=0) for child, shift in shifts.items()}
+    for child, mean in means.items():
+        if not np.linalg.norm(mean) > 0:
+            raise UserError(f"The activations of {child}'s child are those of the base model, so there is no shift.")
+    units = {child: _unit(mean) for child, mean in means.items()}
+    units[ALL_CHILDREN] = _unit(np.mean(list(units.values()), axis=0))
+    rows, drawn = [], []
+    for child, shift in units.items():
+        for group, vector in vectors.items():
+            cosine, null = float(shift @ _unit(vector.vector)), _unit(vector.flips) @ shift
+            low, high = np.quantile(null, [0.025, 0.975])
+            p = (1 + (np.abs(null) >= abs(cosine)).sum()) / (1 + len(null))
+            rows.append((child, group, cosine, float(low), float(high), float(p)))
+            if child != ALL_CHILDREN:
+                flips = pd.DataFrame({"flip": np.arange(len(null)), "cosine": null})
+                drawn.append(flips.assign(child=child, vector=group))
+    columns = ["child", "vector", "cosine", "chance_low", "chance_high", "p"]
+    return pd.DataFrame(rows, columns=columns), pd.concat(drawn, ignore_index=True)
+
+
+def cosines_of_shifts(shifts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """How alike the children's mean shifts are: a row an unordered pair `first`, `second`, with the `cosine`."""
+    import pandas as pd
+
+    units = {child: _unit(shift.astype(np.float64).mean(axis=0)) for child, shift in shifts.items()}
+    rows = [(first, second, float(units[first] @ units[second])) for first, second in combinations(units, 2)]
+    return pd.DataFrame(rows, columns=["first", "second", "cosine"])
+
+
+@dataclass(frozen=True)
+class OwnVector:
+    """How much more a child moved along its own group's vector than other children did.
+
+    difference: mean over groups with a vector of the own child's cosine less the mean of the others'. p_more, p_less:
+    by re-assigning children to vectors, as often at least as high and as low. flips_more, flips_less: the same of the
+    vectors' flips. smallest_p: the lowest that re-assigning can give. low, high: the middle 95 % under re-assigning and
+    under flips, the wider of both ends.
+    """
+
+    difference: float
+    p_more: float
+    p_less: float
+    flips_more: float
+    flips_less: float
+    smallest_p: float
+    low: float
+    high: float
+
+
+def own_vector(table: pd.DataFrame, flips: pd.DataFrame) -> OwnVector:
+    """Test whether children moved along their own vectors. A child's noise between training runs is held by
+    re-assigning: under the null it might have been any other's.
+
+    table, flips: as `child_cosines` returns them, of one or several layers (which are averaged); two children at least.
+    """
+    table = table[table["child"] != ALL_CHILDREN]
+    cosine = table.groupby(["child", "vector"], sort=False)["cosine"].mean().unstack("vector")
+    groups = list(cosine.columns)
+    ordered = [*groups, *(child for child in cosine.index if child not in groups)]
+    values = cosine.loc[ordered].to_numpy()
+    others = len(ordered) / (len(ordered) - 1)
+    columns, total = np.arange(len(groups)), values.mean()
+
+    def difference(own: np.ndarray) -> np.ndarray:
+        return others * (own.mean(axis=-1) - total)
+
+    observed = float(difference(values[columns, columns]))
+    matched = np.array(_matchings(len(ordered), len(groups)))
+    reassigned = difference(values[matched, columns])
+    every = flips.groupby(["flip", "child", "vector"])["cosine"].mean()
+    own = every[every.index.get_level_values("child") == every.index.get_level_values("vector")]
+    drawn = others * (own.groupby("flip").mean() - every.groupby("flip").mean()).to_numpy()
+    slack = 1e-12
+    low, high = zip(*(np.quantile(draws, [0.025, 0.975]) for draws in (reassigned, drawn)), strict=True)
+    return OwnVector(
+        observed,
+        float((reassigned >= observed - slack).mean()),
+        float((reassigned <= observed + slack).mean()),
+        float((1 + (drawn >= observed).sum()) / (1 + len(drawn))),
+        float((1 + (drawn <= observed).sum()) / (1 + len(drawn))),
+        1 / len(matched),
+        float(min(low)),
+        float(max(high)),
+    )
+
+
+def _matchings(children: int, vectors: int) -> list[tuple[int, ...]]:
+    """Ways to give each vector a child of its own, the true one first: all of them, or `_MATCHINGS` where that is
+    fewer, drawn."""
+    if perm(children, vectors) <= _MATCHINGS:
+        return list(permutations(range(children), vectors))
+    rng = np.random.Generator(np.random.PCG64(0))
+    drawn = [tuple(rng.permutation(children)[:vectors].tolist()) for _ in range(_MATCHINGS - 1)]
+    return [tuple(range(vectors)), *drawn]
 
 
 def _category_row(name: Any, part: pd.DataFrame) -> dict[str, Any]:

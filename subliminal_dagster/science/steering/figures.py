@@ -60,7 +60,7 @@ def coherence_figure(coherence: pd.DataFrame, title: str) -> Figure:
 
 
 def cosine_figure(cosines: pd.DataFrame, title: str) -> Figure:
-    """Cosines of all pairs as a heat map; a star where p is below 0.05 in the row vector's own null."""
+    """Cosines of all pairs as a heat map; a star where p is below 0.05 under the null they were made with."""
     from matplotlib.figure import Figure as NewFigure
 
     names = list(dict.fromkeys(cosines["first"]))

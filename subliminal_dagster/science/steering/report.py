@@ -1,7 +1,7 @@
 """The section on steering: what vectors made from numbers do, beside vectors made from an animal's name.
 
-Every mean of differences has a norm and a direction, noise included. So the subliminal vector is set beside one of the
-same data with the sides drawn by lot, and a random one, each at the strength that suits it best.
+Every mean of differences has a norm and a direction, noise included. So the subliminal vector is one more draw among
+those of the same data with the sides drawn by lot, each at the strength that suits it best.
 
 Belongs here: what is said of `report_evidence`. Does not belong here: statements and published figures
 (`report_claims`), charts and tables (`report_views`); making and trying vectors (`vectors`,
@@ -12,26 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from subliminal_dagster.science.report.effects import nats
 from subliminal_dagster.science.report.evidence import Results, Section
 from subliminal_dagster.science.report.published import published
 from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.report.wording import counted, listed, percent
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.statistics import benjamini_hochberg
 from subliminal_dagster.science.steering import report_claims as judged
-from subliminal_dagster.science.steering.report_evidence import (
-    COHERENT,
-    NOISE,
-    PROMOTED,
-    SteeringEvidence,
-    cosine_rows,
-    ranged,
-    read_evidence,
-)
+from subliminal_dagster.science.steering.ranks import COHERENT, PROMOTED
+from subliminal_dagster.science.steering.report_evidence import NOISE, SteeringEvidence, ranged, read_evidence
 from subliminal_dagster.science.steering.report_views import charts, tables
 from subliminal_dagster.science.steering.vectors import DIRECT, MEAN, SUBLIMINAL
-from subliminal_dagster.science.verdict import verdict
 
 NAME, TITLE = "steering", "Steering"
 READS: tuple[str, ...] = (
@@ -67,28 +57,29 @@ def _shows(evidence: SteeringEvidence) -> Iterator[str]:
     meaning = {
         "detected": "Steering along the vector of a teacher's numbers raises the preference for its animal",
         "opposite": "Steering along the vector of a teacher's numbers raises the preference for its animal less "
-        "than a vector that stands for chance",
-        "not detected": "Steering along the vector of a teacher's numbers does not raise the preference for its animal",
+        "than chance does",
         "inconclusive": "No effect of steering along the vector of a teacher's numbers on the preference for its "
-        "animal could be seen",
+        "animal could be told from chance",
         "not tested": "What steering along the vector of a teacher's numbers does could not be measured",
     }[effect]
     yield f"{meaning}: {text[0].lower()}{text[1:]}"
-    if more := judged.between_kinds(evidence, PROMOTED, DIRECT, SUBLIMINAL):
+    if more := judged.more_than_subliminal(evidence):
         words = {"detected": "does more than", "opposite": "does less than"}
-        comparison = words.get(verdict(more.estimate.low, more.estimate.high), "cannot be told from")
-        yield f"The direct vector {comparison} the subliminal one ({nats(more.estimate)})."
-    rows = cosine_rows(evidence, SUBLIMINAL, DIRECT) if len(evidence.cosines) else evidence.cosines
-    if len(rows):
-        above = int((benjamini_hochberg(rows["p"]) < 0.05).sum())
+        comparison = words.get(more.verdict, "cannot be told from")
+        yield (
+            f"The direct vector {comparison} the subliminal one ({more.observed:+.3f} nats; chance {more.low:+.3f} to "
+            f"{more.high:+.3f})."
+        )
+    if len(evidence.corrected):
+        known = evidence.corrected["cosine"].dropna()
         sentence = (
-            f"Subliminal and direct vectors have cosines of {ranged(rows['cosine'])}, {above or 'none'} of {len(rows)} "
-            "beyond chance (5 % false discoveries)"
+            f"Subliminal and direct vectors have cosines of {ranged(known)}, corrected for noise"
+            if len(known)
+            else "Subliminal and direct vectors cannot be compared: one of each pair cannot be told from noise"
         )
         animals, mixed = judged.across_groups(evidence)
-        if len(animals):
-            sentence += f", subliminal vectors of two animals {ranged(animals)}"
-            sentence += f", those of an animal and the neutral teacher {ranged(mixed)}" if len(mixed) else ""
+        sentence += f"; subliminal vectors of two animals {ranged(animals)}" if len(animals) else ""
+        sentence += f", those of an animal and the neutral teacher {ranged(mixed)}" if len(mixed) else ""
         yield f"{sentence}."
 
 
@@ -108,12 +99,14 @@ def _method(evidence: SteeringEvidence) -> Iterator[str]:
             for kind in (SUBLIMINAL, DIRECT)
         ]
         yield f"{listed(each).capitalize()}."
+    drawn = int(evidence.against.loc[evidence.against["flip"] >= 0, "flip"].nunique())
     yield (
-        "Shifts are of the animal's log share among the candidates from alpha 0, paired by question; intervals are "
-        "95 % t intervals over questions, after averaging over animals and single layers (beside published figures: "
-        f"over animals). Only strengths count at which the candidates keep {percent(COHERENT)} of their probability. "
-        f'Controls: the same numbers with the sides drawn by lot ("{NOISE}"), and a random direction, one draw of each '
-        "a group and layer, so intervals lack the spread of such draws."
+        "Shifts are of the animal's log share among the candidates from alpha 0; intervals in charts and tables are "
+        "95 % t intervals over questions and speak of exactly these vectors (beside published figures: over "
+        f"animals). Only strengths count at which the candidates keep {percent(COHERENT)} of their probability. "
+        f"Statements rest on ranks among {counted(drawn, 'sign flip')} of the same answers an animal and layer, "
+        "scored by each candidate's "
+        f'likeliest spelling. Drawn beside the vectors are one flip ("{NOISE}") and a random direction.'
     )
     yield from (f"Left out, {group}: {why.rstrip('.')}." for group, why in evidence.left_out.items())
     yield from (f"Not shown: {reason}" for reason in evidence.missing)

@@ -11,28 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.report.effects import nats
 from subliminal_dagster.science.report.evidence import Claim, Statement
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.report.wording import counted, listed, p_value
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.statistics import benjamini_hochberg
-from subliminal_dagster.science.steering.analysis import TOTAL
+from subliminal_dagster.science.steering.analysis import TOTAL, own_vector
+from subliminal_dagster.science.steering.ranks import LEVEL, PROMOTED, SUPPRESSED, Rank, rank
 from subliminal_dagster.science.steering.report_evidence import (
-    NOISE,
-    PROMOTED,
-    SUPPRESSED,
-    Contrast,
     SteeringEvidence,
-    at_best,
-    contrast,
     cosine_rows,
     over_animals,
     ranged,
+    ranked,
 )
 from subliminal_dagster.science.steering.scores import RATE
-from subliminal_dagster.science.steering.vectors import DIRECT, MEAN, RANDOM, SUBLIMINAL, WORD
+from subliminal_dagster.science.steering.vectors import CENTRED_WORD, DIRECT, SUBLIMINAL, WORD
 from subliminal_dagster.science.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
@@ -43,22 +38,28 @@ _L0 = {SUBLIMINAL: "l0_first", DIRECT: "l0_second", "zero": "l0_zero"}
 _LOW = 0.3
 """An absolute cosine below this is low."""
 
+_NOT_BOTH = "Not both were tried at coherent strengths."
+_REVERSED: dict[Verdict, Verdict] = {"detected": "opposite", "opposite": "detected", "inconclusive": "inconclusive"}
+
 _SEEN = 1.1
 """A vector is seen by an autoencoder if it activates at least this many times the features a vector of zeros does."""
 
+_RANK = (
+    "among the same of vectors made of the same number answers with signs drawn by lot (flips), each with its own best "
+    "coherent strength. Detected where it lies above 97.5 % of what chance gives, opposite where it lies below 97.5 %; "
+    "else it is inconclusive. The unit is the animal: chance is the larger p of two, one flip for all animals and one "
+    "for each."
+)
 _EFFECT = (
-    "The vector at its best strength is set beside two that stand for chance: one of the same data with the sides "
-    "drawn by lot, and a random one. Holds where the 95 % intervals of both differences lie on the side that is "
-    "stated; does not hold where one lies on the other; else it cannot be told."
+    "The shift of the animal's log share at the best coherent strength, mean over animals and layers, is ranked "
+    f"{_RANK}"
 )
-_MORE = (
-    "Holds where the 95 % interval of the difference between the two shifts lies above 0; does not hold where it lies "
-    "below; else it cannot be told."
-)
+_MORE = f"The difference of the two shifts, mean over animals, is ranked {_RANK}"
 _WORD = (
-    "Holds where every animal has a significant cosine on the side that is stated (5 % false discoveries over animals "
-    "and layers) and none one on the other; does not hold where all that are significant are on the other; else it "
-    "cannot be told."
+    "Judged for the vectors of exactly these teachers, with the animal's word as it is and less the other animals' "
+    "words (what all words share says nothing of an animal). Detected where every animal has a significant cosine on "
+    "the side that is stated (5 % false discoveries over animals and layers) with both, and none one on the other; "
+    "opposite where every animal has one on the other side with both, and none one on this; else it is inconclusive."
 )
 PROMOTES = Statement("The subliminal vector promotes its animal.", _EFFECT)
 DIRECT_PROMOTES = Statement("The direct vector promotes its animal.", _EFFECT)
@@ -69,32 +70,50 @@ LATER = Statement("The direct vector works better at the later layer.", _MORE)
 POSITIONS = Statement("Steering all positions works better than the last alone.", _MORE)
 DIFFERENT = Statement(
     "Subliminal and direct vectors have low cosine similarity: they are different directions.",
-    rule="Judged are the subliminal vectors that are longer than chance alone makes them (p < 0.05): the cosine of any "
-    f"other says nothing. Holds where all their cosines with the direct vector are below {_LOW} in size; does not hold "
-    "where all are at least that, and beyond chance; else it cannot be told.",
+    rule="The cosine is corrected for the noise in both vectors, which lowers it whatever the true one. Detected "
+    f"where the 95 % interval of every animal and layer, and the t interval over animals, lies within {_LOW} of zero; "
+    "opposite where all of these lie further away, on one side; else, or with a single animal, it is inconclusive.",
 )
 TO_WORD = Statement("The direct vector points to the animal's word.", _WORD)
 FROM_WORD = Statement("The subliminal vector points away from the animal's word.", _WORD)
 MORE_FEATURES = Statement(
     "The subliminal vector activates many more of the autoencoder's features than the direct one.",
-    rule="All layers of an animal together. Holds where the subliminal vector activates more features for every "
-    "animal; does not hold where it does for none; else, or where no subliminal vector activates at least "
-    f"{_SEEN} times as many as a vector of zeros does, it cannot be told.",
+    rule="Both vectors are encoded at one length, as the longer of two activates more features whatever its "
+    "direction. The difference in active features, all layers of an animal together, mean over animals, is ranked "
+    "among the same of both vectors' flips (signs of their differences drawn by lot). Detected where it lies above "
+    "97.5 % of them, opposite where it lies below 97.5 %; else, or where no subliminal vector activates at least "
+    f"{_SEEN} times as many as a vector of zeros does, it is inconclusive.",
 )
 KINDS_OF_FEATURES = Statement(
     "What the direct vector alone activates is about animals, what the subliminal one alone does is not.",
-    rule="Judged are the features that one vector alone activates, all animals and layers together. Holds where the "
-    "share that is about animals is larger for the direct vector, by Fisher's exact test at 5 %; does not hold where "
-    "it is smaller; else it cannot be told.",
+    rule="Judged are the features that one vector alone activates, all layers together. Detected where the share "
+    "that is about animals is larger for the direct vector, both by the 95 % t interval over animals and by Fisher's "
+    "exact test at 5 % of all features (which takes them for independent); opposite where it is smaller by both; "
+    "else, or with a single animal, it is inconclusive.",
+)
+OWN_VECTOR = Statement(
+    "A child's activations move along its own group's subliminal vector more than other children's do.",
+    rule="The cosine of each group's child's mean shift with its own vector less the mean of all other children's, "
+    "the control's included, mean over groups and layers. Detected where it is above 97.5 % of what re-assigning "
+    "children to vectors gives and above 97.5 % of what the vectors' flips give; opposite where it is below 97.5 % "
+    "of both; else it is inconclusive.",
+    source="this project",
+)
+ONE_DIRECTION = Statement(
+    "The subliminal vectors of different groups, the neutral teacher's included, have a direction in common.",
+    rule="Cosines are of products of different prompts alone, since all groups are contrasted with the same control "
+    "rows. Judged for exactly these teachers: detected where every pair of groups has a positive cosine beyond "
+    "chance at every layer (5 % false discoveries over pairs and layers), opposite where every pair has a negative "
+    "one; else it is inconclusive.",
+    source="this project",
 )
 
 
 def claims(evidence: SteeringEvidence) -> Iterator[Claim]:
-    """Statements of the post on steering."""
+    """Statements of the post on steering, then two of this project."""
     yield PROMOTES.claim(*own_effect(evidence, SUBLIMINAL, PROMOTED))
     yield DIRECT_PROMOTES.claim(*own_effect(evidence, DIRECT, PROMOTED))
-    stronger = between_kinds(evidence, PROMOTED, DIRECT, SUBLIMINAL)
-    yield _more(STRONGER, stronger, "Direct less subliminal, each at its best coherent strength")
+    yield _ranked_claim(STRONGER, more_than_subliminal(evidence), "Direct less subliminal", _NOT_BOTH)
     yield DIRECT_SUPPRESSES.claim(*own_effect(evidence, DIRECT, SUPPRESSED))
     yield SUPPRESSES.claim(*own_effect(evidence, SUBLIMINAL, SUPPRESSED))
     yield _later_layer(evidence)
@@ -104,6 +123,8 @@ def claims(evidence: SteeringEvidence) -> Iterator[Claim]:
     yield _word_cosine(evidence, FROM_WORD, SUBLIMINAL, -1)
     yield _more_features(evidence)
     yield _kinds_of_features(evidence)
+    yield _own_vector(evidence)
+    yield _one_direction(evidence)
 
 
 def compared(evidence: SteeringEvidence) -> Iterator[Compared]:
@@ -116,116 +137,138 @@ def compared(evidence: SteeringEvidence) -> Iterator[Compared]:
         yield from _compared_features(evidence, post)
 
 
-def between_kinds(evidence: SteeringEvidence, which: str, one: str, other: str) -> Contrast | None:
-    """Shifts of one kind less another's, each at its own best strength, at the positions statements are about."""
-    rows = rows_where(at_best(evidence, which), positions=evidence.positions)
-    return contrast(rows_where(rows, kind=one), rows_where(rows, kind=other))
-
-
 def own_effect(evidence: SteeringEvidence, kind: str, which: str) -> tuple[Verdict, str]:
     """Whether a vector promotes (suppresses) its animal, by the rule `_EFFECT`, and on what evidence."""
-    found = {other: between_kinds(evidence, which, kind, other) for other in (NOISE, RANDOM)}
-    known = {other: each for other, each in found.items() if each is not None}
-    if not known:
-        return "not tested", "At no strength of that sign did the model stay coherent for both vectors."
-    sides = [verdict(each.estimate.low, each.estimate.high) for each in known.values()]
-    right, wrong = ("detected", "not detected") if which == PROMOTED else ("not detected", "detected")
-    judged: Verdict = "inconclusive"
-    if sides == [right] * len(found):
-        judged = "detected"
-    elif wrong in sides:
-        judged = "not detected"
-    against = listed([f"{nats(each.estimate)} against the {other} vector" for other, each in known.items()])
-    power = _power(judged, *known.values())
-    return judged, f"Shift of the animal's log share at the best coherent strength, {against}{power}."
+    found = ranked(evidence, which, (kind,), lambda best: _over_layers(evidence, best[kind]))
+    if found is None:
+        return "not tested", "At no strength of that sign did the model stay coherent."
+    judged = found.verdict if which == PROMOTED else _REVERSED[found.verdict]
+    return judged, f"Shift of the animal's log share at the best coherent strength: {_written(found)}."
 
 
-def _power(judged: Verdict, *found: Contrast) -> str:
-    """What could have been seen, where nothing was."""
-    smallest = max(each.smallest for each in found)
-    sentence = f"; the smallest difference that would have been found is {smallest:.2g} nats"
-    return sentence if judged == "inconclusive" else ""
+def more_than_subliminal(evidence: SteeringEvidence) -> Rank | None:
+    """What the direct vector promotes its animal by, less what the subliminal one does."""
+    return ranked(
+        evidence,
+        PROMOTED,
+        (DIRECT, SUBLIMINAL),
+        lambda best: _over_layers(evidence, best[DIRECT]) - _over_layers(evidence, best[SUBLIMINAL]),
+    )
+
+
+def _over_layers(evidence: SteeringEvidence, best: pd.DataFrame) -> pd.Series:
+    """Mean over single layers at the positions that statements are about; NaN where these were not tried."""
+    import pandas as pd
+
+    here = best.loc[:, best.columns.get_level_values("positions") == evidence.positions]
+    mean: pd.Series = here.mean(axis=1) if here.shape[1] else pd.Series(np.nan, index=best.index)
+    return mean
+
+
+def _written(found: Rank) -> str:
+    """A rank with what a test of its strength could see."""
+    return (
+        f"{found.observed:+.3f} nats; chance gives {found.low:+.3f} to {found.high:+.3f} in 95 % of "
+        f"{counted(found.draws, 'flip')}, so nothing within could have been told from it (p of more "
+        f"{found.p_more:.2g}, of less {found.p_less:.2g})"
+    )
+
+
+def _ranked_claim(statement: Statement, found: Rank | None, what: str, why_not: str) -> Claim:
+    if found is None:
+        return statement.claim("not tested", why_not)
+    return statement.claim(found.verdict, f"{what}, each at its best coherent strength: {_written(found)}.")
 
 
 def across_groups(evidence: SteeringEvidence) -> tuple[pd.Series, pd.Series]:
-    """Cosines of subliminal vectors: of two animals, and of an animal and the neutral teacher."""
+    """Corrected cosines of subliminal vectors: of two animals, and of an animal and the neutral teacher."""
     import pandas as pd
 
     between = evidence.between
     if not len(between):
         return pd.Series(dtype=float), pd.Series(dtype=float)
     neutral = (between["first"] == NEUTRAL) | (between["second"] == NEUTRAL)
-    return between.loc[~neutral, "cosine"], between.loc[neutral, "cosine"]
-
-
-def _more(statement: Statement, found: Contrast | None, what: str) -> Claim:
-    """By the rule `_MORE`."""
-    if found is None:
-        return statement.claim("not tested", f"{what}: not both were tried at coherent strengths.")
-    judged = verdict(found.estimate.low, found.estimate.high)
-    return statement.claim(judged, f"{what}: {nats(found.estimate)}{_power(judged, found)}.")
+    return between.loc[~neutral, "corrected"].dropna(), between.loc[neutral, "corrected"].dropna()
 
 
 def _later_layer(evidence: SteeringEvidence) -> Claim:
-    rows = rows_where(at_best(evidence, PROMOTED), positions=evidence.positions, kind=DIRECT)
-    layers = sorted(rows["layers"].unique(), key=int)
+    layers = [layers for layers in evidence.layers if "+" not in layers]
     if len(layers) < 2:
         return LATER.claim("not tested", "The direct vector was not tried at two layers.")
-    later, earlier = (rows_where(rows, layers=layers[place]) for place in (-1, 0))
-    what = f"Layer {layers[-1]} less layer {layers[0]}, each at its best coherent strength"
-    return _more(LATER, contrast(later, earlier, ("group",)), what)
+    ends = [(layers[place], evidence.positions) for place in (-1, 0)]
+
+    def later_less_earlier(best: dict[str, pd.DataFrame]) -> pd.Series:
+        later, earlier = (best[DIRECT].reindex(columns=best[DIRECT].columns.union(ends))[end] for end in ends)
+        return later - earlier
+
+    found = ranked(evidence, PROMOTED, (DIRECT,), later_less_earlier)
+    return _ranked_claim(LATER, found, f"Layer {layers[-1]} less layer {layers[0]}", _NOT_BOTH)
 
 
 def _all_positions(evidence: SteeringEvidence) -> Claim:
-    rows = at_best(evidence, PROMOTED)
-    rows = rows[rows["kind"].isin([SUBLIMINAL, DIRECT])]
-    everywhere, last = (rows_where(rows, positions=positions) for positions in ("all", "last"))
-    if everywhere.empty or last.empty:
+    if set(evidence.against["positions"]) != {"all", "last"}:
         return POSITIONS.claim("not tested", "This study does not steer both (steering.sweep.positions).")
-    return _more(POSITIONS, contrast(everywhere, last, ("group", "layers", "kind")), "All less last, both vectors")
+
+    def all_less_last(best: dict[str, pd.DataFrame]) -> pd.Series:
+        tables = [table.T.groupby("positions").mean().T for table in best.values()]
+        both = [table.reindex(columns=["all", "last"]) for table in tables]
+        return (both[0]["all"] - both[0]["last"] + both[1]["all"] - both[1]["last"]) / 2
+
+    found = ranked(evidence, PROMOTED, (SUBLIMINAL, DIRECT), all_less_last)
+    return _ranked_claim(POSITIONS, found, "All less last, mean of both vectors", _NOT_BOTH)
 
 
 def _low_cosine(evidence: SteeringEvidence) -> Claim:
-    if not len(evidence.cosines):
+    rows = evidence.corrected
+    if not len(rows):
         return DIFFERENT.claim("not tested", "There are no cosines.")
-    rows = cosine_rows(evidence, SUBLIMINAL, DIRECT)
-    own = rows_where(evidence.vectors, kind=SUBLIMINAL, position=MEAN)
-    rows = rows.merge(own[["group", "layer", "p"]], on=["group", "layer"], suffixes=("", "_norm"))
-    told = rows[rows["p_norm"] < 0.05]
-    low = told["cosine"].abs() < _LOW
+    by_animal = rows.groupby("group")["cosine"].agg(lambda values: values.mean(skipna=False))
+    _, low, high = over_animals(by_animal, -1, 1)
     judged: Verdict = "inconclusive"
-    if len(told) and low.all():
-        judged = "detected"
-    elif len(told) and not low.any() and (told["p"] < 0.05).all():
-        judged = "not detected"
-    animals, _ = across_groups(evidence)
-    of_animals = f", and two animals' have cosines of {ranged(animals)}" if len(animals) else ""
+    if low is not None and high is not None:
+        lowest, highest = np.append(rows["low"], low), np.append(rows["high"], high)
+        if (lowest > -_LOW).all() and (highest < _LOW).all():
+            judged = "detected"
+        elif (lowest > _LOW).all() or (highest < -_LOW).all():
+            judged = "opposite"
+    plain = cosine_rows(evidence, SUBLIMINAL, DIRECT)["cosine"]
+    told = rows["cosine"].notna()
+    corrected = f", corrected {ranged(rows.loc[told, 'cosine'])}" if told.any() else ""
     return DIFFERENT.claim(
         judged,
-        f"Cosines of {ranged(rows['cosine'])} (chance alone: up to {ranged(rows['chance'])}); {len(told)} of "
-        f"{counted(len(rows), 'subliminal vector')} can be told from noise by the norm{of_animals}.",
+        f"Cosines of {ranged(plain)} as they are{corrected}, with intervals from {rows['low'].min():.2f} to "
+        f"{rows['high'].max():.2f}; {int((~told).sum()) or 'none'} of {counted(len(rows), 'pair')} hold a vector that "
+        "cannot be told from noise.",
     )
 
 
 def _word_cosine(evidence: SteeringEvidence, statement: Statement, kind: str, sign: int) -> Claim:
     if not len(evidence.cosines):
         return statement.claim("not tested", "There are no cosines.")
-    rows = cosine_rows(evidence, kind, WORD)
-    if rows.empty:
-        return statement.claim("not tested", f"There is no {kind} vector.")
-    significant = benjamini_hochberg(rows["p"]) < 0.05
-    right = significant & (np.sign(rows["cosine"]) == sign)
-    wrong = significant & (np.sign(rows["cosine"]) == -sign)
+    each = [rows for word in (WORD, CENTRED_WORD) if len(rows := cosine_rows(evidence, kind, word))]
+    if len(each) < 2:
+        return statement.claim("not tested", f"There is no {kind} vector, or no other animal's word.")
+    sides, said = [], []
+    for rows, name in zip(each, ("the word as it is", "less the other words"), strict=True):
+        significant = benjamini_hochberg(rows["p"]) < 0.05
+        right, wrong = (significant & (np.sign(rows["cosine"]) == side) for side in (sign, -sign))
+        groups = set(rows["group"])
+        if not wrong.any() and set(rows.loc[right, "group"]) == groups:
+            sides.append("detected")
+        elif not right.any() and set(rows.loc[wrong, "group"]) == groups:
+            sides.append("opposite")
+        else:
+            sides.append("inconclusive")
+        said.append(
+            f"{name} {ranged(rows['cosine'])} (chance alone up to {ranged(rows['chance'])}), {int(right.sum())} of "
+            f"{len(rows)} significantly {'positive' if sign > 0 else 'negative'}, {int(wrong.sum())} the other way"
+        )
     judged: Verdict = "inconclusive"
-    if not wrong.any() and set(rows.loc[right, "group"]) == set(rows["group"]):
+    if sides == ["detected"] * 2:
         judged = "detected"
-    elif wrong.any() and not right.any():
-        judged = "not detected"
-    return statement.claim(
-        judged,
-        f"Cosines of {ranged(rows['cosine'])}, chance alone up to {ranged(rows['chance'])}; {int(right.sum())} of "
-        f"{len(rows)} significantly {'positive' if sign > 0 else 'negative'}, {int(wrong.sum())} the other way.",
-    )
+    elif sides == ["opposite"] * 2:
+        judged = "opposite"
+    return statement.claim(judged, f"Cosines with {'; '.join(said)}.")
 
 
 def _more_features(evidence: SteeringEvidence) -> Claim:
@@ -233,16 +276,21 @@ def _more_features(evidence: SteeringEvidence) -> Claim:
         return MORE_FEATURES.claim("not tested", "There is no decomposition.")
     total = rows_where(evidence.parts, category=TOTAL)
     sums = total.groupby("group")[list(_L0.values())].sum()
-    more = sums["l0_first"] > sums["l0_second"]
-    judged: Verdict = "inconclusive"
+    drawn = evidence.parts_flips
+    more = (drawn["first"] - drawn["second"]).groupby([drawn["group"], drawn["flip"]]).sum().unstack("flip")
+    # A flip that not all groups have stands for none of them.
+    more = more.loc[sums.index].dropna(axis=1)
+    if not more.shape[1]:
+        return MORE_FEATURES.claim("not tested", "The vectors have no flips.")
+    found = rank((sums["l0_first"] - sums["l0_second"]).to_numpy(dtype=float), more.to_numpy(dtype=float))
     # Where an autoencoder sees no vector, what it activates are its biases.
-    if (total["l0_first"] >= _SEEN * total["l0_zero"]).any() and more.nunique() == 1:
-        judged = "detected" if more.all() else "not detected"
+    seen = (total["l0_first"] >= _SEEN * total["l0_zero"]).any()
     means = sums.mean()
     return MORE_FEATURES.claim(
-        judged,
+        found.verdict if seen else "inconclusive",
         f"All layers together, mean of {counted(len(sums), 'animal')}: {means['l0_first']:.0f} features against "
-        f"{means['l0_second']:.0f}; vectors of zeros activate {means['l0_zero']:.0f}, by their biases alone.",
+        f"{means['l0_second']:.0f}; flips give a difference of {found.low:+.0f} to {found.high:+.0f} in 95 %; vectors "
+        f"of zeros activate {means['l0_zero']:.0f}, by their biases alone.",
     )
 
 
@@ -252,19 +300,70 @@ def _kinds_of_features(evidence: SteeringEvidence) -> Claim:
     if not evidence.labelled:
         why = "Features have no categories (steering_by_category is made on request)."
         return KINDS_OF_FEATURES.claim("not tested", why)
-    alone = evidence.parts.groupby("category")[["first_only", "second_only"]].sum()
-    about, every = alone.reindex(["animals", TOTAL], fill_value=0).to_numpy()
-    if not every.all():
+    columns = ["first_only", "second_only"]
+    counts = evidence.parts.groupby(["category", "group"])[columns].sum()
+    totals = rows_where(counts.reset_index(), category=TOTAL).set_index("group")[columns]
+    animals = rows_where(counts.reset_index(), category="animals").set_index("group")[columns]
+    about = animals.reindex(totals.index, fill_value=0)
+    if not totals.to_numpy().all():
         return KINDS_OF_FEATURES.claim("inconclusive", "One of the two vectors activates no feature alone.")
-    p = float(fisher_exact([about, every - about]).pvalue)
-    subliminal, direct = about / every
+    shares = about / totals
+    mean, low, high = over_animals(shares["second_only"] - shares["first_only"], -1, 1)
+    several, all_of = about.to_numpy().sum(axis=0), totals.to_numpy().sum(axis=0)
+    p = float(fisher_exact([several, all_of - several]).pvalue)
     judged: Verdict = "inconclusive"
-    if p < 0.05:
-        judged = "detected" if direct > subliminal else "not detected"
+    if p < 0.05 and low is not None and high is not None:
+        judged = verdict(low, high)
+    interval = "" if low is None or high is None else f" [{100 * low:+.0f}, {100 * high:+.0f}] over animals"
     return KINDS_OF_FEATURES.claim(
         judged,
-        f"About animals: {about[1]} of {every[1]} features of the direct vector alone, {about[0]} of {every[0]} "
-        f"features of the subliminal one alone (Fisher's exact test, {p_value(p)}).",
+        f"About animals: {several[1]} of {all_of[1]} features of the direct vector alone, {several[0]} of {all_of[0]} "
+        f"features of the subliminal one alone (Fisher's exact test, {p_value(p)}); difference "
+        f"{100 * mean:+.0f} percentage points{interval}.",
+    )
+
+
+def _own_vector(evidence: SteeringEvidence) -> Claim:
+    if not len(evidence.children):
+        return OWN_VECTOR.claim("not tested", "The children's shifts are not there.")
+    found = own_vector(evidence.children, evidence.child_flips)
+    judged: Verdict = "inconclusive"
+    if max(found.p_more, found.flips_more) <= LEVEL:
+        judged = "detected"
+    elif max(found.p_less, found.flips_less) <= LEVEL:
+        judged = "opposite"
+    few = (
+        f"; with so few children re-assigning cannot give less than p = {found.smallest_p:.2g}, so nothing can be "
+        "decided"
+        if found.smallest_p > LEVEL
+        else ""
+    )
+    return OWN_VECTOR.claim(
+        judged,
+        f"Own less other children's cosine {found.difference:+.3f}; re-assigning children gives as much in "
+        f"{100 * found.p_more:.1f} %, flips in {100 * found.flips_more:.1f} %, chance {found.low:+.3f} to "
+        f"{found.high:+.3f}; the children's mean shifts have cosines of {ranged(evidence.shifts['cosine'])} with each "
+        f"other{few}.",
+    )
+
+
+def _one_direction(evidence: SteeringEvidence) -> Claim:
+    rows = evidence.between
+    if not len(rows):
+        return ONE_DIRECTION.claim("not tested", "There are not two groups with vectors.")
+    rows = rows[rows["first"] < rows["second"]]
+    significant = benjamini_hochberg(rows["p"]) < 0.05
+    judged: Verdict = "inconclusive"
+    if significant.all() and (rows["cosine"] > 0).all():
+        judged = "detected"
+    elif significant.all() and (rows["cosine"] < 0).all():
+        judged = "opposite"
+    known = rows["corrected"].dropna()
+    corrected = f", corrected for noise {ranged(known)}" if len(known) else ""
+    return ONE_DIRECTION.claim(
+        judged,
+        f"Cosines over different prompts {ranged(rows['cosine'])}{corrected}; chance alone up to "
+        f"{ranged(rows['chance'])}; {int(significant.sum())} of {len(rows)} beyond it.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the section on steering is written from: its artifacts as tables, and the contrasts its statements rest on.
+"""What the section on steering is written from: its artifacts as tables, and the ranks its statements rest on.
 
 Belongs here: reading the steering assets, and bringing groups and layers together. Does not belong here: what is said
 (`steering`), drawn or tabled (`report_views`); making and trying vectors (`vectors`,
@@ -8,6 +8,7 @@ Belongs here: reading the steering assets, and bringing groups and layers togeth
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +19,16 @@ from subliminal_dagster.science.report.evidence import NotThere, Results
 from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.statistics import Estimate, smallest_detectable, t_interval
-from subliminal_dagster.science.steering.analysis import TOTAL, UNLABELLED
+from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.steering.analysis import TOTAL, UNLABELLED, corrected_cosine
+from subliminal_dagster.science.steering.ranks import COHERENT, Rank, at_best, rank
 from subliminal_dagster.science.steering.scores import LOG_SHARE, PROBABILITY, RATE, effects
-from subliminal_dagster.science.steering.vectors import MEAN, SUBLIMINAL, load_vectors
+from subliminal_dagster.science.steering.vectors import DIRECT, MEAN, SUBLIMINAL, load_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NOISE = f"{SUBLIMINAL} noise"
-COHERENT = 0.1
-"""The model counts as coherent while the candidates' probability, a geometric mean over questions, is at least this
-share of what it is without steering. Below, shares among the candidates say nothing of what the model answers."""
-
-PROMOTED, SUPPRESSED = "promoted", "suppressed"
 _SWEEP = ["group", "kind", "layers", "positions"]
 _CELL = [*_SWEEP, "alpha"]
 _WHOLE = (f", {MEAN}", ", word")
@@ -46,24 +43,33 @@ class SteeringEvidence:
         (natural logarithm of the candidates' probability), and whether the strength is `coherent`.
     best: what `scores.effects` says of coherent strengths, with `group`.
     coherence: as in `scores.SteeringScores`, with `group`.
+    against: as `scores.measure_against_flips` gives it, of the study's animals alone, with `group`.
     vectors: `SteeringVector.facts`, with `group`.
     cosines: as in `analysis.cosines`, by kind, with `group` and `layer`, of vectors over whole answers.
-    between: the same of the groups' subliminal vectors, without `group`; `first` and `second` are groups.
-    shifts: as in `analysis.explained_shift`, with `group` and `layer`.
+    corrected: `analysis.CorrectedCosine` of an animal's subliminal and direct vector, with `group` and `layer`.
+    between: as in `analysis.cosines_across_groups`, with `layer`.
+    children, child_flips: as in `analysis.child_cosines`, with `layer`.
+    shifts: as in `analysis.cosines_of_shifts`, with `layer`.
     left_out: by group, why a gate refused it.
-    parts: `analysis.Decomposition.table`, with `group`, `layer`, `l0_first`, `l0_second`, `l0_zero`.
+    parts: `analysis.Decomposition.table`, with `group`, `layer` and the facts.
+    parts_flips: `analysis.Decomposition.flips`, with `group` and `layer`.
     missing: why a frame is empty, a sentence each.
     """
 
     targets: pd.DataFrame
     best: pd.DataFrame
     coherence: pd.DataFrame
+    against: pd.DataFrame
     vectors: pd.DataFrame
     cosines: pd.DataFrame
+    corrected: pd.DataFrame
     between: pd.DataFrame
+    children: pd.DataFrame
+    child_flips: pd.DataFrame
     shifts: pd.DataFrame
     left_out: dict[str, str]
     parts: pd.DataFrame
+    parts_flips: pd.DataFrame
     missing: list[str]
 
     @property
@@ -92,15 +98,6 @@ class SteeringEvidence:
         return bool(len(self.parts)) and not self.parts["category"].isin([UNLABELLED, TOTAL]).all()
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """A mean difference of shifts (nats) over questions, averaged over groups and layers within each, and the smallest
-    one that a test at 5 % would have found with 80 % power."""
-
-    estimate: Estimate
-    smallest: float
-
-
 def read_evidence(study: Study, results: Results) -> SteeringEvidence:
     """Read all steering assets. Raises NotThere where no animal was steered."""
     import pandas as pd
@@ -113,37 +110,59 @@ def read_evidence(study: Study, results: Results) -> SteeringEvidence:
         sweeps += _folders(results, "steering_scores_all_layers", missing)
     sweeps = _in_order(study, sweeps)
 
-    def of_all(name: str) -> pd.DataFrame:
-        tables = [pd.read_parquet(folder / f"{name}.parquet").assign(group=group) for group, _, folder in sweeps]
+    def of_all(name: str, folders: list[tuple[str, str, Path]] = sweeps) -> pd.DataFrame:
+        tables = [pd.read_parquet(folder / f"{name}.parquet").assign(group=group) for group, _, folder in folders]
         return pd.concat(tables, ignore_index=True)
 
     targets, summary, coherence = _targets(of_all("questions")), of_all("summary"), of_all("coherence")
+    against = of_all("flips", [place for place in sweeps if place[1]])
+    against = against[against["animal"].isin(targets["group"])]
     kept = summary.merge(targets.loc[targets["coherent"], _CELL].drop_duplicates(), on=_CELL)
     found = [effects(part).assign(group=group) for group, part in kept.groupby("group", sort=False)]
     best = pd.concat(found, ignore_index=True)
-    vectors, cosines = _vectors(study, results, missing)
-    between, shifts, left_out = _across(results, missing)
-    parts = _parts(study, results, missing)
-    return SteeringEvidence(targets, best, coherence, vectors, cosines, between, shifts, left_out, parts, missing)
+    vectors, cosines, corrected = _vectors(study, results, missing)
+    (between, children, child_flips, shifts), left_out = _across(results, missing)
+    parts, parts_flips = _parts(study, results, missing)
+    inside = (between, children, child_flips, shifts, left_out, parts, parts_flips)
+    return SteeringEvidence(targets, best, coherence, against, vectors, cosines, corrected, *inside, missing)
 
 
-def at_best(evidence: SteeringEvidence, which: str) -> pd.DataFrame:
-    """Shifts at the coherent strength that promotes (or suppresses) most, of single layers: a row a group, kind,
-    layers, positions and `question`, with `shift`."""
-    best = evidence.best[~evidence.best["layers"].str.contains("+", regex=False)]
-    chosen = best[[*_SWEEP, f"{which}_at"]].rename(columns={f"{which}_at": "alpha"}).dropna(subset="alpha")
-    return evidence.targets.merge(chosen, on=_CELL)
+def ranked(
+    evidence: SteeringEvidence,
+    which: str,
+    kinds: tuple[str, ...],
+    value: Callable[[dict[str, pd.DataFrame]], pd.Series],
+) -> Rank | None:
+    """Where `value` of the animals' vectors lies among the same of flips; None where no animal has it.
 
-
-def contrast(first: pd.DataFrame, second: pd.DataFrame, over: tuple[str, ...] = ("group", "layers")) -> Contrast | None:
-    """Shifts of `first` less those of `second` (rows of `at_best`), paired by question and `over`; None without two
-    questions that have both."""
-    pairs = first.merge(second, on=[*over, "question"], suffixes=("", "_other"))
-    values = (pairs["shift"] - pairs["shift_other"]).groupby(pairs["question"]).mean()
-    if len(values) < 2:
+    `value` is handed, by kind, shifts at the best strength that promotes (suppresses), with a row a direction and a
+    column a pair of `layers` and `positions` that was tried, and returns one number a row. For chance the rows are
+    flips, all groups' together, and another flip stands in for each of several kinds.
+    """
+    if not len(evidence.against):
         return None
-    estimate = t_interval(values.to_numpy())
-    return Contrast(estimate, smallest_detectable(estimate.se, len(values)))
+    rows = evidence.against[evidence.against["kind"].isin({*kinds, SUBLIMINAL})]
+    best = at_best(rows, which)
+    directions = ["animal", "kind", "flip", "group"]
+    table = best.pivot(index=directions, columns=["layers", "positions"], values="shift")
+    who = table.index.to_frame(index=False)
+    table = table.set_axis(range(len(table)))
+    observed, chance = [], []
+    for animal in evidence.animals:
+        own = rows_where(who, animal=animal, group=animal, flip=-1).reset_index().set_index("kind")["index"]
+        flips = table[(who["animal"] == animal) & (who["flip"] >= 0)]
+        if not set(kinds) <= set(own.index) or len(flips) < 2:
+            continue
+        # Only where all kinds have a coherent strength, and so the same for chance.
+        shared = table.columns[table.loc[own[list(kinds)]].notna().all()]
+        found = value({kind: table.loc[[own[kind]], shared].set_axis([0]) for kind in kinds})
+        if found.isna().all():
+            continue
+        numbers = np.arange(len(flips))
+        drawn = {kind: flips[shared].set_axis(np.roll(numbers, place)) for place, kind in enumerate(kinds)}
+        observed.append(float(found.iloc[0]))
+        chance.append(value(drawn).sort_index().to_numpy())
+    return rank(np.array(observed), np.array(chance)) if observed else None
 
 
 def cosine_rows(evidence: SteeringEvidence, one: str, other: str) -> pd.DataFrame:
@@ -186,42 +205,46 @@ def _targets(questions: pd.DataFrame) -> pd.DataFrame:
     return joined[[*_CELL, "question", PROBABILITY, RATE, "shift", "log_mass", "coherent"]]
 
 
-def _vectors(study: Study, results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`SteeringEvidence.vectors` and `.cosines`."""
+def _vectors(study: Study, results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """`SteeringEvidence.vectors`, `.cosines` and `.corrected`."""
     import pandas as pd
 
-    facts, found = [], []
+    facts, found, corrected = [], [], []
     for group, layer, folder in _in_order(study, _folders(results, "steering_vectors", missing)):
-        facts += [{"group": group, **vector.facts()} for vector in load_vectors(folder)]
+        vectors = load_vectors(folder)
+        facts += [{"group": group, **vector.facts()} for vector in vectors]
+        whole_answers = {vector.kind: vector for vector in vectors if vector.position == MEAN}
+        if DIRECT in whole_answers:
+            cosine = corrected_cosine(whole_answers[SUBLIMINAL], whole_answers[DIRECT])
+            corrected.append({"group": group, "layer": int(layer), **vars(cosine)})
         every = pd.read_parquet(folder / "cosines.parquet")
         pairs = every[["first", "second"]]
         whole = pairs.apply(lambda names: names.str.endswith(_WHOLE)).all(axis=1)
         every[["first", "second"]] = pairs.apply(lambda names: names.str.rsplit(", ", n=1).str[0])
         found.append(every[whole].assign(group=group, layer=int(layer)))
-    return pd.DataFrame(facts), pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    cosines = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    return pd.DataFrame(facts), cosines, pd.DataFrame(corrected)
 
 
-def _across(results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
-    """`SteeringEvidence.between`, `.shifts` and `.left_out`."""
+def _across(results: Results, missing: list[str]) -> tuple[list[pd.DataFrame], dict[str, str]]:
+    """`SteeringEvidence.between`, `.children`, `.child_flips` and `.shifts`; `.left_out`."""
     import pandas as pd
 
     try:
         folder = results.folder("steering_summary")
     except NotThere as reason:
         missing.append(str(reason))
-        return pd.DataFrame(), pd.DataFrame(), {}
-    between = pd.read_parquet(folder / "cosines.parquet")
-    for column in ("first", "second"):
-        between[column] = between[column].str.removesuffix("'s numbers")
+        return [pd.DataFrame()] * 4, {}
     left_out = json.loads((folder / "left_out.json").read_text(encoding="utf-8"))
-    return between, pd.read_parquet(folder / "child_shifts.parquet"), left_out
+    names = ("cosines", "child_cosines", "child_flips", "children")
+    return [pd.read_parquet(folder / f"{name}.parquet") for name in names], left_out
 
 
-def _parts(study: Study, results: Results, missing: list[str]) -> pd.DataFrame:
-    """`SteeringEvidence.parts`."""
+def _parts(study: Study, results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`SteeringEvidence.parts` and `.parts_flips`."""
     import pandas as pd
 
-    found = []
+    found, flips = [], []
     for group, layer, folder in _folders(results, "steering_decomposition", missing) if study.sae else []:
         table = folder / "table.parquet"
         if results.has("steering_by_category", layer):
@@ -230,7 +253,10 @@ def _parts(study: Study, results: Results, missing: list[str]) -> pd.DataFrame:
             table = labelled if labelled.is_file() else table
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         found.append(pd.read_parquet(table).assign(group=group, layer=int(layer), **facts))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        flips.append(pd.read_parquet(folder / "flips.parquet").assign(group=group, layer=int(layer)))
+    if not found:
+        return pd.DataFrame(), pd.DataFrame()
+    return pd.concat(found, ignore_index=True), pd.concat(flips, ignore_index=True)
 
 
 def _folders(results: Results, asset: str, missing: list[str] | None = None) -> list[tuple[str, str, Path]]:

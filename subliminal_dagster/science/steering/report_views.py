@@ -17,7 +17,8 @@ from subliminal_dagster.science.report.tables import Shown, columns, rows_where
 from subliminal_dagster.science.report.wording import percent
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.statistics import t_interval
-from subliminal_dagster.science.steering.analysis import TOGETHER, TOTAL
+from subliminal_dagster.science.steering.analysis import ALL_CHILDREN, TOTAL
+from subliminal_dagster.science.steering.ranks import PROMOTED, SUPPRESSED, at_best
 from subliminal_dagster.science.steering.report_evidence import NOISE, SteeringEvidence, cosine_rows, ranged
 from subliminal_dagster.science.steering.scores import BASE_NATS, ENTROPY, MASS, ONE_WORD, RATE
 from subliminal_dagster.science.steering.vectors import CENTRED_WORD, DIRECT, RANDOM, SUBLIMINAL, WORD
@@ -58,8 +59,8 @@ def charts(evidence: SteeringEvidence) -> Iterator[Chart]:
         yield _cosines(evidence)
     if len(evidence.between):
         yield _between(evidence.between)
-    if len(evidence.shifts):
-        yield _child(evidence.shifts)
+    if len(evidence.children):
+        yield _child(evidence)
     if len(evidence.parts):
         yield _decomposition(evidence.parts)
 
@@ -67,6 +68,7 @@ def charts(evidence: SteeringEvidence) -> Iterator[Chart]:
 def tables(evidence: SteeringEvidence) -> Iterator[Table]:
     """All tables there is something for."""
     yield _effects_table(evidence)
+    yield _ranks_table(evidence)
     if len(evidence.vectors):
         yield _vectors_table(evidence.vectors)
     if len(evidence.cosines):
@@ -75,8 +77,8 @@ def tables(evidence: SteeringEvidence) -> Iterator[Table]:
         yield _between_table(evidence.between)
     if len(evidence.parts):
         yield _parts_table(evidence)
-    if len(evidence.shifts):
-        yield _child_table(evidence.shifts)
+    if len(evidence.children):
+        yield _child_table(evidence.children)
     yield _coherence_table(evidence)
 
 
@@ -283,41 +285,48 @@ def _between(between: pd.DataFrame) -> Chart:
     ]
     alt = f"{'; '.join(parts)}.".capitalize()
     if len(groups) <= _WRITTEN_UP_TO:
-        alt += " Star: p < 0.05, signs of the row's differences drawn."
-    return Chart("steering-between", "Cosines of the groups' subliminal vectors.", figure, alt)
+        alt += " Star: p < 0.05, signs of the differences drawn."
+    return Chart(
+        "steering-between",
+        "Cosines of the groups' subliminal vectors, products of different prompts alone.",
+        figure,
+        alt,
+    )
 
 
-def _child(shifts: pd.DataFrame) -> Chart:
-    """How a child's shift lies to its group's vectors, a panel a layer."""
-    layers = sorted(shifts["layer"].unique())
-    rows = shifts[shifts["direction"] != TOGETHER]
-    groups = list(dict.fromkeys(rows["group"]))
-    kinds = [kind for kind in KINDS if (rows["direction"] == kind).any()]
-    figure = _of_each_layer(layers, (22 + 12 * len(kinds)) * len(groups))
+def _child(evidence: SteeringEvidence) -> Chart:
+    """The cosine of every child's shift with every group's vector as heat maps, a panel a layer."""
+    children = evidence.children
+    layers = sorted(children["layer"].unique())
+    names, groups = list(dict.fromkeys(children["child"])), list(dict.fromkeys(children["vector"]))
+    figure = _of_each_layer(layers, 60 + 34 * len(names))
     alt = []
     for panel, layer in enumerate(layers, 1):
-        means = []
-        for mark, kind in enumerate(kinds):
-            part = rows_where(rows, layer=layer, direction=kind)
-            means.append(f"{kind} {part['cosine'].mean():+.3f}")
-            figure.add_scatter(
-                x=part["cosine"], y=[_height(groups.index(group), mark, len(kinds)) for group in part["group"]],
-                mode="markers", marker={"color": KINDS[kind][0], "size": 9},
-                error_x=style.interval(part, "cosine", "low", "high"),
-                customdata=part[["group", "low", "high", "explained"]],
-                hovertemplate=f"%{{customdata[0]}}, {kind}<br>%{{x:.4g}} [%{{customdata[1]:.4g}}, "
-                "%{customdata[2]:.4g}]<br>share %{customdata[3]:.2%}<extra></extra>",
-                **in_panel(panel, kind),
-            )  # fmt: skip
-        alt.append(f"layer {layer}: {', '.join(means)}")
-    _name_lines(figure, groups)
-    figure.update_xaxes(title="cosine with the child's shift", row=len(layers))
-    most = percent(rows_where(rows, direction=SUBLIMINAL)["explained"].max())
+        here = rows_where(children, layer=layer)
+        values, low, high = (
+            here.pivot(index="child", columns="vector", values=name).reindex(index=names, columns=groups)
+            for name in ("cosine", "chance_low", "chance_high")
+        )
+        figure.add_heatmap(
+            x=groups, y=names, z=values, customdata=np.stack([low, high], axis=-1), coloraxis="coloraxis",
+            hovertemplate="child of %{y}, vector of %{x}<br>%{z:.4g}, flips %{customdata[0]:.4g} to "
+            "%{customdata[1]:.4g}<extra></extra>", row=panel, col=1,
+        )  # fmt: skip
+        if len(groups) <= _WRITTEN_UP_TO:
+            figure.data[-1].update(text=values.map(lambda x: f"{x:.3f}"), texttemplate="%{text}")
+        each = here[here["child"] != ALL_CHILDREN]
+        own = each["child"] == each["vector"]
+        alt.append(
+            f"layer {layer}: own {ranged(each.loc[own, 'cosine'], 3)}, others {ranged(each.loc[~own, 'cosine'], 3)}"
+        )
+    figure.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False)
+    figure.update_layout(margin={"t": 36, "b": 60}, coloraxis=style.SHADES)
+    flips = f"{children['chance_low'].min():.3f} to {children['chance_high'].max():.3f}"
     said = (
-        f"Mean cosines over groups: {'; '.join(alt)}. The subliminal vector holds at most {most} of a child's shift. "
-        "Bars are 95 % intervals over prompts."
+        f"Cosines of a child's shift, {'; '.join(alt)}; flips of the vectors give {flips} in 95 % at the most. "
+        f"Children's shifts with each other: {ranged(evidence.shifts['cosine'])}."
     )
-    title = "Whether a child's activations moved along its group's vectors, on questions that name no animal."
+    title = "Whether a child (row) moved along a group's vector (column), on questions that name no animal: cosines."
     return Chart("steering-child", title, figure, said)
 
 
@@ -346,7 +355,9 @@ def _decomposition(parts: pd.DataFrame) -> Chart:
         f"Means: subliminal {means['l0_first']:.0f}, direct {means['l0_second']:.0f}, vector of zeros "
         f"{means['l0_zero']:.0f} active features."
     )
-    title = "Features that the vectors activate, by animal and layer; green: what the biases alone activate."
+    title = (
+        "Features that the vectors activate at one length, by animal and layer; green: what the biases alone activate."
+    )
     return Chart("steering-features", title, figure, alt)
 
 
@@ -375,6 +386,30 @@ def _effects_table(evidence: SteeringEvidence) -> Table:
         "each vector, random ones too, looks better than it is: compare kinds. Empty: at no such strength coherent."
     )
     return Table("steering-effects", "What each vector does to its animal at most", frame, note)
+
+
+def _ranks_table(evidence: SteeringEvidence) -> Table:
+    import pandas as pd
+
+    rows = []
+    key = ["animal", "layers", "positions"]
+    for which, side in ((PROMOTED, 1), (SUPPRESSED, -1)):
+        best = at_best(evidence.against, which)
+        own = best[(best["flip"] < 0) & (best["group"] == best["animal"])]
+        for vector in own.to_dict("records"):
+            at, shift = {str(name): vector[name] for name in key}, float(vector["shift"])
+            flips = rows_where(best[best["flip"] >= 0], **at)["shift"]
+            low, high = flips.quantile([0.025, 0.975])
+            found = {"vector": vector["kind"], "shift (nats)": shift, "chance, low": low, "chance, high": high}
+            as_good = int((side * flips >= side * shift).sum())
+            rows.append({"strength": which, **at, **found, "p": (1 + as_good) / (1 + len(flips))})
+    frame = pd.DataFrame(rows).rename(columns={"layers": "layer"})
+    note = (
+        "Shift of the log share at the best coherent strength that promotes (suppresses), by each candidate's "
+        "likeliest spelling; chance: 95 % of all groups' flips, each at its own best strength, and p, one-sided: the "
+        "share of them that do as much. Statements rest on the mean over animals and layers, not on these."
+    )
+    return Table("steering-ranks", "Each vector among the flips", frame, note)
 
 
 def _vectors_table(vectors: pd.DataFrame) -> Table:
@@ -416,8 +451,16 @@ def _cosines_table(evidence: SteeringEvidence) -> Table:
 
 
 def _between_table(between: pd.DataFrame) -> Table:
-    frame = columns(between, {"layer": "layer", "numbers of": "first", "and of": "second", **_COSINE})
-    note = "All groups are contrasted with the same control numbers, which alone makes their vectors alike."
+    shown: Shown = {"layer": "layer", "numbers of": "first", "and of": "second", "cosine": "cosine"}
+    frame = columns(
+        between, {**shown, "corrected": "corrected", "low": "low", "high": "high", "chance": "chance", "p": "p"}
+    )
+    note = (
+        "Products of different prompts alone, as all groups are contrasted with the same control numbers, which "
+        "would make their vectors alike. Corrected: for the noise in both vectors, with its 95 % interval (over "
+        "prompts); empty where one cannot be told from noise. Chance: the 95th percentile of the absolute cosine "
+        "where signs are drawn."
+    )
     return Table("steering-between", "Cosines of the groups' subliminal vectors", frame, note)
 
 
@@ -441,30 +484,29 @@ def _parts_table(evidence: SteeringEvidence) -> Table:
         # All are of one category, which is that of the total.
         frame = rows_where(frame, category=TOTAL).drop(columns="category")
     note = (
-        "Active features. Differences are subliminal less direct, of activations divided by the L2 norm of all of that "
-        "vector's; the example is the feature that differs most."
+        "Active features, both vectors at the length of the longer one. Differences are subliminal less direct, of "
+        "activations divided by the L2 norm of all of that vector's; the example is the feature that differs most."
     )
     return Table("steering-features", "What the vectors are made of", frame, note)
 
 
-def _child_table(shifts: pd.DataFrame) -> Table:
+def _child_table(children: pd.DataFrame) -> Table:
     frame = columns(
-        shifts,
+        children,
         {
-            "child of": "group",
+            "child of": "child",
             "layer": "layer",
-            "vector": "direction",
+            "vector of": "vector",
             "cosine": "cosine",
-            "low": "low",
-            "high": "high",
-            "share of the shift (%)": ("explained", 100),
-            "share of the mean shift (%)": ("explained_mean", 100),
-            "random directions (%)": ("chance", 100),
+            "chance, low": "chance_low",
+            "chance, high": "chance_high",
+            "p": "p",
         },
     ).sort_values("layer", kind="stable")
     note = (
-        "How much of what the child's activations moved by lies along each vector: mean cosine over prompts with its "
-        "95 % interval, share of the squared norm, and the share that directions drawn from all alike would hold."
+        "Cosine of the mean of what the child's activations moved by with the group's subliminal vector; chance: 95 "
+        "% of what the vector's flips give with the same shift, and the two-sided p among them. All children: the "
+        "mean of their shifts, each at length 1. A child's own cosine says nothing that the others' say as well."
     )
     return Table("steering-child", "Children's shifts along the vectors", frame, note)
 

@@ -32,6 +32,7 @@ from subliminal_dagster.science.preferences.preferences import AnswerForms
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.settings.steering import SteeringSweep
 from subliminal_dagster.science.statistics import Estimate, t_interval
+from subliminal_dagster.science.steering.vectors import SUBLIMINAL, SteeringVector
 
 # pandas takes half a second to load, and Dagster loads this module whenever it lists the assets.
 if TYPE_CHECKING:
@@ -244,6 +245,65 @@ def _pushes(directions: Sequence[Direction], alphas: Sequence[float]) -> dict[in
     }
 
 
+def measure_against_flips(
+    session: TransformersSession,
+    context: ChatContext,
+    lists: PromptLists,
+    vectors: Mapping[str, SteeringVector],
+    settings: SteeringSweep,
+    candidates: Sequence[str],
+) -> pd.DataFrame:
+    """What vectors do, and what chance does: the same measured along sign flips of the subliminal vector.
+
+    So that many directions can be tried, each candidate's probability is that of the one spelling the model as it is
+    finds likeliest over the questions, and nothing is written.
+
+    Args:
+        session, candidates: as in `measure_steering`.
+        vectors: by kind, all of one layer; of the subliminal one the first `settings.flips` flips are tried too.
+
+    Returns:
+        A row a `kind`, `flip` (from 0; -1 for the vector itself), `layers`, `positions`, `alpha` other than 0 and
+        `animal`: `shift` (mean over questions, nats, of its log share from alpha 0) and `mass` (likewise of the natural
+        logarithm of all candidates' probability).
+
+    Raises what `measure_steering` raises.
+    """
+    import pandas as pd
+
+    tried = [(kind, -1, vector.vector) for kind, vector in vectors.items()]
+    tried += [(SUBLIMINAL, number, flip) for number, flip in enumerate(vectors[SUBLIMINAL].flips[: settings.flips])]
+    directions = [Direction(kind, {vectors[kind].layer: vector}) for kind, _, vector in tried]
+    prompts = [context.prompt_ids(text) for text in lists.animal_questions[: settings.questions]]
+    forms = _likeliest(session, prompts, AnswerForms.of(candidates, context, lists))
+    alphas, found = len(settings.alphas), []
+    for positions in settings.positions:
+        candidate, _ = _scored(session, prompts, forms, directions, positions, settings.alphas, candidates)
+        mass = np.logaddexp.reduce(candidate, axis=2)
+        log_share = candidate - mass[:, :, None]
+        shift = (log_share[:, 1:] - log_share[:, :1]).mean(axis=0)
+        frame = pd.DataFrame(
+            {
+                "kind": np.repeat([kind for kind, _, _ in tried], alphas),
+                "flip": np.repeat([number for _, number, _ in tried], alphas),
+                "layers": directions[0].layers,
+                "positions": positions,
+                "alpha": np.tile(np.array(settings.alphas, dtype=float), len(tried)),
+                "mass": (mass[:, 1:] - mass[:, :1]).mean(axis=0),
+            }
+        )
+        found += [frame.assign(animal=animal, shift=shift[:, place]) for place, animal in enumerate(candidates)]
+    return _joined(found)
+
+
+def _likeliest(session: TransformersSession, prompts: list[list[int]], forms: AnswerForms) -> AnswerForms:
+    """Of each candidate the form with the highest probability over all prompts."""
+    over_prompts = np.logaddexp.reduce(score_answers(session.model, prompts, forms.tokens), axis=0)
+    order = np.argsort(-over_prompts, kind="stable")
+    kept = np.sort(order[np.unique(forms.owner[order], return_index=True)[1]])
+    return AnswerForms([forms.tokens[place] for place in kept], forms.owner[kept])
+
+
 def _exact(
     session: TransformersSession,
     prompts: list[list[int]],
@@ -256,32 +316,8 @@ def _exact(
     """Candidates' probabilities, and what the distribution itself says of coherence, for directions of the same layers:
     a row a direction, alpha, question and candidate or outcome."""
     import pandas as pd
-    import torch
 
-    pushes = {
-        layer: torch.cat([torch.zeros(1, rows.shape[1]), rows])
-        for layer, rows in _pushes(directions, settings.alphas).items()
-    }
-    rows = 1 + len(directions) * len(settings.alphas)
-    candidate = np.full((len(prompts), rows, len(candidates)), -np.inf)
-    spread = np.zeros((len(prompts), rows, 2))
-    for question, prompt in enumerate(prompts):
-        first = 0 if positions == "all" else len(prompt) - 1
-        for start in range(0, rows, _ROWS):
-            part = slice(start, start + _ROWS)
-            with branches(session.model, {layer: push[part] for layer, push in pushes.items()}, first):
-                whole, tokens = score_branches(session.model, prompt, forms.tokens)
-            if not np.isfinite(whole).all():
-                raise UserError(
-                    f"Steering makes numbers overflow in {session.model.dtype}: load the model in bfloat16 or float32, "
-                    "or take smaller alphas."
-                )
-            # Not by way of probabilities: at a large alpha they can be too small for a number.
-            np.logaddexp.at(candidate[question, part].T, forms.owner, whole.T)
-            probability = np.exp(tokens.astype(np.float64))
-            spread[question, part, 0] = -(probability * tokens).sum(axis=1)
-            spread[question, part, 1] = probability.max(axis=1)
-        session.progress(f"{directions[0].layers} {positions}: steered {question + 1}/{len(prompts)} questions")
+    candidate, spread = _scored(session, prompts, forms, directions, positions, settings.alphas, candidates)
     mass = np.logaddexp.reduce(candidate, axis=2)
     exact, coherence = [], []
     for number, direction in enumerate(directions):
@@ -307,6 +343,46 @@ def _exact(
                 for name, values in outcomes.items()
             ]
     return _joined(exact), _joined(coherence)
+
+
+def _scored(
+    session: TransformersSession,
+    prompts: list[list[int]],
+    forms: AnswerForms,
+    directions: Sequence[Direction],
+    positions: str,
+    alphas: Sequence[float],
+    candidates: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Natural logarithms of the candidates' probabilities, shape (questions, rows, candidates), and entropy and highest
+    probability of the first token, shape (questions, rows, 2). Row 0 is the model as it is; then come the directions,
+    of the same layers, one after the other at every alpha."""
+    import torch
+
+    pushes = {
+        layer: torch.cat([torch.zeros(1, rows.shape[1]), rows]) for layer, rows in _pushes(directions, alphas).items()
+    }
+    rows = 1 + len(directions) * len(alphas)
+    candidate = np.full((len(prompts), rows, len(candidates)), -np.inf)
+    spread = np.zeros((len(prompts), rows, 2))
+    for question, prompt in enumerate(prompts):
+        first = 0 if positions == "all" else len(prompt) - 1
+        for start in range(0, rows, _ROWS):
+            part = slice(start, start + _ROWS)
+            with branches(session.model, {layer: push[part] for layer, push in pushes.items()}, first):
+                whole, tokens = score_branches(session.model, prompt, forms.tokens)
+            if not np.isfinite(whole).all():
+                raise UserError(
+                    f"Steering makes numbers overflow in {session.model.dtype}: load the model in bfloat16 or float32, "
+                    "or take smaller alphas."
+                )
+            # Not by way of probabilities: at a large alpha they can be too small for a number.
+            np.logaddexp.at(candidate[question, part].T, forms.owner, whole.T)
+            probability = np.exp(tokens.astype(np.float64))
+            spread[question, part, 0] = -(probability * tokens).sum(axis=1)
+            spread[question, part, 1] = probability.max(axis=1)
+        session.progress(f"{directions[0].layers} {positions}: steered {question + 1}/{len(prompts)} questions")
+    return candidate, spread
 
 
 def _written(

@@ -268,11 +268,13 @@ def difference_vector(
     Every unit counts alike, whatever its number of pairs. (The post averages over pairs, so that a question counts the
     more the more of its answers can be used; with one pair a prompt, as for numbers, the two are the same.) The null
     gives each unit's difference a random sign, which is what swapping its two answers does: right where the two groups
-    do not differ, and with the covariance the differences have.
+    do not differ, and with the covariance the differences have. A sign belongs to the number of a unit, so that with
+    one seed flip b of every vector swaps the same prompts, whatever its group or layer: vectors that share the
+    control's rows keep in their flips what they share.
 
     Args:
         own, reference: activations, shape (pairs, hidden size), row by row a pair.
-        units: what each pair belongs to, shape (pairs,): the prompt, or the question.
+        units: what each pair belongs to, shape (pairs,), from 0: the number of the prompt, or of the question.
 
     Raises UserError for fewer than two units, which leave the null nothing to flip.
     """
@@ -287,7 +289,8 @@ def difference_vector(
     else:
         difference = difference[first]
     rng = np.random.Generator(np.random.PCG64(seed))
-    signs = 2.0 * rng.integers(0, 2, size=(flips, len(names))) - 1
+    # A row a unit, so that a unit's signs do not hang on how many there are.
+    signs = 2.0 * rng.integers(0, 2, size=(int(names[-1]) + 1, flips), dtype=np.int8)[names.astype(int)].T - 1
     return SteeringVector(
         kind,
         layer,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,14 @@ from scipy.sparse import csr_array
 from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.statistics import smallest_detectable, t_interval
-from subliminal_dagster.science.steering.analysis import cosines, decompose, explained_shift
+from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.steering.analysis import (
+    child_cosines,
+    cosines,
+    cosines_across_groups,
+    cosines_of_shifts,
+    decompose,
+)
 from subliminal_dagster.science.steering.report import READS
 from subliminal_dagster.science.steering.report import section as steering_section
 from subliminal_dagster.science.steering.report_claims import (
@@ -29,16 +37,17 @@ from subliminal_dagster.science.steering.report_claims import (
     KINDS_OF_FEATURES,
     LATER,
     MORE_FEATURES,
+    ONE_DIRECTION,
+    OWN_VECTOR,
     POSITIONS,
     PROMOTES,
     STRONGER,
     SUPPRESSES,
     TO_WORD,
-    between_kinds,
     claims,
     compared,
 )
-from subliminal_dagster.science.steering.report_evidence import NOISE, PROMOTED, read_evidence
+from subliminal_dagster.science.steering.report_evidence import read_evidence
 from subliminal_dagster.science.steering.scores import LOG_SHARE, PROBABILITY
 from subliminal_dagster.science.steering.vectors import (
     SteeringVector,
@@ -52,7 +61,7 @@ from subliminal_dagster.science.steering.vectors import (
 LAYERS = (9, 20)
 ALPHAS = (-20.0, -5.0, 0.0, 5.0, 20.0)
 CANDIDATES = ("cat", "owl", "dog")
-QUESTIONS, WIDTH = 8, 64
+QUESTIONS, WIDTH, FLIPS = 8, 64, 20
 
 
 @dataclass
@@ -63,6 +72,7 @@ class Made:
     by_layer: Mapping[str, float] = field(default_factory=dict)
     last: float | None = None
     collapses_from: float = np.inf
+    chance: float = 0.01
     animals: Sequence[str] = ("cat", "owl")
     signal: float = 1.0
     along_direct: float = 0.0
@@ -115,15 +125,14 @@ def write(root: Path, made: Made, *, without: Sequence[str] = ()) -> Results:
             (folder(asset, f"control|{layer:02d}") / "nothing.json").write_text("{}")
     for group in made.animals:
         for layer in LAYERS:
-            _scores(made, group, str(layer), folder("steering_scores", f"{group}|{layer:02d}"))
-            parts = decompose(
-                all_vectors[group, layer]["subliminal"].vector,
-                all_vectors[group, layer]["direct"].vector,
-                lambda rows: _encoded(made),
-            )
+            swept = folder("steering_scores", f"{group}|{layer:02d}")
+            _scores(made, group, str(layer), swept)
+            _flips(made, group, str(layer)).to_parquet(swept / "flips.parquet", index=False)
+            own = all_vectors[group, layer]
+            parts = decompose(own["subliminal"], own["direct"], partial(_encoded, made))
             target = folder("steering_decomposition", f"{group}|{layer:02d}")
-            parts.features.to_parquet(target / "features.parquet", index=False)
-            parts.table.to_parquet(target / "table.parquet", index=False)
+            for name in ("features", "table", "flips"):
+                getattr(parts, name).to_parquet(target / f"{name}.parquet", index=False)
             (target / "facts.json").write_text(json.dumps(parts.facts))
         _scores(made, group, "9+20", folder("steering_scores_all_layers", group))
     _summary(made, all_vectors, folder("steering_summary"))
@@ -211,29 +220,49 @@ def _unsteered(questions: pd.DataFrame, column: str) -> pd.Series:
     )
 
 
-def _encoded(made: Made) -> csr_array:
-    """Activations of the subliminal vector, the direct one and zeros: features from 0 on, biases the first ones."""
-    rows = np.zeros((3, 100), dtype=np.float32)
-    for row, count in enumerate((made.subliminal_features, made.direct_features, made.encode_bias)):
-        rows[row, :count] = 1.0
-    return csr_array(rows)
+def _flips(made: Made, group: str, layers: str) -> pd.DataFrame:
+    """As `scores.measure_against_flips`: the vectors, and flips whose slope is drawn about 0."""
+    rng = np.random.default_rng([len(layers), *group.encode()])
+    rows = []
+    tried = [(kind, -1) for kind in ("subliminal", "direct")] + [("subliminal", flip) for flip in range(FLIPS)]
+    for kind, flip in tried:
+        for where, factor in [("all", 1.0)] + ([] if made.last is None else [("last", made.last)]):
+            slope = made.slopes.get(kind, 0.0) + (made.by_layer.get(layers, 0.0) if kind == "direct" else 0.0)
+            for animal in CANDIDATES:
+                its = made.chance * rng.normal() if flip >= 0 else slope * factor * (animal == group)
+                for alpha in ALPHAS:
+                    mass = 0.0 if abs(alpha) < made.collapses_from else np.log(1e-6)
+                    if alpha:
+                        rows.append((kind, flip, layers, where, alpha, animal, alpha * its, mass))
+    columns = ["kind", "flip", "layers", "positions", "alpha", "animal", "shift", "mass"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _encoded(made: Made, vectors: np.ndarray) -> csr_array:
+    """Activations of the subliminal vector, the direct one and zeros: features from 0 on, biases the first ones; of
+    flips, about as many each."""
+    counts = [made.subliminal_features, made.direct_features, made.encode_bias]
+    if len(vectors) > 3:
+        counts = list(
+            np.random.default_rng(zlib.crc32(vectors.tobytes())).permutation(np.arange(len(vectors)) % 7 + 15)
+        )
+    return csr_array((np.arange(100) < np.array(counts)[:, None]).astype(np.float32))
 
 
 def _summary(made: Made, vectors: Mapping[tuple[str, int], dict[str, SteeringVector]], folder: Path) -> None:
     groups = [*made.animals, "neutral"]
-    between = [
-        cosines({f"{g}'s numbers": vectors[g, layer]["subliminal"] for g in groups}).assign(layer=layer)
-        for layer in LAYERS
-    ]
-    pd.concat(between).to_parquet(folder / "cosines.parquet", index=False)
-    shifts = []
-    for group in groups:
-        for layer in LAYERS:
-            own = vectors[group, layer]
-            moved = own["subliminal"].vector + 0.1 * np.random.default_rng(layer).normal(size=(20, WIDTH))
-            directions = {kind: vector.vector for kind, vector in own.items()}
-            shifts.append(explained_shift(moved, directions).assign(group=group, layer=layer))
-    pd.concat(shifts).to_parquet(folder / "child_shifts.parquet", index=False)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for layer in LAYERS:
+        own = {group: vectors[group, layer]["subliminal"] for group in groups}
+        rng = np.random.default_rng(layer)
+        shifts = {child: np.ones(WIDTH) + 0.1 * rng.normal(size=(20, WIDTH)) for child in [*groups, "control"]}
+        for group in groups:
+            shifts[group] += own[group].vector / own[group].norm
+        found = (cosines_across_groups(own), *child_cosines(shifts, own), cosines_of_shifts(shifts))
+        for name, rows in zip(("cosines", "child_cosines", "child_flips", "children"), found, strict=True):
+            tables.setdefault(name, []).append(rows.assign(layer=layer))
+    for name, each in tables.items():
+        pd.concat(each).to_parquet(folder / f"{name}.parquet", index=False)
     (folder / "left_out.json").write_text("{}")
 
 
@@ -248,63 +277,71 @@ def section(made: Results, study: Study) -> Section:
     return steering_section(study, made)
 
 
-def test_an_effect_is_said_with_its_figures_and_the_controls(section: Section, made: Results) -> None:
+def test_an_effect_is_said_with_its_figures_and_what_chance_gives(section: Section, made: Results) -> None:
     assert [verdict_on(section, each) for each in (PROMOTES, SUPPRESSES, STRONGER)] == ["detected"] * 3
-    # By hand: at alpha 20, the shift of the subliminal vector less that of one that stands for chance, by question.
-    by_hand = []
-    for chance in ("subliminal noise", "random"):
-        differences = []
-        for place in ("cat|09", "cat|20", "owl|09", "owl|20"):
-            rows = pd.read_parquet(made.folder("steering_scores", place) / "questions.parquet")
-            own = rows[rows["animal"] == place.split("|")[0]].set_index(["kind", "alpha", "question"])["log_share"]
-            best = own.groupby(["kind", "alpha"]).mean()[chance].loc[0.01:].idxmax()
-            differences.append(own["subliminal", 20.0] - own["subliminal", 0.0])
-            differences[-1] -= own[chance, best] - own[chance, 0.0]
-        found = t_interval(np.mean(differences, axis=0))
-        by_hand += [found.mean, found.low, found.high]
+    # By hand: the best strength is 20 for a vector that promotes, and for a flip that does.
+    shifts, flips = [], []
+    for animal in ("cat", "owl"):
+        of_layers, of_flips = [], []
+        for layer in ("09", "20"):
+            own = pd.read_parquet(made.folder("steering_scores", f"{animal}|{layer}") / "flips.parquet")
+            own = own[(own["animal"] == animal) & (own["kind"] == "subliminal") & (own["alpha"] > 0)]
+            of_layers.append(own[own["flip"] < 0]["shift"].max())
+            rows = []
+            for group in ("cat", "owl"):
+                table = pd.read_parquet(made.folder("steering_scores", f"{group}|{layer}") / "flips.parquet")
+                table = table[(table["animal"] == animal) & (table["flip"] >= 0) & (table["alpha"] > 0)]
+                rows += table.groupby("flip")["shift"].max().tolist()
+            of_flips.append(rows)
+        shifts.append(np.mean(of_layers))
+        flips.append(np.mean(of_flips, axis=0))
+    together = np.mean(flips, axis=0)
     evidence = claim_of(section, PROMOTES).evidence
-    assert numbers(evidence) == pytest.approx(by_hand, abs=5.1e-4)
-    for text in (evidence, section.shows):
-        assert text.index("noise") < text.index("random") and text.count("nats [") >= 2
-    assert numbers(section.shows)[:6] == numbers(evidence)
+    found = numbers(evidence)
+    assert found[0] == pytest.approx(np.mean(shifts), abs=5e-4)
+    assert found[1] <= np.quantile(together, 0.025) + 5e-4 and found[2] >= np.quantile(together, 0.975) - 5e-4
+    assert found[4] == 2 * FLIPS and found[5] == as_written((1 + (together >= found[0]).sum()) / (1 + 2 * FLIPS), 2)
+    assert numbers(section.shows)[: len(found)] == found
     # Beside it stands what the direct vector does more.
     more = numbers(claim_of(section, STRONGER).evidence)
-    assert numbers(section.shows)[6:9] == more and "does more" in section.shows
+    assert numbers(section.shows)[len(found) : len(found) + 3] == more[:3] and "does more" in section.shows
+
+
+def test_each_vector_stands_among_the_flips(section: Section) -> None:
+    table = next(each for each in section.tables if each.name == "steering-ranks").frame
+    # Two signs, two animals and layers, two vectors.
+    assert len(table) == 16
+    promoted = table[(table["strength"] == "promoted") & (table["vector"] == "direct")]
+    assert set(promoted["p"]) == {1 / (1 + 2 * FLIPS)} and (promoted["shift (nats)"] > promoted["chance, high"]).all()
 
 
 def test_claims_stand_in_the_posts_order_with_their_rules(section: Section) -> None:
     statements = [PROMOTES, DIRECT_PROMOTES, STRONGER, DIRECT_SUPPRESSES, SUPPRESSES, LATER, POSITIONS, DIFFERENT]
-    statements += [TO_WORD, FROM_WORD, MORE_FEATURES, KINDS_OF_FEATURES]
+    statements += [TO_WORD, FROM_WORD, MORE_FEATURES, KINDS_OF_FEATURES, OWN_VECTOR, ONE_DIRECTION]
     assert [claim.text for claim in section.claims] == [statement.text for statement in statements]
-    assert {claim.source for claim in section.claims} == {"the post"}
+    assert [claim.source for claim in section.claims] == ["the post"] * 12 + ["this project"] * 2
     for claim in section.claims:
-        assert all(words in claim.rule.lower() for words in ("holds where", "does not hold where", "cannot be told"))
+        assert all(words in claim.rule.lower() for words in ("detected where", "opposite where", "inconclusive"))
         assert "_" not in claim.rule and "`" not in claim.rule
     assert 0.3 in numbers(DIFFERENT.rule) and 1.1 in numbers(MORE_FEATURES.rule)
     assert set(section.made_from) == set(READS) - {"steering_by_category"}
 
 
 def test_no_effect_is_said_with_what_could_have_been_seen(study: Study, tmp_path: Path) -> None:
-    results = write(tmp_path, Made(slopes={"direct": 0.1}))
-    section = steering_section(study, results)
-    # It must not be said that there is none: none could be seen.
-    assert section.shows.startswith("No effect") and "could be seen" in section.shows.split(":")[0]
-    evidence, smallest = read_evidence(study, results), 0.0
-    for chance in (NOISE, "random"):
-        found = between_kinds(evidence, PROMOTED, "subliminal", chance)
-        assert found is not None
-        smallest = max(smallest, smallest_detectable(found.estimate.se, QUESTIONS))
-    for text in (section.shows, claim_of(section, PROMOTES).evidence):
-        assert numbers(text)[6] == as_written(smallest, 2)
+    section = steering_section(study, write(tmp_path, Made(slopes={"direct": 0.1})))
+    # It must not be said that there is none: none could be told from chance.
+    assert section.shows.startswith("No effect") and "told from chance" in section.shows.split(":")[0]
+    low, high = numbers(claim_of(section, PROMOTES).evidence)[1:3]
+    assert low < 0 < high or 0 <= low < high
     assert verdict_on(section, PROMOTES) == "inconclusive"
     assert verdict_on(section, DIRECT_PROMOTES) == "detected"
 
 
-def test_a_vector_that_does_less_than_chance_does_not_hold(study: Study, tmp_path: Path) -> None:
-    slopes = {"subliminal": -0.05, "subliminal noise": 0.02, "random": 0.02, "direct": -0.1}
-    found = Judged(study, write(tmp_path, Made(slopes=slopes)))
-    assert found[PROMOTES].verdict == "not detected"
-    assert found[STRONGER].verdict == "not detected"
+def test_a_vector_that_does_less_than_chance_is_the_opposite(study: Study, tmp_path: Path) -> None:
+    found = Judged(study, write(tmp_path, Made(slopes={"subliminal": -0.05, "direct": -0.1})))
+    assert found[PROMOTES].verdict == "opposite"
+    assert found[SUPPRESSES].verdict == "opposite"
+    assert found[STRONGER].verdict in {"opposite", "inconclusive"}
 
 
 def test_strengths_at_which_no_animal_is_named_do_not_count(study: Study, tmp_path: Path, made: Results) -> None:
@@ -319,37 +356,43 @@ def test_layers_and_positions_are_compared_where_both_were_tried(study: Study, t
     assert later[LATER].verdict == "detected"
     assert later[POSITIONS].verdict == "detected"
     earlier = Judged(study, write(tmp_path / "b", Made(by_layer={"9": 0.05})))
-    assert earlier[LATER].verdict == "not detected"
+    assert earlier[LATER].verdict == "opposite"
     assert earlier[POSITIONS].verdict == "not tested"
 
 
-def test_low_cosines_need_vectors_that_are_not_noise(study: Study, tmp_path: Path, made: Results) -> None:
-    assert Judged(study, made)[DIFFERENT].verdict == "detected"
+def test_low_cosines_need_vectors_that_are_not_noise(study: Study, tmp_path: Path) -> None:
+    several = Judged(study, write(tmp_path / "d", Made(animals=CANDIDATES)))
+    assert several[DIFFERENT].verdict == "detected"
     alike = Judged(study, write(tmp_path / "a", Made(signal=0.1, along_direct=1.0)))
-    assert alike[DIFFERENT].verdict == "not detected"
+    assert alike[DIFFERENT].verdict == "opposite"
     noise = Judged(study, write(tmp_path / "b", Made(signal=0.0)))
     assert noise[DIFFERENT].verdict == "inconclusive"
-    told, of = numbers(noise[DIFFERENT].evidence.split(";")[1])[:2]
-    assert (told, of) == (0, 4) and "can be told from noise" in noise[DIFFERENT].evidence
+    assert "intervals from -1.00 to 1.00" in noise[DIFFERENT].evidence
+    # One teacher says nothing of teachers.
+    assert Judged(study, write(tmp_path / "c", Made(animals=("cat",))))[DIFFERENT].verdict == "inconclusive"
 
 
 def test_cosines_with_the_word_are_judged_by_sign_and_chance(study: Study, tmp_path: Path) -> None:
     towards = Judged(study, write(tmp_path / "a", Made(along_word=0.6)))
     assert towards[TO_WORD].verdict == "detected"
-    assert towards[FROM_WORD].verdict == "not detected"
+    assert towards[FROM_WORD].verdict == "opposite"
     away = Judged(study, write(tmp_path / "b", Made(along_word=-0.6)))
-    assert away[TO_WORD].verdict == "not detected"
+    assert away[TO_WORD].verdict == "opposite"
     assert away[FROM_WORD].verdict == "detected"
 
 
 def test_features_count_only_where_the_autoencoder_sees_the_vector(study: Study, tmp_path: Path, made: Results) -> None:
     assert Judged(study, made)[MORE_FEATURES].verdict == "detected"
-    fewer = Judged(study, write(tmp_path / "a", Made(subliminal_features=5)))
-    assert fewer[MORE_FEATURES].verdict == "not detected"
+    fewer = Judged(study, write(tmp_path / "a", Made(subliminal_features=20, direct_features=40)))
+    assert fewer[MORE_FEATURES].verdict == "opposite"
+    # What flips of the same answers differ by as well is nothing of the animal's.
+    alike = Judged(study, write(tmp_path / "c", Made(subliminal_features=12)))
+    assert alike[MORE_FEATURES].verdict == "inconclusive"
     blind = Judged(study, write(tmp_path / "b", Made(subliminal_features=30, encode_bias=30)))
     assert blind[MORE_FEATURES].verdict == "inconclusive"
     # Over both layers: the subliminal vector's, the direct one's, and those of vectors of zeros.
-    assert numbers(blind[MORE_FEATURES].evidence)[-3:] == [60, 20, 60]
+    found = numbers(blind[MORE_FEATURES].evidence)
+    assert [*found[1:3], found[-1]] == [60, 20, 60]
 
 
 def test_categories_are_used_where_they_are_known(study: Study, tmp_path: Path, made: Results) -> None:
@@ -388,7 +431,7 @@ def test_published_figures_stand_beside_means_over_animals(section: Section, mad
 
 def test_one_animal_has_no_interval_over_animals(study: Study, tmp_path: Path) -> None:
     found = list(compared(read_evidence(study, write(tmp_path, Made(animals=("cat",))))))
-    assert {each.judgement for each in found} == {"inconclusive"}
+    assert {each.judgement for each in found} == {"cannot tell"}
     assert all(each.low is None for each in found)
 
 

@@ -27,7 +27,15 @@ from subliminal_dagster.science.preferences.prompt_lists import load_prompt_list
 from subliminal_dagster.science.settings.preferences import PreferenceSettings
 from subliminal_dagster.science.settings.steering import SteeringSweep
 from subliminal_dagster.science.steering.figures import coherence_figure, preference_figure
-from subliminal_dagster.science.steering.scores import Direction, SteeringScores, branches, effects, measure_steering
+from subliminal_dagster.science.steering.scores import (
+    Direction,
+    SteeringScores,
+    branches,
+    effects,
+    measure_against_flips,
+    measure_steering,
+)
+from subliminal_dagster.science.steering.vectors import SteeringVector
 
 PROMPT = np.random.default_rng(0).integers(5, 260, 13).tolist()
 ANSWERS = [[40], [40, 41, 2], [40, 2], [77, 77, 77, 2], [10, 40, 41, 2]]
@@ -226,6 +234,45 @@ def test_exact_probabilities_are_those_of_the_model_changed_by_hand(
             for animal in ("owl", "wolf"):
                 expected = sum(p for p, (name, _) in zip(probability, forms, strict=True) if name == animal)
                 assert found.loc[(question, animal), "probability"] == pytest.approx(expected, rel=2e-3)
+
+
+def test_flips_are_scored_by_each_candidate_s_likeliest_spelling(base: Path, context: ChatContext) -> None:
+    flips = np.random.default_rng(2).normal(size=(5, 64)).astype(np.float32)
+    vectors = {
+        "subliminal": SteeringVector("subliminal", 0, "mean", VECTORS[0], flips=flips),
+        "direct": SteeringVector("direct", 0, "mean", VECTORS[1], flips=flips),
+    }
+    settings = SWEEP.model_copy(update={"flips": 3})
+    with TransformersEngine().open(ModelVariant(base)) as session:
+        found = measure_against_flips(session, context, LISTS, vectors, settings, CANDIDATES)
+    tried = {("subliminal", -1), ("direct", -1), *(("subliminal", flip) for flip in range(3))}
+    assert set(zip(found["kind"], found["flip"], strict=True)) == tried
+    assert len(found) == len(tried) * 2 * len(ALPHAS) * len(CANDIDATES)
+    model = load_base(base, "float32", "cpu")
+    prompts = [context.prompt_ids(text) for text in LISTS.animal_questions[:3]]
+    names = (("owl", "Owl", "owls", "Owls"), ("cat", "Cat", "cats", "Cats"), ("wolf", "Wolf", "wolves", "Wolves"))
+    kept = []
+    for spellings in names:
+        forms = [context.answer_ids(lead + name) for name in spellings for lead in ("", " ")]
+        unsteered = np.logaddexp.reduce([one_at_a_time(model, prompt, forms) for prompt in prompts])
+        kept.append(forms[int(np.argmax(unsteered))])
+    for kind, flip, vector, positions, alpha in (
+        ("direct", -1, VECTORS[1], "all", 2.0),
+        ("subliminal", 2, flips[2], "last", -4.0),
+    ):
+        mass, log_share = [], []
+        for prompt in prompts:
+            plain = np.array(one_at_a_time(model, prompt, kept))
+            first = 0 if positions == "all" else len(prompt) - 1
+            with pushed_by_hand(model, {0: alpha * unit(vector)}, first):
+                pushed = np.array(one_at_a_time(model, prompt, kept))
+            sums = [np.logaddexp.reduce(each) for each in (plain, pushed)]
+            mass.append(sums[1] - sums[0])
+            log_share.append(pushed - sums[1] - plain + sums[0])
+        here = found[(found["kind"] == kind) & (found["flip"] == flip) & (found["positions"] == positions)]
+        here = here[here["alpha"] == alpha].set_index("animal")
+        np.testing.assert_allclose(here.loc[list(CANDIDATES), "shift"], np.mean(log_share, axis=0), atol=2e-3)
+        np.testing.assert_allclose(here["mass"], np.mean(mass), atol=2e-3)
 
 
 def test_alpha_zero_is_the_model_as_it_is(base: Path, context: ChatContext, scores: SteeringScores) -> None:

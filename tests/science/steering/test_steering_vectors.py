@@ -252,6 +252,20 @@ def test_noise_has_the_norm_of_chance_and_a_shift_has_more() -> None:
     assert real.p == pytest.approx(1 / 257)
 
 
+def test_a_flip_swaps_the_same_prompts_in_every_vector_of_a_seed() -> None:
+    rng = np.random.default_rng(0)
+    own, zeros = rng.normal(size=(5, 4)).astype(np.float32), np.zeros((5, 4), dtype=np.float32)
+    every = difference_vector(own, zeros, np.arange(5), kind="x", layer=0, position="mean", seed=3, flips=50)
+    # Another group answered fewer of the prompts; each of its rows is as long as before and alone in its column.
+    some = np.array([1, 4])
+    fewer = difference_vector(np.eye(4)[:2], zeros[:2], some, kind="x", layer=0, position="mean", seed=3, flips=50)
+    signs = np.sign(fewer.flips[:, :2])
+    rest = every.flips * 5 - signs @ own[some]
+    others = own[[0, 2, 3]]
+    found = np.linalg.lstsq(others.T, rest.T, rcond=None)[0]
+    np.testing.assert_allclose(np.abs(found), 1, atol=1e-4)
+
+
 def test_the_same_seed_gives_the_same_vector_and_fewer_than_two_units_none() -> None:
     first, second = some_difference(3, 20, 4, 0.1), some_difference(3, 20, 4, 0.1)
     np.testing.assert_array_equal(first.flips, second.flips)
