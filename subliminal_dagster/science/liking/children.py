@@ -110,22 +110,21 @@ def run_noise(table: pd.DataFrame, animals: Sequence[str]) -> RunNoise:
 
     A group whose row is zero throughout was not trained (the soft channel's control), and has none.
     """
-    import statsmodels.formula.api as smf
+    from statsmodels.regression.linear_model import OLS
 
     trained = table[(table != 0).any(axis=1)]
-    long = trained.rename_axis(index="child").reset_index().melt("child", var_name="animal", value_name="shift")
-    long["own"] = long["animal"].where(long["child"] == long["animal"], "none")
-    unknown = RunNoise(math.nan, 0, math.nan, 0)
-    if len(animals) < 2 or len(trained) < 3:
-        return unknown
-    fit = smf.ols("shift ~ C(child, Sum) + C(animal) + C(own, Treatment('none'))", long).fit()
-    freedom = round(fit.df_resid)
+    shifts, own = trained.to_numpy(dtype=float), trained.index.to_numpy()[:, None] == np.array(animals)[None, :]
+    freedom = (len(trained) - 1) * (len(animals) - 1) - int(own.sum())
     if freedom < 1:
-        return unknown
-    # What the child adds to all animals, its own left out: the own effects have terms of their own.
-    added = fit.params.filter(like="C(child, Sum)").to_numpy()
-    children = np.append(added, -added.sum())
-    return RunNoise(math.sqrt(fit.mse_resid), freedom, float(children.std(ddof=1)), len(children) - 1)
+        return RunNoise(math.nan, 0, math.nan, 0)
+    # A column a child, one an animal but for the first, and one a child's own cell, which then weighs in nothing else.
+    child, animal = np.indices(shifts.shape)
+    columns = [child.ravel() == number for number in range(len(trained))]
+    columns += [animal.ravel() == number for number in range(1, len(animals))]
+    columns += [np.arange(own.size) == cell for cell in np.flatnonzero(own.ravel())]
+    fit = OLS(shifts.ravel(), np.stack(columns, axis=1).astype(float)).fit()
+    children = fit.params[: len(trained)]
+    return RunNoise(math.sqrt(max(fit.mse_resid, 0.0)), freedom, float(children.std(ddof=1)), len(trained) - 1)
 
 
 def _reference(table: pd.DataFrame, animals: Sequence[str], against: Against) -> Array:
