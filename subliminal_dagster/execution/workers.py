@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 
 import dagster as dg
 
-from subliminal_dagster.execution.gpu_lease import usable_gpus
+from subliminal_dagster.execution.gpu_lease import has_held_gpu, usable_gpus
 from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
@@ -116,13 +116,13 @@ class Workers:
 
     def _ended(self, worker: _Worker, run: DueRun) -> tuple[DueRun, Carried]:
         try:
-            answer = worker.pipe.recv()
+            answer, has_held_gpu = worker.pipe.recv()
         except (EOFError, OSError):
             self._end(worker)
             return run, self._killed(worker, run)
         if isinstance(answer, Exception):
             raise answer
-        if self._has_gpu:
+        if has_held_gpu:
             # What a process has once computed on, it computes on for ever: a GPU is chosen anew for every run.
             self._end(worker)
         else:
@@ -211,4 +211,4 @@ def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, exec
             answer = execute(run, *loaded)
         except Exception as error:
             answer = error
-        pipe.send(answer)
+        pipe.send((answer, has_held_gpu()))

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -56,7 +57,7 @@ libraries: list[object] = []
 
 
 def on_one_gpu(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
-    with leased_gpu() as gpu:
+    with leased_gpu() if run.partition != "plain" else nullcontext() as gpu:
         return Carried([str(os.getpid()), str(gpu)], {}, 0.0)
 
 
@@ -132,16 +133,19 @@ def test_nothing_is_said_of_what_a_killed_process_left(tmp_path: Path) -> None:
     assert said.endswith("the last line\n")
 
 
-def test_with_a_gpu_every_run_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_run_that_takes_a_gpu_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
     with Workers(load_study("toy"), 1, definitions_apart, on_one_gpu) as workers:
         assert workers.needed_for(1)
-        made = [carried.made for _, carried in carry_out(workers, "one", "two")]
-    (first, gpu), (second, again) = made
-    assert str(os.getpid()) != first != second != str(os.getpid())
-    assert gpu == again and gpu is not None
+        made = [carried.made for _, carried in carry_out(workers, "one", "two", "plain", "plain", "three", "plain")]
+    processes, gpus = zip(*made, strict=True)
+    first, second, plain, again, third, last = processes
+    assert str(os.getpid()) not in processes
+    # What takes none leaves its process to the next; what took one does not.
+    assert plain == again == third and len({first, second, third, last}) == 4
+    assert gpus == (gpus[0], gpus[0], "None", "None", gpus[0], "None") and gpus[0] != "None"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with Workers(load_study("toy"), 2, definitions_apart, on_one_gpu) as workers:
         assert not workers.needed_for(1) and workers.needed_for(2)
