@@ -209,7 +209,7 @@ def stage_of(home: Home, launch: Launch, place: Input | None) -> str:
     judging = asset == "teacher_preferences" and "number_answers.parquet" not in draft
     if (draft and not judging) or home.made(*place) or home.without_pointer():
         return "writing"
-    said = launch.output[launch.output.rfind("level ") :]
+    said = launch.output[launch.output.rfind("\nrun ") :]
     if asset.endswith("_lora"):
         return "training" if f"{asset} - training step" in said else "starting"
     if asset in ("base_model", "filtered_dataset", "animal_liking"):

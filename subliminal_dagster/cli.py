@@ -42,9 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
             check_home(needs_history=False)
             return _gc(options.study, options.overrides, options.delete, options.outside)
         if options.command == "compare":
-            check_home(needs_history=True)
-            return _compare()
-        study = load_study(options.study, [*overrides_from_environment(), *options.overrides])
+            if options.json and options.seeds is None:
+                raise UserError("--json goes with --seeds; the page of all studies is HTML.")
+            check_home(needs_history=options.seeds is None)
+            return _compare() if options.seeds is None else _combine(options.seeds, options.json)
+        study = load_study(options.study, [*overrides_from_environment(), *options.overrides], options.seed)
         check_home(needs_history=options.command == "run")
         if options.command == "plan":
             return _plan(study, options.select, options.partition, options.json)
@@ -68,13 +70,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('subliminal-dagster')}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("studies", help="list the studies that come with the package")
-    commands.add_parser("compare", help="put all studies of SUBLIMINAL_STUDIES that have a report on one page")
+    compare = commands.add_parser(
+        "compare", help="put all studies of SUBLIMINAL_STUDIES that have a report on one page, or combine seeds"
+    )
+    compare.add_argument(
+        "--seeds",
+        nargs="+",
+        metavar="STUDY",
+        help="instead: what these studies say together, which differ in their seed alone, such as S S-seed2 S-seed3",
+    )
+    compare.add_argument("--json", action="store_true", help="with --seeds: print it as JSON")
     plan = commands.add_parser("plan", help="say what is missing, out of date or refused, why, and what it will take")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     run = commands.add_parser("run", help="make what is missing or out of date of a study")
     show = commands.add_parser("show", help="print a study's result")
     for command in (plan, run, show):
         command.add_argument("--study", default=DEFAULT_STUDY, help="name of a shipped study, or path of a YAML file")
+        command.add_argument(
+            "--seed",
+            type=int,
+            help="another seed than the study's own; its artifacts lie beside the others, as those of STUDY-seed7",
+        )
     gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
     for command in (plan, run, show, gc):
         command.add_argument(
@@ -206,6 +222,8 @@ def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
 
 def _show(study: AnyStudy) -> int:
     from subliminal_dagster.build import resources_from_environment
+    from subliminal_dagster.execution.results import verdict_lines
+    from subliminal_dagster.planning.priority import VERDICT
     from subliminal_dagster.science.settings.toy import ToyStudy
 
     store = resources_from_environment()["store"].create()
@@ -215,12 +233,9 @@ def _show(study: AnyStudy) -> int:
         print(f"figure: {folder / 'summary.png'}")
         _show_report(store, study)
         return 0
-    artifact = store.read(study.name, "animal_liking")
-    for channel, verdict in json.loads((artifact.path / "verdicts.json").read_text()).items():
-        print(f"{channel} channel: {verdict['sentence']}")
-    for group, reason in json.loads((artifact.path / "left_out.json").read_text()).items():
-        print(f"left out: {group}: {reason}")
-    print(f"figure: {artifact.path / 'animal_liking.png'}")
+    for line in verdict_lines(store, study.name):
+        print(line)
+    print(f"figure: {store.read(study.name, VERDICT).path / 'animal_liking.png'}")
     _show_report(store, study)
     return 0
 
@@ -249,6 +264,23 @@ def _compare() -> int:
     if not result.success:
         raise UserError(failures(result)[0][1])
     print(f"page: {result.asset_materializations_for_node('all_studies__comparison')[0].metadata['page'].value}")
+    return 0
+
+
+def _combine(names: list[str], as_json: bool) -> int:
+    from subliminal_dagster.build import overrides_from_environment, resources_from_environment, study_frame
+    from subliminal_dagster.execution.results import combine_studies, combined_lines
+    from subliminal_dagster.planning.planner import make_plan
+    from subliminal_dagster.planning.priority import VERDICT
+
+    studies = [load_study(name, overrides_from_environment()) for name in names]
+    store = resources_from_environment()["store"].create()
+    found = combine_studies(store, studies)
+    for frame in map(study_frame, studies):
+        due = make_plan(frame, store).limited_to({(VERDICT, None)}, frame).due
+        if due:
+            print(f"{frame.study.name} is out of date: {due[0].name}: {due[0].reasons[0]}", file=sys.stderr)
+    print(json.dumps(found, indent=2) if as_json else "\n".join(combined_lines(found)))
     return 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from scipy import stats
 from study_runs import StudyRun
 from tiny_studies import tiny_study_settings
 
@@ -26,6 +27,7 @@ from subliminal_dagster.execution.workers import Carried
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 Capture = pytest.CaptureFixture[str]
 
@@ -75,7 +77,7 @@ def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path:
     shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl")
     assert main(["run", "--study", study]) == 0
     out = capsys.readouterr().out
-    assert "level 1: 1 to make in 1 run" in out and "filtered_dataset: never made, or deleted" in out
+    assert "tiny: 1 to make" in out and "run 1, filtered_dataset [owl]: never made, or deleted" in out
     assert "tiny: 1 made in 1 runs" in out and "33 fresh, 0 failed, 0 blocked, 0 waiting" in out
     assert "hard channel: " in out and "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0
@@ -91,6 +93,96 @@ def test_the_comparison_of_studies_is_one_line(
     (line,) = captured.out.splitlines()
     assert Path(line.removeprefix("page: ")).is_file()
     assert "DEBUG" not in captured.err
+
+
+def test_a_seed_of_its_own_is_a_study_beside_the_study(study: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["plan", "--study", study, "--seed", "3"]) == 0
+    assert capsys.readouterr().out.startswith("tiny: 0 missing"), "it is the seed of the study itself"
+    assert main(["plan", "--study", study, "--seed", "7"]) == 0
+    by_option = capsys.readouterr().out.splitlines()[-1]
+    assert by_option.startswith("tiny-seed7: 33 missing, 0 stale, 0 fresh")
+    assert main(["plan", "--study", study.replace(".yaml", "-seed7.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == by_option
+    shutil.rmtree(tmp_path / "store")
+    assert main(["run", "--study", study, "--seed", "7", "--select", "base_model"]) == 0
+    assert (tmp_path / "store" / "tiny-seed7" / "base_model").is_dir()
+    assert not (tmp_path / "store" / "tiny").exists()
+
+
+def write_gamma(root: Path, study: str, gamma: float, contrast: str = "others") -> None:
+    """A comparison that says so, of both channels."""
+    import pandas as pd
+
+    rows = [
+        {
+            "channel": channel,
+            "contrast": contrast,
+            "outcome": outcome,
+            "mean": mean,
+            "se": 0.1,
+            "low": -1.0,
+            "high": 1.0,
+        }
+        for channel, mean in (("hard", gamma), ("soft", 0.1 * gamma - 0.1))
+        for outcome, mean in (("log_share", mean), ("rate", 99.0))
+    ]
+    with ArtifactStore(root).write(study, "animal_liking", None) as draft:
+        pd.DataFrame(rows).to_parquet(draft.path / "gamma.parquet")
+        (draft.path / "left_out.json").write_text(json.dumps({"wolf": "a gate"} if study.endswith("8") else {}))
+
+
+def test_seeds_are_combined(study: str, tmp_path: Path, capsys: Capture) -> None:
+    names = [study, *(study.replace(".yaml", f"-seed{seed}.yaml") for seed in (7, 8))]
+    assert main(["compare", "--seeds", *names]) == 2
+    assert "tiny-seed7 has no animal_liking yet: make it with 'subliminal-dagster run" in capsys.readouterr().err
+    gammas = [0.9, 1.0, 1.1]
+    for name, gamma in zip(("tiny", "tiny-seed7", "tiny-seed8"), gammas, strict=True):
+        write_gamma(tmp_path / "store", name, gamma)
+    assert main(["compare", "--seeds", *names, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("is out of date: ") == 3, "nobody made these by the studies' settings"
+    found = json.loads(captured.out)
+    assert found["studies"] == ["tiny", "tiny-seed7", "tiny-seed8"]
+    runs, combined = found["channels"]["hard"]["runs"], found["channels"]["hard"]["combined"]
+    assert [(run["seed"], run["gamma"]) for run in runs] == [(3, 0.9), (7, 1.0), (8, 1.1)]
+    assert [run["left_out"] for run in runs] == [[], [], ["wolf"]]
+    low, high = stats.t.interval(0.95, 2, loc=1.0, scale=0.1 / 3**0.5)
+    assert (combined["mean"], combined["low"], combined["high"]) == pytest.approx((1.0, low, high))
+    assert combined["p"] == pytest.approx(stats.ttest_1samp(gammas, 0).pvalue)
+    # Planted in the one channel, nothing but noise in the other.
+    assert combined["verdict"] == "detected"
+    assert found["channels"]["soft"]["combined"]["verdict"] == "inconclusive"
+    assert main(["compare", "--seeds", *names]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("hard channel, gamma") and lines[2].split() == [
+        "tiny",
+        "3",
+        "+0.900",
+        "[-1.000,",
+        "+1.000]",
+    ]
+    assert lines[4].endswith("without wolf")
+    assert lines[5].startswith("  detected: mean over 3 seeds +1.000 [+0.752, +1.248], p 0.0033")
+
+
+def test_what_is_no_other_seed_of_a_study_is_not_combined(study: str, tmp_path: Path, capsys: Capture) -> None:
+    def said(*names: str) -> str:
+        assert main(["compare", "--seeds", *names]) == 2
+        return capsys.readouterr().err
+
+    other = tmp_path / "other.yaml"
+    content = yaml.safe_load(Path(study).read_text()) | {"name": "other", "seed": 4}
+    content["child"]["training"]["epochs"] = 5
+    other.write_text(yaml.safe_dump(content))
+    assert "tiny and other differ in more than their seed: child.training.epochs is 2 and 5." in said(study, str(other))
+    assert "Give two studies at least" in said(study)
+    assert "The study toy has no animals" in said(study, "toy")
+    assert "must differ in their seed" in said(study, study)
+    another = study.replace(".yaml", "-seed7.yaml")
+    write_gamma(tmp_path / "store", "tiny-seed7", 1.0, contrast="control")
+    assert "Gamma of the hard channel is set against others in tiny and control in tiny-seed7" in said(study, another)
+    assert main(["compare", "--json"]) == 2
+    assert "--json goes with --seeds" in capsys.readouterr().err
 
 
 def execute_and_tell(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:

@@ -78,6 +78,10 @@ class _Process:
         self._descriptor: int | None = None
         self._environment: dict[str, str | None] = {}
 
+    @property
+    def has_held_gpu(self) -> bool:
+        return self._gpu is not None
+
     def enter(self, share: int, wait_message: Callable[[str], None] | None) -> str | None:
         with self._guard:
             if self._blocks == 0:
@@ -123,6 +127,11 @@ class _Process:
 
 
 _process = _Process()
+
+
+def has_held_gpu() -> bool:
+    """Whether this process has held a GPU, and so cannot be pointed at another for sure."""
+    return _process.has_held_gpu
 
 
 def _cuda_has_started() -> bool:

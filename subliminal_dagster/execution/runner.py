@@ -1,7 +1,7 @@
-"""Carrying out a plan: level by level, with a new plan after each.
+"""Carrying out a plan: a part starts as soon as all that it needs is made, and after each the plan is made anew.
 
-Belongs here: launching the plan's runs, and their report. Does not belong here: what is due (`planner`), how it is
-printed (`cli`), processes (`workers`).
+Belongs here: launching runs, and their report. Does not belong here: what is due (`planner`), what goes first
+(`priority`), how it is printed (`cli`), processes (`workers`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
 
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
+from subliminal_dagster.execution.results import verdict_lines
 from subliminal_dagster.execution.work import MADE_MEANWHILE
 from subliminal_dagster.execution.workers import Carried, Workers
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame, shown
-from subliminal_dagster.planning.planner import DueRun, Plan, make_plan
+from subliminal_dagster.planning.planner import DueRun, Part, Plan, make_plan
+from subliminal_dagster.planning.priority import VERDICT, ranks
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.storage.records import Manifest
 from subliminal_dagster.science.storage.store import ArtifactStore
@@ -73,78 +74,145 @@ def run_study(
     `Workers.needed_for`). Those have their definitions and instance from the environment; `definitions` and `instance`
     are then those of the same environment. Without, everything is made in this process.
 
-    A level is every run that can start at once. After it the plan is made anew, so a part whose inputs came out the
-    same as before is left alone. What fails is not tried again, and everything that does not need it goes on.
+    A part starts as soon as all that it needs is made and a process is free (`priority` says which first). After each
+    the plan is made anew, so a part whose inputs came out the same as before is left alone. What fails is not tried
+    again, and everything that does not need it goes on. What the study found is said as soon as it is known.
     """
     started = time.perf_counter()
-    outcome = Outcome()
-    _bury_dead_runs(instance, say)
-    plan = _plan(frame, store, wanted)
-    show_recorded(plan, store, instance, frame)
-    level, looks, told = 0, 0, False
-    found_made: set[Input] = set()
+    queue = _Queue(frame, store, instance, say, wanted)
+    show_recorded(queue.plan, store, instance, frame)
+    if queue.plan.due:
+        say(f"{frame.study.name}: {_summary(queue.plan.due)}")
     with workers or nullcontext() as apart:
-        while True:
-            claimed = store.claims(frame.study.name)
-            elsewhere = {place: f"{holder.shown} is making it" for place, holder in claimed.items()}
-            elsewhere |= being_made(instance, frame.study.name, frame.nodes)
-            # A part made once is not made again: were it still due, something else is wrong, and it would never end.
-            runs = plan.next_runs({*outcome.made, *found_made, *elsewhere}, outcome.failed)
-            if not runs:
-                held = [part for part in plan.due if part.place in elsewhere]
-                # Between two parts of a run elsewhere there is a while in which it claims none.
-                looks = 0 if any(part.place in claimed for part in held) else looks + 1
-                if not held or looks > LOOKS:
-                    break
-                if not told:
-                    say(f"waiting for {held[0].name}: {elsewhere[held[0].place]}")
-                told = True
-                time.sleep(_LOOK_AGAIN_SECONDS)
-                _bury_dead_runs(instance, say)
-                plan = _plan(frame, store, wanted)
-                continue
-            looks, told = 0, False
-            level += 1
-            say(f"level {level}: {_summary(runs)}")
-            labels = {run.partition: f"level {level}, run {n}/{len(runs)}" for n, run in enumerate(runs, start=1)}
-            if apart is not None and apart.needed_for(runs):
-                for run in runs:
-                    _announce(run, labels[run.partition], say)
-                for run, carried in apart.carry_out(runs):
-                    _record(run, labels[run.partition], carried, say, outcome)
-                    found_made |= {(name, run.partition) for name in carried.found}
-                # One whose worker was killed.
-                _bury_dead_runs(instance, say)
-            else:
-                for run in runs:
-                    _announce(run, labels[run.partition], say)
-                    carried = execute(run, definitions, instance)
-                    _record(run, labels[run.partition], carried, say, outcome)
-                    found_made |= {(name, run.partition) for name in carried.found}
-            plan = _plan(frame, store, wanted)
-    outcome.fresh = len(plan.of("fresh"))
-    outcome.blocked = {part.place: part.reasons[0] for part in plan.of("blocked")}
-    due = {part.place for part in plan.due}
-    outcome.failed = {place: why for place, why in outcome.failed.items() if place in due}
-    for part in plan.due:
-        if part.place in elsewhere:
-            outcome.waiting[part.place] = elsewhere[part.place]
-        elif part.place not in outcome.failed:
-            needs = ", ".join(shown(*place) for place in part.waits_for[:_SHOWN_NEEDS])
-            needs += f" and {len(part.waits_for) - _SHOWN_NEEDS} more" if len(part.waits_for) > _SHOWN_NEEDS else ""
-            outcome.waiting[part.place] = f"it needs {needs}" if needs else part.reasons[0]
+        if apart is not None and apart.needed_for(len(queue.plan.due)):
+            ended = apart.carry_out(queue.next_run)
+        else:
+            ended = ((run, execute(run, definitions, instance)) for run in iter(queue.next_run, None))
+        for run, carried in ended:
+            queue.take_back(run, carried)
+    outcome = queue.outcome_in_the_end()
     outcome.seconds = time.perf_counter() - started
     return outcome
 
 
-def _bury_dead_runs(instance: dg.DagsterInstance, say: Say) -> None:
-    for run_id in bury_dead_runs(instance):
-        say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
+class _Queue:
+    """What can start now, by a plan that is made anew after every run, and what became of the runs so far.
 
+    `at_work` are the parts in the making, each with how it is called in what is said; `elsewhere` those that another
+    process makes, with a phrase that says which.
+    """
 
-def _plan(frame: Frame, store: ArtifactStore, wanted: Collection[Input] | None) -> Plan:
-    plan = make_plan(frame, store)
-    return plan if wanted is None else plan.limited_to(wanted, frame)
+    def __init__(
+        self,
+        frame: Frame,
+        store: ArtifactStore,
+        instance: dg.DagsterInstance,
+        say: Say,
+        wanted: Collection[Input] | None,
+    ) -> None:
+        self.frame, self.store, self.instance, self.say, self.wanted = frame, store, instance, say, wanted
+        self.outcome = Outcome()
+        self.at_work: dict[Input, str] = {}
+        self._found_made: set[Input] = set()
+        self._interrupted: set[Input] = set()
+        self._started = 0
+        self._outdated = True
+        self._look()
+
+    def next_run(self) -> DueRun | None:
+        """The part to start now, as a run of its own; None where nothing can start before something ends.
+
+        Where nothing is at work and all that is due is made elsewhere, it waits for that.
+        """
+        looks, told = 0, False
+        while True:
+            if self._outdated:
+                self._look()
+            part = self._first()
+            if part is not None:
+                return self._begin(part)
+            held = [part for part in self.plan.due if part.place in self.elsewhere]
+            self._outdated = bool(held)
+            # Between two parts of a run elsewhere there is a while in which it claims none.
+            looks = 0 if any(part.place in self._claimed for part in held) else looks + 1
+            if self.at_work or not held or looks > LOOKS:
+                return None
+            if not told:
+                self.say(f"waiting for {held[0].name}: {self.elsewhere[held[0].place]}")
+            told = True
+            time.sleep(_LOOK_AGAIN_SECONDS)
+
+    def take_back(self, run: DueRun, carried: Carried) -> None:
+        """Note what became of a run that has ended."""
+        self._outdated = True
+        called = [self.at_work.pop(part.place) for part in run.parts]
+        if carried.begin_again:
+            self._interrupted |= {part.place for part in run.parts}
+            return
+        self.outcome.runs += 1
+        self.outcome.made += [(asset, run.partition) for asset in carried.made]
+        self._found_made |= {(asset, run.partition) for asset in carried.found}
+        for part, name in zip(run.parts, called, strict=True):
+            if part.asset in carried.errors:
+                self.outcome.failed[part.place] = carried.errors[part.asset]
+                self.say(f"{name}: FAILED: {carried.errors[part.asset]}")
+            else:
+                how = "found made by another run" if part.asset in carried.found else "made"
+                self.say(f"{name}: {how} in {duration(carried.seconds)}")
+        if VERDICT in carried.made:
+            for line in verdict_lines(self.store, self.frame.study.name):
+                self.say(line)
+
+    def outcome_in_the_end(self) -> Outcome:
+        """What became of everything, once nothing more can start."""
+        self._look()
+        outcome, plan = self.outcome, self.plan
+        outcome.fresh = len(plan.of("fresh"))
+        outcome.blocked = {part.place: part.reasons[0] for part in plan.of("blocked")}
+        due = {part.place for part in plan.due}
+        outcome.failed = {place: why for place, why in outcome.failed.items() if place in due}
+        for part in plan.due:
+            if part.place in self.elsewhere:
+                outcome.waiting[part.place] = self.elsewhere[part.place]
+            elif part.place not in outcome.failed:
+                needs = ", ".join(shown(*place) for place in part.waits_for[:_SHOWN_NEEDS])
+                more = len(part.waits_for) - _SHOWN_NEEDS
+                needs += f" and {more} more" if more > 0 else ""
+                outcome.waiting[part.place] = f"it needs {needs}" if needs else part.reasons[0]
+        return outcome
+
+    def _look(self) -> None:
+        """Make the plan anew, and see what other processes are at."""
+        for run_id in bury_dead_runs(self.instance):
+            self.say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
+        study = self.frame.study.name
+        # What others are at before what is made: the other way round, a part they end in between would look due.
+        self._claimed = self.store.claims(study)
+        elsewhere = {place: f"{holder.shown} is making it" for place, holder in self._claimed.items()}
+        elsewhere |= being_made(self.instance, study, self.frame.nodes)
+        self.elsewhere = {place: who for place, who in elsewhere.items() if place not in self.at_work}
+        plan = make_plan(self.frame, self.store)
+        self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)
+        self._outdated = False
+
+    def _first(self) -> Part | None:
+        """The part that should start before all others that can; one whose process was killed comes after those that
+        wait beside it."""
+        # A part made once is not made again: were it still due, something else is wrong, and it would never end.
+        made, busy = {*self.outcome.made, *self._found_made}, {*self.elsewhere, *self.at_work}
+        rank = ranks(self.plan, self.frame)
+
+        def turn(part: Part) -> tuple[bool, bool, float, int]:
+            for_later, way, place = rank[part.place]
+            return for_later, part.place in self._interrupted, way, place
+
+        return min(self.plan.ready(busy, self.outcome.failed, made), key=turn, default=None)
+
+    def _begin(self, part: Part) -> DueRun:
+        self._started += 1
+        self.at_work[part.place] = f"run {self._started}, {part.name}"
+        self.say(f"{self.at_work[part.place]}: {'; '.join(part.reasons)}")
+        return DueRun(part.study, part.partition, (part,))
 
 
 def show_recorded(plan: Plan, store: ArtifactStore, instance: dg.DagsterInstance, frame: Frame) -> int:
@@ -207,12 +275,12 @@ def _version_tags(frame: Frame, name: str, manifest: Manifest, pointers: dict[st
     return tags
 
 
-def _summary(runs: list[DueRun]) -> str:
-    parts = [part for run in runs for part in run.parts]
+def _summary(parts: list[Part]) -> str:
     known = [part.seconds for part in parts if part.seconds is not None]
-    about = f", about {duration(sum(known))} by earlier runs" if len(known) == len(parts) else ""
-    runs_word = "run" if len(runs) == 1 else "runs"
-    return f"{len(parts)} to make in {len(runs)} {runs_word}{about}"
+    about = f"; about {duration(sum(known))} of work by earlier runs" if len(known) == len(parts) else ""
+    sure = sum(part.sure for part in parts)
+    more = f", {len(parts) - sure} more if that comes out different" if sure < len(parts) else ""
+    return f"{sure} to make{more}{about}"
 
 
 def duration(seconds: float) -> str:
@@ -220,12 +288,6 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _announce(run: DueRun, label: str, say: Say) -> None:
-    say(f"{label} [{run.partition or '-'}]:")
-    for reasons, parts in groupby(run.parts, key=lambda part: part.reasons):
-        say(f"    {', '.join(part.asset for part in parts)}: {'; '.join(reasons)}")
 
 
 def execute(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
@@ -272,13 +334,3 @@ def _root_cause(error: SerializableErrorInfo | None) -> str:
         error = error.cause
     lines = [line.strip() for line in error.message.splitlines() if line.strip()]
     return lines[0].removeprefix("builtins.") if lines else str(error.cls_name)
-
-
-def _record(run: DueRun, label: str, carried: Carried, say: Say, outcome: Outcome) -> None:
-    outcome.runs += 1
-    outcome.made += [(asset, run.partition) for asset in carried.made]
-    for part in run.parts:
-        if part.asset in carried.errors:
-            outcome.failed[part.place] = carried.errors[part.asset]
-            say(f"{label}: FAILED {part.name}: {carried.errors[part.asset]}")
-    say(f"{label} [{run.partition or '-'}]: {len(carried.made)} made in {duration(carried.seconds)}")

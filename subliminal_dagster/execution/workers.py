@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,9 +22,10 @@ from multiprocessing.context import SpawnProcess
 
 import dagster as dg
 
-from subliminal_dagster.execution.gpu_lease import usable_gpus
+from subliminal_dagster.execution.gpu_lease import has_held_gpu, usable_gpus
 from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
+from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.processes import end_with_parent
 from subliminal_dagster.science.settings.study import AnyStudy
@@ -32,20 +33,25 @@ from subliminal_dagster.science.settings.study import AnyStudy
 WORKERS = "SUBLIMINAL_WORKERS"
 _WITHOUT_GPU = 2
 _ENDS_WITHIN_SECONDS = 60
+_ASK_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Carried:
     """What became of a run: the assets it `made`, in order, the `errors` of those that failed, by asset, and those it
-    `found` made by another run meanwhile."""
+    `found` made by another run meanwhile. Where its process was killed for the first time it is to `begin_again`."""
 
     made: list[str]
     errors: dict[str, str]
     seconds: float
     found: list[str] = field(default_factory=list)
+    begin_again: bool = False
 
 
 Execute = Callable[[DueRun, dg.Definitions, dg.DagsterInstance], Carried]
+NextRun = Callable[[], DueRun | None]
+"""What is to be started now; None where nothing can be."""
+
 DefinitionsOf = Callable[[AnyStudy], dg.Definitions]
 
 
@@ -80,50 +86,56 @@ class Workers:
     execute: Execute
     _living: list[_Worker] = field(default_factory=list, init=False)
     _resting: list[_Worker] = field(default_factory=list, init=False)
+    _interrupted: set[Input] = field(default_factory=set, init=False)
 
-    def needed_for(self, runs: Sequence[DueRun]) -> bool:
-        """Whether these runs are for processes of their own: two or more that may go on at once, and any on a machine
-        with GPUs, since a process that has computed on one holds it to its end."""
-        return self._has_gpu or (self.count > 1 and len(runs) > 1)
+    def needed_for(self, count: int) -> bool:
+        """Whether so many parts are for processes of their own: two or more that may go on at once, and any on a
+        machine with GPUs, since a process that has computed on one holds it to its end."""
+        return self._has_gpu or (self.count > 1 and count > 1)
 
-    def carry_out(self, runs: Sequence[DueRun]) -> Iterator[tuple[DueRun, Carried]]:
+    def carry_out(self, next_run: NextRun) -> Iterator[tuple[DueRun, Carried]]:
         """Each run with what became of it, as they end.
 
-        A process that is killed takes no run but its own with it, which is begun once more after those that wait, and
-        has failed altogether where that one is killed as well.
+        `next_run` is asked whenever a process is free: after every end, and each second in between where it had none.
+        A process that is killed takes no run but its own with it. That run is handed back to `begin_again`, and has
+        failed altogether where that one is killed as well.
         """
-        queue = list(runs)
-        interrupted: list[DueRun] = []
         at_work: dict[Connection, tuple[_Worker, DueRun]] = {}
-        while queue or at_work:
-            while queue and len(at_work) < self.count:
+        while True:
+            while len(at_work) < self.count and (run := next_run()) is not None:
                 worker = self._resting.pop() if self._resting else self._start()
-                at_work[worker.pipe] = worker, queue.pop(0)
+                at_work[worker.pipe] = worker, run
                 # One that is dead already is found so below.
                 with suppress(OSError):
-                    worker.pipe.send(at_work[worker.pipe][1])
-            for pipe in wait(list(at_work)):
+                    worker.pipe.send(run)
+            if not at_work:
+                return
+            for pipe in wait([*at_work], timeout=_ASK_AGAIN_SECONDS if len(at_work) < self.count else None):
                 assert isinstance(pipe, Connection)
-                worker, run = at_work.pop(pipe)
-                try:
-                    answer = pipe.recv()
-                except (EOFError, OSError):
-                    self._end(worker)
-                    if run not in interrupted:
-                        interrupted.append(run)
-                        queue.append(run)
-                        continue
-                    why = f"{_how_it_ended(worker.process)}, twice; with {WORKERS}=1 a study takes less memory"
-                    yield run, Carried([], {part.asset: why for part in run.parts}, 0.0)
-                    continue
-                if isinstance(answer, Exception):
-                    raise answer
-                if self._has_gpu:
-                    # What a process has once computed on, it computes on for ever: a GPU is chosen anew for every run.
-                    self._end(worker)
-                else:
-                    self._resting.append(worker)
-                yield run, answer
+                yield self._ended(*at_work.pop(pipe))
+
+    def _ended(self, worker: _Worker, run: DueRun) -> tuple[DueRun, Carried]:
+        try:
+            answer, has_held_gpu = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._end(worker)
+            return run, self._killed(worker, run)
+        if isinstance(answer, Exception):
+            raise answer
+        if has_held_gpu:
+            # What a process has once computed on, it computes on for ever: a GPU is chosen anew for every run.
+            self._end(worker)
+        else:
+            self._resting.append(worker)
+        return run, answer
+
+    def _killed(self, worker: _Worker, run: DueRun) -> Carried:
+        places = {part.place for part in run.parts}
+        if self._interrupted.isdisjoint(places):
+            self._interrupted |= places
+            return Carried([], {}, 0.0, begin_again=True)
+        why = f"{_how_it_ended(worker.process)}, twice; with {WORKERS}=1 a study takes less memory"
+        return Carried([], {part.asset: why for part in run.parts}, 0.0)
 
     def __enter__(self) -> Workers:
         return self
@@ -199,4 +211,4 @@ def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, exec
             answer = execute(run, *loaded)
         except Exception as error:
             answer = error
-        pipe.send(answer)
+        pipe.send((answer, has_held_gpu()))

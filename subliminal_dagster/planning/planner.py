@@ -112,11 +112,25 @@ class Plan:
         for part in self.parts:
             if not part.due or part.place in busy or part.place in lost:
                 continue
-            waits_for = [i for i in part.waits_for if not (part.takes_what_there_is and i in lost)]
+            waits_for = _still_awaited(part, lost)
             before = {earlier.place for earlier in chosen.get(part.partition, [])}
             if not waits_for or (part.sure and before.issuperset(waits_for)):
                 chosen.setdefault(part.partition, []).append(part)
         return [DueRun(self.study, partition, tuple(parts)) for partition, parts in chosen.items()]
+
+    def ready(
+        self, busy: Collection[Input] = (), failed: Collection[Input] = (), made: Collection[Input] = ()
+    ) -> list[Part]:
+        """The parts that can start now, since all they need is made: of `next_runs` those that wait for no other.
+
+        `made` are parts made since there was something to do, which are left alone like `busy` ones. What takes what
+        there is does not wait for one that is still due, as what was made without something that failed is.
+        """
+        lost = self._lost(failed)
+        none_of, settled = {*busy, *made, *lost}, {*made, *lost}
+        return [
+            part for part in self.parts if part.due and part.place not in none_of and not _still_awaited(part, settled)
+        ]
 
     def _lost(self, failed: Collection[Input]) -> set[Input]:
         """What failed, and what cannot be made for want of it."""
@@ -133,6 +147,10 @@ class Plan:
             if part.place in wanted or part.place in needed:
                 needed |= {part.place, *frame.awaited(*part.place)}
         return Plan(self.study, tuple(part for part in self.parts if part.place in needed))
+
+
+def _still_awaited(part: Part, settled: Collection[Input]) -> list[Input]:
+    return [i for i in part.waits_for if not (part.takes_what_there_is and i in settled)]
 
 
 def make_plan(frame: Frame, store: ArtifactStore) -> Plan:

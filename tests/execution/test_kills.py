@@ -217,7 +217,7 @@ def test_two_at_a_time_make_what_one_makes(undisturbed: Home, tiny_base: Path, t
     home = Home.make(tmp_path / "home", study_to_kill(tiny_base))
     launch = home.start(SUBLIMINAL_WORKERS="2")
     workers: list[psutil.Process] = []
-    while not (len(workers) == 2 and len(home.in_drafts()) == 2):
+    while not (len(workers) == 2 and len(home.unfinished()) == 2):
         workers = launch.steps
         assert launch.process.poll() is None, launch.output[-3000:]
         time.sleep(0.01)
@@ -225,9 +225,12 @@ def test_two_at_a_time_make_what_one_makes(undisturbed: Home, tiny_base: Path, t
     assert launch.finish() == 130
     assert launch.output.endswith("interrupted; the same command goes on from here.\n")
     assert psutil.wait_procs(workers, timeout=30)[1] == []
+    # One of the two may have ended in the moment between.
+    killed = home.unfinished()
+    assert killed
 
     launch = home.start(SUBLIMINAL_WORKERS="2")
     assert launch.finish() == 0, launch.output[-3000:]
     assert home.contents() == undisturbed.contents()
     assert home.unfinished() == home.pool_holders() == []
-    assert launch.output.count("was killed before its end") == 2
+    assert launch.output.count("was killed before its end") == len(killed)

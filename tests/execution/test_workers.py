@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -55,13 +57,23 @@ libraries: list[object] = []
 
 
 def on_one_gpu(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
-    with leased_gpu() as gpu:
+    with leased_gpu() if run.partition != "plain" else nullcontext() as gpu:
         return Carried([str(os.getpid()), str(gpu)], {}, 0.0)
+
+
+def carry_out(workers: Workers, *names: str) -> Iterator[tuple[DueRun, Carried]]:
+    """Runs of these partitions in this order; one that is to begin again comes after those that wait."""
+    queue = due(*names)
+    for run, carried in workers.carry_out(lambda: queue.pop(0) if queue else None):
+        if carried.begin_again:
+            queue.append(run)
+        else:
+            yield run, carried
 
 
 def what_became_of(count: int, *names: str) -> dict[str | None, Carried]:
     with Workers(load_study("toy"), count, definitions_apart, carried_out_or_killed) as workers:
-        return {run.partition: carried for run, carried in workers.carry_out(due(*names))}
+        return {run.partition: carried for run, carried in carry_out(workers, *names)}
 
 
 def test_a_killed_process_takes_no_run_but_its_own_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +103,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = (
         "from test_workers import *\n"
         "with Workers(load_study('toy'), 2, definitions_apart, asleep) as workers:\n"
-        "    list(workers.carry_out(due('one', 'two')))"
+        "    list(carry_out(workers, 'one', 'two'))"
     )
     command = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -121,19 +133,22 @@ def test_nothing_is_said_of_what_a_killed_process_left(tmp_path: Path) -> None:
     assert said.endswith("the last line\n")
 
 
-def test_with_a_gpu_every_run_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_run_that_takes_a_gpu_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
     with Workers(load_study("toy"), 1, definitions_apart, on_one_gpu) as workers:
-        assert workers.needed_for(due("one"))
-        made = [carried.made for level in (["one"], ["two"]) for _, carried in workers.carry_out(due(*level))]
-    (first, gpu), (second, again) = made
-    assert str(os.getpid()) != first != second != str(os.getpid())
-    assert gpu == again and gpu is not None
+        assert workers.needed_for(1)
+        made = [carried.made for _, carried in carry_out(workers, "one", "two", "plain", "plain", "three", "plain")]
+    processes, gpus = zip(*made, strict=True)
+    first, second, plain, again, third, last = processes
+    assert str(os.getpid()) not in processes
+    # What takes none leaves its process to the next; what took one does not.
+    assert plain == again == third and len({first, second, third, last}) == 4
+    assert gpus == (gpus[0], gpus[0], "None", "None", gpus[0], "None") and gpus[0] != "None"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with Workers(load_study("toy"), 2, definitions_apart, on_one_gpu) as workers:
-        assert not workers.needed_for(due("one")) and workers.needed_for(due("one", "two"))
+        assert not workers.needed_for(1) and workers.needed_for(2)
 
 
 def open_with_others(barrier: threading.Barrier, failed: SimpleQueue[str]) -> None:

@@ -278,7 +278,7 @@ class Launch:
     @property
     def makes_something(self) -> bool:
         """Whether it has said so: what comes before is Python importing Dagster."""
-        return "level 1:" in self.output
+        return "\nrun 1, " in self.output
 
     @property
     def steps(self) -> list[psutil.Process]:

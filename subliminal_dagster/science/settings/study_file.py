@@ -21,21 +21,27 @@ from subliminal_dagster.science.settings.yaml_text import load_yaml
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
+_WITH_SEED = re.compile(r"(?P<study>.+)-seed(?P<seed>\d+)(?P<suffix>(\.ya?ml)?)")
+
 
 def shipped_studies() -> list[str]:
     """Names of the studies that come with the package."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
-def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> AnyStudy:
+def load_study(name_or_path: str | Path, overrides: Iterable[str] = (), seed: int | None = None) -> AnyStudy:
     """Read a study by the name of a shipped one, or from a YAML file.
+
+    With a `seed` that is not its own it is called after it too, and so keeps its artifacts beside those of its own
+    seed: `toy` with seed 7 is `toy-seed7`. It can be asked for by that name as well, of a file `my-study-seed7.yaml`.
 
     `overrides` are "field=value" texts with dots for nested fields and the value as YAML ("child.training.epochs=5");
     one with a study's name and a colon in front counts for that study alone ("smollm2-135m-instruct:seed=2").
 
     Raises UserError naming the file, the field and what is allowed.
     """
-    path = _find(name_or_path)
+    path, seed_of_name = _find(name_or_path)
+    seed = seed_of_name if seed is None else seed
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -43,7 +49,9 @@ def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> AnySt
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a study: its top level must be fields such as 'name:' and 'animals:'.")
     for override in overrides:
-        content = _override(content, override)
+        content = _override(content, override, seed)
+    if seed is not None and seed != content.get("seed"):
+        content = {**content, "name": _name_with(content.get("name"), seed), "seed": seed}
     kind = _kind(content)
     try:
         return kind.model_validate(content, context={STUDY_FOLDER: path.absolute().parent})
@@ -55,28 +63,41 @@ def _kind(content: Mapping[str, Any]) -> type[Study] | type[ToyStudy]:
     return ToyStudy if content.get("kind") == "toy" else Study
 
 
-def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UserError(f"There is no study file {path}: give the path of a YAML file or one of {_shipped()}.")
-        return path
-    if str(name_or_path) not in shipped_studies():
-        raise UserError(
-            f"There is no study {str(name_or_path)!r}: give the path of a YAML file or one of {_shipped()}."
-        )
-    return STUDIES / f"{name_or_path}.yaml"
+def _find(name_or_path: str | Path) -> tuple[Path, int | None]:
+    """The study's file, and the seed that stands behind its name where there is no study of the whole name."""
+    name = str(name_or_path)
+    if (path := _file(name)) is not None:
+        return path, None
+    match = _WITH_SEED.fullmatch(name)
+    if match is not None and (path := _file(match["study"] + match["suffix"])) is not None:
+        return path, int(match["seed"])
+    what = f"study file {name}" if _is_path(name) else f"study {name!r}"
+    raise UserError(f"There is no {what}: give the path of a YAML file or one of {_shipped()}.")
+
+
+def _file(name: str) -> Path | None:
+    path = Path(name) if _is_path(name) else STUDIES / f"{name}.yaml"
+    return path if path.is_file() and (_is_path(name) or name in shipped_studies()) else None
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")
+
+
+def _name_with(name: object, seed: int) -> str:
+    return f"{name}-seed{seed}"
 
 
 def _shipped() -> str:
     return ", ".join(shipped_studies())
 
 
-def _override(content: dict[str, Any], override: str) -> dict[str, Any]:
+def _override(content: dict[str, Any], override: str, seed: int | None) -> dict[str, Any]:
     match = re.fullmatch(r"(?:(?P<study>[^:=]+):)?(?P<field>[A-Za-z_][\w.]*)=(?P<value>.*)", override, re.DOTALL)
     if match is None:
         raise UserError(f"{override!r} is no setting: write field=value, such as child.training.epochs=5.")
-    if match["study"] is not None and match["study"] != content.get("name"):
+    names = [content.get("name"), *([_name_with(content.get("name"), seed)] if seed is not None else [])]
+    if match["study"] is not None and match["study"] not in names:
         return content
     try:
         value = load_yaml(match["value"])

@@ -201,3 +201,29 @@ def test_a_path_is_one_beside_the_study_s_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "here")
     study = read(tmp_path, embedded(), "prompt_lists=other.yaml")
     assert isinstance(study, Study) and study.prompt_lists == str(tmp_path / "here" / "other.yaml")
+
+
+def test_another_seed_is_a_study_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(embedded())
+    own = load_study(path)
+    name, seed = own.name, own.seed
+    for study in (
+        load_study(path, seed=seed + 6),
+        load_study(tmp_path / f"mine-seed{seed + 6}.yaml"),
+        load_study(path, ["seed=99"], seed=seed + 6),
+    ):
+        assert (study.name, study.seed) == (f"{name}-seed{seed + 6}", seed + 6)
+        assert study.model_dump(exclude={"name", "seed"}) == own.model_dump(exclude={"name", "seed"})
+    assert load_study(path, seed=seed) == load_study(tmp_path / f"mine-seed{seed}.yaml") == own
+    assert load_study("toy-seed7").name == "toy-seed7" and load_study("toy-seed7").seed == 7
+    # A setting for the study counts for it with any seed, one for this seed for it alone.
+    for scope, epochs in ((name, 7), (f"{name}-seed8", 7), (f"{name}-seed9", own.child.training.epochs)):  # type: ignore[union-attr]
+        study = load_study(path, [f"{scope}:child.training.epochs=7"], seed=8)
+        assert isinstance(study, Study) and study.child.training.epochs == epochs
+    # A file of that very name is what it says.
+    (tmp_path / "mine-seed7.yaml").write_text(embedded())
+    assert load_study(tmp_path / "mine-seed7.yaml") == own
+    for missing in ("gnu-seed7", str(tmp_path / "other-seed7.yaml")):
+        with pytest.raises(UserError, match=f"There is no study .*{missing}"):
+            load_study(missing)
