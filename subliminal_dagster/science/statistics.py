@@ -24,7 +24,7 @@ from subliminal_dagster.science.errors import UserError
 
 # Differences of probabilities and log shares that ought to be zero come out as a few units of rounding; a t test
 # would call such noise significant. Real effects are many orders of magnitude larger.
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def paired_test(
     from scipy import stats
 
     units = np.asarray(differences, dtype=float)
-    if np.all(np.abs(units) <= _ROUNDING):
+    if np.all(np.abs(units) <= ROUNDING):
         units = np.zeros_like(units)
     estimate = t_interval(units, confidence)
     return PairedTest(

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science.statistics import benjamini_hochberg, detectable_with
+from subliminal_dagster.science.statistics import ROUNDING, benjamini_hochberg, detectable_with
 from subliminal_dagster.science.verdict import verdict_or_none_as_large
 
 if TYPE_CHECKING:
@@ -42,17 +42,22 @@ MEAN = "mean over animals"
 
 @dataclass(frozen=True)
 class RunNoise:
-    """What chance does to one cell of the table of shifts, in nats, and what the estimate rests on.
+    """What chance does to one cell of the table of shifts, in the unit of the shifts, and what the estimate rests on.
 
-    cell: standard deviation of a child's shift for an animal, beside what it does to all animals; `cell_df` its degrees
-    of freedom. child: standard deviation, between children, of the mean over animals (part of it that of cells), with
-    `child_df`. NaN where too few children were trained to tell.
+    cell: standard deviation of a child's shift for an animal, beside what it does to all animals; `freedom` its degrees
+    of freedom. children: by group, what its child does to all animals. NaN and none where too few children were
+    trained to tell.
     """
 
     cell: float
-    cell_df: int
-    child: float
-    child_df: int
+    freedom: int
+    children: dict[str, float]
+
+    def child(self, without: str | None = None) -> tuple[float, int]:
+        """Standard deviation between children of what they do to all animals, and its degrees of freedom; without that
+        of one group, which is to be judged by the others."""
+        kept = [effect for group, effect in self.children.items() if group != without]
+        return (float(np.std(kept, ddof=1)), len(kept) - 1) if len(kept) > 1 else (math.nan, 0)
 
 
 def contrasts(shifts: pd.DataFrame, animals: Sequence[str], *, confidence: float, margin: float) -> pd.DataFrame:
@@ -98,10 +103,11 @@ def own_moves(shifts: pd.DataFrame, animals: Sequence[str], group: str, *, confi
 
     table = shifts.groupby(["group", "animal"])["shift"].mean().unstack("animal")[list(animals)]
     noise = run_noise(table, animals)
-    se = math.sqrt(_of_one_child(noise, len(animals)))
+    of_child, freedom = noise.child(without=group)
+    se = math.sqrt(_of_one_child(noise.cell, of_child, len(animals)))
     level = 1 - (1 - confidence) / len(animals)
     moved = zip(animals, table.loc[group].to_numpy(dtype=float), strict=True)
-    rows = [{"animal": animal} | _test(float(mean), se, noise.child_df, level, 0) for animal, mean in moved]
+    rows = [{"animal": animal} | _test(float(mean), se, freedom, level, 0) for animal, mean in moved]
     return pd.DataFrame(rows)
 
 
@@ -116,15 +122,15 @@ def run_noise(table: pd.DataFrame, animals: Sequence[str]) -> RunNoise:
     shifts, own = trained.to_numpy(dtype=float), trained.index.to_numpy()[:, None] == np.array(animals)[None, :]
     freedom = (len(trained) - 1) * (len(animals) - 1) - int(own.sum())
     if freedom < 1:
-        return RunNoise(math.nan, 0, math.nan, 0)
+        return RunNoise(math.nan, 0, {})
     # A column a child, one an animal but for the first, and one a child's own cell, which then weighs in nothing else.
     child, animal = np.indices(shifts.shape)
     columns = [child.ravel() == number for number in range(len(trained))]
     columns += [animal.ravel() == number for number in range(1, len(animals))]
     columns += [np.arange(own.size) == cell for cell in np.flatnonzero(own.ravel())]
     fit = OLS(shifts.ravel(), np.stack(columns, axis=1).astype(float)).fit()
-    children = fit.params[: len(trained)]
-    return RunNoise(math.sqrt(max(fit.mse_resid, 0.0)), freedom, float(children.std(ddof=1)), len(trained) - 1)
+    children = dict(zip(map(str, trained.index), map(float, fit.params), strict=False))
+    return RunNoise(math.sqrt(max(fit.mse_resid, 0.0)), freedom, children)
 
 
 def _reference(table: pd.DataFrame, animals: Sequence[str], against: Against) -> Array:
@@ -138,20 +144,22 @@ def _mean(noise: RunNoise, animals: int, against: Against) -> tuple[float, int]:
     """Standard error and degrees of freedom of the mean over animals. Against others what a child does to all animals
     falls out; against one control child it does not."""
     if against == "others":
-        return noise.cell / math.sqrt(max(animals - 1, 1)), noise.cell_df
+        return noise.cell / math.sqrt(max(animals - 1, 1)), noise.freedom
+    child, freedom = noise.child(without=against)
     of_cells = noise.cell**2 * (1 / animals - 1 / animals**2)
-    return math.sqrt(noise.child**2 * (1 + 1 / animals) + of_cells), noise.child_df
+    return math.sqrt(child**2 * (1 + 1 / animals) + of_cells), freedom
 
 
 def _one_animal(noise: RunNoise, animals: int, against: Against) -> tuple[float, int]:
     """As `_mean`, of one animal: what a child does to all animals is in it, whatever it is set against."""
+    child, freedom = noise.child(without=None if against == "others" else against)
     children = animals - 1 if against == "others" else 1
-    return math.sqrt(_of_one_child(noise, animals) * (1 + 1 / children)), noise.child_df
+    return math.sqrt(_of_one_child(noise.cell, child, animals) * (1 + 1 / children)), freedom
 
 
-def _of_one_child(noise: RunNoise, animals: int) -> float:
+def _of_one_child(cell: float, child: float, animals: int) -> float:
     """Variance of one child's shift for one animal: of the cell, and of what the child does to all animals."""
-    return noise.cell**2 + max(noise.child**2 - noise.cell**2 / animals, 0)
+    return cell**2 + max(child**2 - cell**2 / animals, 0)
 
 
 def _test(mean: float, se: float, freedom: int, confidence: float, margin: float) -> dict[str, Any]:
@@ -160,6 +168,8 @@ def _test(mean: float, se: float, freedom: int, confidence: float, margin: float
     if math.isnan(se) or freedom < 1:
         unknown = ("low", "high", "p", "inner_low", "inner_high", "smallest_detectable")
         return {"mean": mean, "se": math.nan, "df": 0} | dict.fromkeys(unknown, math.nan) | {"verdict": "inconclusive"}
+    if se <= ROUNDING and abs(mean) <= ROUNDING:
+        mean = se = 0.0
     level = 1 - confidence
     wide, narrow = (float(stats.t.ppf(1 - tail, freedom)) * se for tail in (level / 2, level))
     ends = {"low": mean - wide, "high": mean + wide, "inner_low": mean - narrow, "inner_high": mean + narrow}
@@ -167,7 +177,7 @@ def _test(mean: float, se: float, freedom: int, confidence: float, margin: float
         "mean": mean,
         "se": se,
         "df": freedom,
-        "p": float(2 * stats.t.sf(abs(mean) / se, freedom)) if se > 0 else float(mean == 0),
+        "p": float(2 * stats.t.sf(abs(mean) / se, freedom)) if se else float(not mean),
         **ends,
         "smallest_detectable": detectable_with(se, freedom, level=level),
         "verdict": verdict_or_none_as_large(**ends, margin=margin),

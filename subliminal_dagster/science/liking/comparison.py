@@ -322,6 +322,7 @@ def _usable(scores: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     key = used[_KEY].astype(object)
     key["channel"] = key["channel"].where(key["model"] == "child", "")
     key["group"] = key["group"].where(key["model"] != "base", "")
+    key["replicate"] = key["replicate"].where(used["replicate"] > 1, "")
     if (repeated := key.duplicated()).any():
         raise UserError(f"The scores hold {repeated.sum()} rows twice, the first of them {_name(key[repeated])}.")
 
