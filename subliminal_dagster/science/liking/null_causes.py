@@ -203,17 +203,12 @@ def likely_cause(causes: pd.DataFrame, gamma: pd.DataFrame | None) -> Finding:
     others = "other animals' children do" if row["contrast"] == "others" else "the child of control numbers does"
     short = [check for check in CHECKS if not _short(_of(causes, check)).empty]
     all_the_same = f" Short of what is wanted all the same: {_listed(causes, short)}." if short else ""
-    if row["low"] > 0:
+    if row["verdict"] == "detected":
         sentence = f"There is no null to explain: children like their own animal more than {others}, by {effect}"
-        if row["p_children"] > _LEVEL:
-            sentence += (
-                f"; re-assigning the children to the animals gives p = {row['p_children']:.2g}, so differences between "
-                "training runs could also explain it"
-            )
         return Finding("effect", None, f"{sentence}.{all_the_same}")
-    if row["high"] < 0:
+    if row["verdict"] == "opposite":
         sentence = f"Children like their own animal less than {others}, by {effect}, which no check here explains."
-        return Finding("opposite sign", None, sentence + all_the_same)
+        return Finding("opposite", None, sentence + all_the_same)
 
     start = f"No difference could be seen between how children like their own animal and how {others}: {effect}."
     control = _positive_control(gamma)
@@ -221,7 +216,7 @@ def likely_cause(causes: pd.DataFrame, gamma: pd.DataFrame | None) -> Finding:
     if cause is None:
         unseen = [check for check in CHECKS if (_of(causes, check)["verdict"] == "cannot tell").any()]
         gaps = f" (not looked at everywhere: {', '.join(unseen)})" if unseen else ""
-        end = f"No usual reason shows{gaps}; for these children an effect above {row['high']:.2g} nats is excluded."
+        end = f"No usual reason shows{gaps}{_excluded(row)}."
         return Finding("nothing found", None, f"{start} {end}{control}")
     rows = _of(causes, cause)
     rows = rows[rows["verdict"] == verdict]
@@ -237,6 +232,11 @@ def likely_cause(causes: pd.DataFrame, gamma: pd.DataFrame | None) -> Finding:
     if rest:
         example += f" Also short of what is wanted: {_listed(causes, rest)}."
     return Finding("power" if cause == POWER else "cause", cause, f"{start} {example}{control}")
+
+
+def _excluded(row: dict[str, Any]) -> str:
+    """Which effects the interval leaves out, as a clause; none where there is no interval."""
+    return "" if math.isnan(row["high"]) else f"; an effect above {row['high']:.2g} nats is excluded"
 
 
 def _first_cause(causes: pd.DataFrame) -> tuple[str | None, Verdict]:
@@ -501,7 +501,9 @@ def _power(animal: str, tests: pd.DataFrame | None) -> _Found:
     smallest = float(row["smallest_detectable"])
     measured = f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
     if math.isnan(smallest):
-        return _Found(wanted, "cannot tell", f"No question differs from the others ({measured} nats).")
+        return _Found(
+            wanted, "cannot tell", f"Too few children were trained to tell noise between runs ({row['mean']:+.3f} nats)."
+        )
     verdict: Verdict = "fine"
     if not row["low"] > 0 and smallest > _SMALL_EFFECT:
         verdict = "likely cause" if smallest > _LARGE_EFFECT else "possible"
