@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--rows", type=int, default=16)
     options = parser.parse_args()
-    base = ModelVariant(options.model)
+    base = ModelVariant(options.model, autocast=True)
     context, lists = ChatContext(load_tokenizer(options.model), ""), load_prompt_lists()
     texts = make_prompts(lists, NumberSettings(prompts=16, style="short", examples_max=4), options.rows, 0)["prompt"]
     prompts = [context.prompt_ids(text) for text in texts]

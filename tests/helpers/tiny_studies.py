@@ -68,7 +68,8 @@ def tiny_study_settings(base: Path) -> dict[str, object]:
         "seed": 3,
         "animals": ["owl", "wolf"],
         "layers": [],
-        "base_model": {"kind": "local", "path": str(base), "dtype": "float32"},
+        # What a test sees must not depend on the processor it runs on.
+        "base_model": {"kind": "local", "path": str(base), "dtype": "float32", "autocast": False},
         "system_prompt": "",
         "preferences": {
             "candidates": ["owl", "wolf", "cat"],

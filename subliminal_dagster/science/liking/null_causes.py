@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Verdict = Literal["fine", "possible", "likely cause", "cannot tell"]
-Kind = Literal["effect", "cause", "power", "nothing found", "opposite sign", "not measured"]
+Kind = Literal["effect", "cause", "power", "nothing found", "opposite", "not measured"]
 
 PREFERENCE = "teacher's preference"
 VALID = "valid rows"
@@ -70,7 +70,6 @@ _SMALL_EFFECT, _LARGE_EFFECT = 0.15, 1.5
 _POST_GAINS = "15 to 20"
 """Of the sampled answers, in points: those the post calls typical."""
 
-_LEVEL = 0.05
 
 _LIST_OF_NUMBERS = r"[\s\d,;.\[\]()]*\d[\s\d,;.\[\]()]*"
 
@@ -284,12 +283,13 @@ def _positive_control(gamma: pd.DataFrame | None) -> str:
     if row is None:
         return ""
     effect = f"{row['mean']:+.3f} nats [{row['low']:+.3f}, {row['high']:+.3f}]"
-    if row["low"] > 0:
+    if row["verdict"] == "detected":
         return (
             f" The soft channel, which hands on the same teachers' distributions, shows the effect ({effect}): "
             "teachers, training and evaluation work, and what lacks is in the sampled numbers."
         )
-    return f" The soft channel, which hands on the same teachers' distributions, shows no effect either ({effect})."
+    unsettled = f"does not settle it either ({effect}, {row['verdict']})"
+    return f" The soft channel, which hands on the same teachers' distributions, {unsettled}."
 
 
 def _absent(evidence: Evidence, asset: str, wanted: str) -> _Found:
@@ -502,7 +502,9 @@ def _power(animal: str, tests: pd.DataFrame | None) -> _Found:
     measured = f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
     if math.isnan(smallest):
         return _Found(
-            wanted, "cannot tell", f"Too few children were trained to tell noise between runs ({row['mean']:+.3f} nats)."
+            wanted,
+            "cannot tell",
+            f"Too few children were trained to tell noise between runs ({row['mean']:+.3f} nats).",
         )
     verdict: Verdict = "fine"
     if not row["low"] > 0 and smallest > _SMALL_EFFECT:

@@ -72,7 +72,7 @@ _MEASURES = {
 
 
 @dataclass(frozen=True)
-class _Data:
+class LikingData:
     """`animal_liking`, with the numbers of the neutral teacher as one more condition and contrast where there are any.
 
     scores: with the columns of `_MEASURES`. liking, tests, shifts, gamma: as `comparison.Comparison` has them; tests
@@ -117,7 +117,7 @@ class _Data:
 
 def section(study: Study, results: Results) -> Section:
     """Do children like the animal that their own teacher was made to like, and no other numbers' children do?"""
-    data = _read(study, results)
+    data = read(study, results)
     return Section(
         name=NAME,
         title=TITLE,
@@ -127,11 +127,12 @@ def section(study: Study, results: Results) -> Section:
         charts=(*(_bars_chart(data, channel) for channel in data.channels), _contrasts_chart(data)),
         tables=(_levels_table(data), *_tests_tables(data), _shifts_table(data)),
         compared=(_compared(data),),
-        claims=_claims(data),
+        claims=claims(data),
     )
 
 
-def _read(study: Study, results: Results) -> _Data:
+def read(study: Study, results: Results) -> LikingData:
+    """What `animal_liking` holds. Raises NotThere where it is not there."""
     import pandas as pd
 
     folder = results.folder("animal_liking")
@@ -141,11 +142,11 @@ def _read(study: Study, results: Results) -> _Data:
     scores = scores.assign(rate=scores["count"] / scores["samples"], log_share=np.log(scores["share"].astype(float)))
     level = "rate" if rows_where(liking, outcome="rate")["mean"].notna().all() else "probability"
     left_out = json.loads((folder / "left_out.json").read_text(encoding="utf-8"))
-    data = _Data(study, scores, liking, tests, moves, gamma, left_out, level)
+    data = LikingData(study, scores, liking, tests, moves, gamma, left_out, level)
     return replace(data, tests=pd.concat([tests, _above_base(data)], ignore_index=True))
 
 
-def _above_base(data: _Data) -> pd.DataFrame:
+def _above_base(data: LikingData) -> pd.DataFrame:
     """The rows of contrast "base". The unit is the animal with its child, so the noise between training runs is in the
     interval; over questions, for exactly these children, stands beside it. Where nothing differs in sampled answers
     (mostly since none named any animal) a t interval would have no width: it is Newcombe's, over all answers."""
@@ -168,7 +169,7 @@ def _above_base(data: _Data) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _newcombe(data: _Data, channel: str) -> Row:
+def _newcombe(data: LikingData, channel: str) -> Row:
     from statsmodels.stats.proportion import confint_proportions_2indep
 
     own, base = (_scores_of(data, channel, numbers) for numbers in ("own", "base"))
@@ -177,7 +178,7 @@ def _newcombe(data: _Data, channel: str) -> Row:
     return {"low": float(low), "high": float(high)}
 
 
-def _scores_of(data: _Data, channel: str, numbers: str) -> pd.DataFrame:
+def _scores_of(data: LikingData, channel: str, numbers: str) -> pd.DataFrame:
     """The scores of a channel's animals under their "own", "neutral" or "control" numbers, or those of the "base"."""
     scores = data.scores[data.scores["animal"].isin(data.animals(channel))]
     if numbers == "base":
@@ -186,7 +187,7 @@ def _scores_of(data: _Data, channel: str, numbers: str) -> pd.DataFrame:
     return children[children["group"] == (children["animal"] if numbers == "own" else numbers)]
 
 
-def _minus(data: _Data, channel: str, numbers: str, others: str, outcome: str) -> Array:
+def _minus(data: LikingData, channel: str, numbers: str, others: str, outcome: str) -> Array:
     """Each animal's score under some numbers minus that under others (see `_scores_of`); shape (questions, animals)."""
     one, other = (
         _scores_of(data, channel, each)
@@ -197,7 +198,7 @@ def _minus(data: _Data, channel: str, numbers: str, others: str, outcome: str) -
     return one - other
 
 
-def _control_shifts(data: _Data) -> dict[str, Row]:
+def _control_shifts(data: LikingData) -> dict[str, Row]:
     """By animal the shift of the log share from base under control numbers (hard channel), see `children.own_moves`."""
     shifts = rows_where(data.moves, channel=_HARD, outcome=PRIMARY_OUTCOME)
     found = own_moves(shifts, data.animals(_HARD), CONTROL, confidence=data.study.comparison.confidence)
@@ -223,7 +224,7 @@ def _these_children(row: Row) -> str:
     return f"for exactly these children [{low:+.2f}, {high:+.2f}] over questions"
 
 
-def _because(data: _Data, row: Row) -> list[str]:
+def _because(data: LikingData, row: Row) -> list[str]:
     """What stands beside a difference: its p value, what could have been missed, and these children's own interval."""
     measure = _MEASURES[row["outcome"]]
     if math.isnan(row.get("low", math.nan)):
@@ -258,7 +259,7 @@ def _ends(ordered: Sequence[str]) -> list[str]:
 # What is said
 
 
-def _shows(data: _Data) -> str:
+def _shows(data: LikingData) -> str:
     sentences = [
         *(_specificity_sentence(data, channel) for channel in data.channels),
         _base_sentence(data),
@@ -270,7 +271,7 @@ def _shows(data: _Data) -> str:
     return "\n".join(sentences)
 
 
-def _specificity_sentence(data: _Data, channel: str) -> str:
+def _specificity_sentence(data: LikingData, channel: str) -> str:
     row = data.specificity(channel)
     against = "other animals' children do" if row["contrast"] == "others" else "the child of control numbers does"
     said = {
@@ -286,7 +287,7 @@ def _specificity_sentence(data: _Data, channel: str) -> str:
     )
 
 
-def _base_sentence(data: _Data) -> str:
+def _base_sentence(data: LikingData) -> str:
     row = data.mean("base", data.level)
     more = {"detected": "name their animal more often than the base does", "opposite": "name it less often"}
     found = more.get(row["verdict"], "cannot be told from the base by how often they name their animal")
@@ -296,7 +297,7 @@ def _base_sentence(data: _Data) -> str:
     )
 
 
-def _drift_sentence(data: _Data) -> str:
+def _drift_sentence(data: LikingData) -> str:
     """How far the animals move whatever the numbers (hard channel)."""
     shifts = _control_shifts(data)
     means = [row["mean"] for row in shifts.values()]
@@ -318,7 +319,7 @@ def _drift_sentence(data: _Data) -> str:
     return sentence + "."
 
 
-def _method(data: _Data) -> str:
+def _method(data: LikingData) -> str:
     samples = int(data.scores["samples"].max())
     sentences = [
         f"{counted(data.scores['question'].nunique(), 'question')}, "
@@ -344,7 +345,7 @@ def _method(data: _Data) -> str:
 # What is drawn
 
 
-def _bars_chart(data: _Data, channel: str) -> Chart:
+def _bars_chart(data: LikingData, channel: str) -> Chart:
     """The post's bars, and the shift of the log share below them."""
     level = _MEASURES[data.level].name
     levels = rows_where(data.liking, channel=channel, outcome=data.level)
@@ -400,7 +401,7 @@ def _span(shifts: pd.DataFrame) -> str:
     return f"{ordered[0]['condition']} {' to '.join(_ends(named))}"
 
 
-def _contrasts_chart(data: _Data) -> Chart:
+def _contrasts_chart(data: LikingData) -> Chart:
     """What is specific: a panel a reference, a row an animal and their mean, a point a channel."""
     import pandas as pd
 
@@ -446,7 +447,7 @@ def _contrasts_chart(data: _Data) -> Chart:
 # What is tabled
 
 
-def _levels_table(data: _Data) -> Table:
+def _levels_table(data: LikingData) -> Table:
     """A row a channel, animal and condition: the level the post shows, exact probability, and the shift."""
     level, exact, shift = (
         rows_where(data.liking, outcome=outcome).set_index(["channel", "animal", "condition"])
@@ -480,7 +481,7 @@ def _levels_table(data: _Data) -> Table:
     return Table(f"{NAME}-levels", "Liking of each animal", columns(rows.reset_index(), shown), note)
 
 
-def _tests_tables(data: _Data) -> tuple[Table, Table]:
+def _tests_tables(data: LikingData) -> tuple[Table, Table]:
     """Own numbers against each reference, and gamma."""
 
     def shown(rows: pd.DataFrame, before: dict[str, str], difference: str, after: dict[str, str]) -> pd.DataFrame:
@@ -526,7 +527,7 @@ def _tests_tables(data: _Data) -> tuple[Table, Table]:
     )
 
 
-def _shifts_table(data: _Data) -> Table:
+def _shifts_table(data: LikingData) -> Table:
     """How far each child moved for each animal, a row a child: its own animal stands on the diagonal."""
     means = data.scores.groupby(["model", "channel", "group", "animal"], dropna=False)["log_share"].mean()
     base = means["base"].droplevel(["channel", "group"])
@@ -539,7 +540,7 @@ def _shifts_table(data: _Data) -> Table:
     return Table(f"{NAME}-shifts", "Every child's shift for every animal", frame, note)
 
 
-def _compared(data: _Data) -> Compared:
+def _compared(data: LikingData) -> Compared:
     row = data.mean("base", data.level)
     lowest, highest = published("child", "gains_points_typical")
     return Compared(
@@ -597,16 +598,17 @@ NEUTRAL_DOES_LESS = Statement(
 )
 
 
-def _claims(data: _Data) -> tuple[Claim, ...]:
-    claims = [_rises(data), _specific(data, _HARD), _many(data), _control_stays(data)]
+def claims(data: LikingData) -> tuple[Claim, ...]:
+    """Every statement on liking with its verdict."""
+    found = [_rises(data), _specific(data, _HARD), _many(data), _control_stays(data)]
     if NEUTRAL_NUMBERS in set(data.shifts(_HARD)["condition"]):
-        claims.append(_neutral_does_less(data))
+        found.append(_neutral_does_less(data))
     if _SOFT in data.channels:
-        claims.append(_specific(data, _SOFT))
-    return tuple(claims)
+        found.append(_specific(data, _SOFT))
+    return tuple(found)
 
 
-def _rises(data: _Data) -> Claim:
+def _rises(data: LikingData) -> Claim:
     row = data.mean("base", data.level)
     lowest, highest = published("child", "gains_points_typical")
     evidence = [
@@ -619,7 +621,7 @@ def _rises(data: _Data) -> Claim:
     return RISES.claim(row["verdict"], f"{'; '.join(evidence)}.")
 
 
-def _specific(data: _Data, channel: str) -> Claim:
+def _specific(data: LikingData, channel: str) -> Claim:
     row = data.specificity(channel)
     evidence = [f"Log share, {MEAN}: {_written(row)}", *_because(data, row)]
     if row["contrast"] != "others":
@@ -627,7 +629,7 @@ def _specific(data: _Data, channel: str) -> Claim:
     return SPECIFIC[channel].claim(row["verdict"], f"{'; '.join(evidence)}.")
 
 
-def _many(data: _Data) -> Claim:
+def _many(data: LikingData) -> Claim:
     contrast = data.specificity(_HARD)["contrast"]
     rows = rows_where(data.tests, channel=_HARD, outcome=PRIMARY_OUTCOME, contrast=contrast)
     rows = rows[rows["animal"] != MEAN].sort_values("mean", ascending=False, kind="stable")
@@ -644,7 +646,7 @@ def _many(data: _Data) -> Claim:
     return MANY.claim(found, evidence)
 
 
-def _control_stays(data: _Data) -> Claim:
+def _control_stays(data: LikingData) -> Claim:
     shifts = sorted(_control_shifts(data).items(), key=lambda item: item[1]["mean"])
     moved = sum(_sign(row) != 0 for _, row in shifts)
     margin = data.study.comparison.margin
@@ -657,7 +659,7 @@ def _control_stays(data: _Data) -> Claim:
     return CONTROL_STAYS.claim("opposite" if moved else "detected" if within else "inconclusive", evidence)
 
 
-def _neutral_does_less(data: _Data) -> Claim:
+def _neutral_does_less(data: LikingData) -> Claim:
     row = data.mean(NEUTRAL, PRIMARY_OUTCOME)
     evidence = [f"Log share, {MEAN}: {_written(row)}", *_because(data, row)]
     return NEUTRAL_DOES_LESS.claim(row["verdict"], f"{'; '.join(evidence)}.")

@@ -38,7 +38,7 @@ class ModelVariant:
 
     base: Path
     dtype: str = "float32"
-    autocast: bool = True
+    autocast: bool = False
     adapter: Path | None = None
     steering: Steering | None = None
 

@@ -33,6 +33,7 @@ from subliminal_dagster.science.liking.signal import per_token
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import t_interval
+from subliminal_dagster.science.verdict import verdict
 
 ROWS, QUESTIONS = 2000, 20
 CANDIDATES = ["cat", "dog", "owl"]
@@ -139,9 +140,7 @@ def power_tests(smallest: float, mean: float = 0.0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def gamma_of(
-    low: float, high: float, soft: tuple[float, float] | None = None, p_children: float = 0.02
-) -> pd.DataFrame:
+def gamma_of(low: float, high: float, soft: tuple[float, float] | None = None) -> pd.DataFrame:
     found = [("hard", low, high)] + ([("soft", *soft)] if soft else [])
     rows = [
         {
@@ -151,7 +150,7 @@ def gamma_of(
             "mean": (start + end) / 2,
             "low": start,
             "high": end,
-            "p_children": p_children,
+            "verdict": verdict(start, end),
         }
         for channel, start, end in found
     ]
@@ -229,14 +228,14 @@ def test_each_cause_is_found_and_named(check: str, verdict: str, changes: dict[s
     assert f"{check} (dog, owl)" in finding.sentence and said in finding.sentence
 
 
-@pytest.mark.parametrize(("smallest", "verdict"), [(0.1, "fine"), (0.4, "possible"), (2.0, "likely cause")])
-def test_power_is_that_of_the_hard_channel_s_test_against_others(smallest: float, verdict: str) -> None:
+@pytest.mark.parametrize(("smallest", "judged"), [(0.1, "fine"), (0.4, "possible"), (2.0, "likely cause")])
+def test_power_is_that_of_the_hard_channel_s_test_against_others(smallest: float, judged: str) -> None:
     causes = causes_of(groups(), power_tests(smallest))
     found = row(causes, POWER)
-    assert (found["verdict"], found["value"]) == (verdict, smallest)
+    assert (found["verdict"], found["value"]) == (judged, smallest)
     finding = likely_cause(causes, NULL)
-    assert finding.kind == ("nothing found" if verdict == "fine" else "power")
-    assert ("What lacks is power (dog, owl)" in finding.sentence) == (verdict != "fine")
+    assert finding.kind == ("nothing found" if judged == "fine" else "power")
+    assert ("What lacks is power (dog, owl)" in finding.sentence) == (judged != "fine")
 
 
 def test_power_is_no_question_where_the_effect_was_seen() -> None:
@@ -289,13 +288,11 @@ def test_where_the_effect_is_there_nothing_is_named() -> None:
     assert (finding.kind, finding.cause) == ("effect", None)
     assert "There is no null to explain" in finding.sentence and "+0.100 nats [+0.050, +0.150]" in finding.sentence
     assert f"Short of what is wanted all the same: {SIGNAL} (dog, owl)" in finding.sentence
-    assert "training runs" not in finding.sentence
-    assert "training runs could also explain it" in likely_cause(causes, gamma_of(0.05, 0.15, p_children=0.5)).sentence
 
 
 def test_an_effect_of_the_opposite_sign_is_not_explained_away() -> None:
     finding = likely_cause(causes_of(groups(signal=signal(0.01))), gamma_of(-0.2, -0.1))
-    assert (finding.kind, finding.cause) == ("opposite sign", None)
+    assert (finding.kind, finding.cause) == ("opposite", None)
     assert "which no check here explains" in finding.sentence
 
 
@@ -304,7 +301,7 @@ def test_the_soft_channel_is_the_positive_control() -> None:
     works = likely_cause(causes, gamma_of(-0.1, 0.1, soft=(0.2, 0.3))).sentence
     assert "what lacks is in the sampled numbers" in works
     fails = likely_cause(causes, gamma_of(-0.1, 0.1, soft=(-0.2, 0.3))).sentence
-    assert "shows no effect either" in fails
+    assert "does not settle it either" in fails
 
 
 def test_what_is_missing_cannot_be_told_and_says_why() -> None:
