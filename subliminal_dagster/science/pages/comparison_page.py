@@ -58,19 +58,23 @@ def _effects(summaries: Sequence[Mapping[str, Any]]) -> Section:
         rows.groupby("channel", sort=False), (charts.VERMILION, charts.BLUE), strict=False
     ):
         charts.bars(figure, rest, x="study", value="gamma", low="low", high="high", name=str(channel), colour=colour)
-    seen = rows[rows["low"] > 0]
-    found = ", ".join(f"{row.study} ({row.channel})" for row in seen.itertuples()) or "none"
+    by_verdict = rows.groupby("verdict", sort=False)
+    found = "; ".join(
+        f"{verdict}: {', '.join(f'{row.study} ({row.channel})' for row in of.itertuples())}"
+        for verdict, of in by_verdict
+    )
     written = "; ".join(
-        f"{row.study}, {row.channel}: {row.gamma:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()
+        f"{row.study}, {row.channel}: {row.gamma:+.3f} [{row.low:+.3f}, {row.high:+.3f}], {row.verdict}"
+        for row in rows.itertuples()
     )
     return Section(
         name,
         title,
-        f"In {len(seen)} of {len(rows)} studies and channels a child likes the animal of its own numbers more than "
-        f"children of other animals' numbers do: {found}.",
+        f"Does a child like the animal of its own numbers more than children of other animals' numbers do? {found}.",
         "Gamma: shift of the log share of the child's own animal less the mean of the same animal's shift under other "
-        "animals' numbers, averaged over animals; 95 % interval clustered by question. Smallest: the effect that would "
-        "have been seen with 80 % power.",
+        "animals' numbers, averaged over animals; intervals hold the noise between training runs, and are missing "
+        "where too few children were trained to tell it. Smallest: the effect that would have been seen with 80 % "
+        "power.",
         ("report",),
         charts=(Chart("gamma", "Specificity contrast of every study, by channel.", figure, f"{written}."),),
         tables=(Table("gamma-by-study", "Specificity contrast", rows),),

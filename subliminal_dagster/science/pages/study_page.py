@@ -131,6 +131,6 @@ def _gamma(results: Results) -> list[dict[str, Any]]:
     rows = pd.read_parquet(results.folder("animal_liking") / "gamma.parquet")
     rows = rows[(rows["contrast"] == "others") & (rows["outcome"] == "log_share")]
     shown = {"channel": "channel", "mean": "gamma", "low": "low", "high": "high", "p": "p"}
-    shown["smallest_detectable"] = "smallest"
+    shown |= {"smallest_detectable": "smallest", "verdict": "verdict"}
     found = rows.rename(columns=shown)[list(shown.values())]
     return [{str(name): value for name, value in row.items()} for row in found.to_dict(orient="records")]
