@@ -23,6 +23,9 @@ ABOUT = {
     "auxiliary": "A child that learns nothing but the outputs for features that no loss of its teacher's touched.",
 }
 
+STATED = ("predicts", "child_inputs", "batch_loss", "equal_activations")
+"""Settings that decide which statements are made of a setting."""
+
 
 def toy_assets(frame: Frame[ToyStudy]) -> list[dg.AssetsDefinition]:
     """`ablated_<setting>`, `auxiliary_<setting>`, `digits` and `summary`."""
@@ -114,13 +117,13 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
     @asset(
         frame,
         STAGE,
-        reads=["post", *(f"settings.{name}.predicts" for name in study.settings)],
+        reads=["post", *(f"settings.{name}.{field}" for name in study.settings for field in STATED)],
         deps=[*sweeps, "digits"],
         kinds={"pandas", "matplotlib"},
         gpu=False,
         description="What children recover against their teacher's superposition, in all settings; and what the post "
         "says, with controls, larger models and real data: each statement with its criterion, what was measured, and "
-        "whether it holds.",
+        "its verdict.",
     )
     def summary(work: Work[ToyStudy]) -> None:
         from subliminal_dagster.science.figures import png
@@ -132,7 +135,7 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
             children,
             _table(work, sweeps, "models", ["setting", "experiment", "density", "seed", "role", "superposition"]),
             study.post,
-            {name: settings.predicts for name, settings in study.settings.items()},
+            study.settings,
             *_digit_tables(work),
         )
         with work.writing() as folder:

@@ -129,20 +129,30 @@ def _measure_line(
     _line(figure, renamed.dropna(subset="mean"), name, colour, dash)
 
 
-def ablated_charts(found: pd.DataFrame) -> list[Chart]:
-    """Norms of the ablated feature, and what of its geometry is recovered."""
+def ablated_charts(found: pd.DataFrame, without: pd.DataFrame | None) -> list[Chart]:
+    """Norms of the ablated feature, and what of its geometry is recovered.
+
+    found: `cells` of the children. without: of those whose input lacks the feature, where there are any.
+    """
     norm = _density_figure("norm of the ablated feature").update_yaxes(rangemode="tozero")
     _measure_line(norm, found, "teacher_norm", "teacher", BLUE)
     _measure_line(norm, found, "child_norm", "child", VERMILION)
     _measure_line(norm, found, "start_norm", "child before training", GREY, "dash")
     recovered = _density_figure("share recovered")
     _measure_line(recovered, found, "recovered", "child", VERMILION)
-    recovered.update_traces(showlegend=False)
+    if without is not None:
+        _measure_line(
+            recovered, rows_where(without, experiment="ablated"), "recovered", "input without it", BLUE, "dot"
+        )
+    recovered.update_traces(showlegend=without is not None)
     known = found.dropna(subset="recovered")
     at = (known["density"].max(), best(known)["density"], known["density"].min())
     shown = records(known[known["density"].isin(at)])
     norms = [f"{row['child_norm']:.2f} of {row['teacher_norm']:.2f} at {row['density']:g}" for row in shown]
     shares = [f"{_two(row['recovered'])} at {row['density']:g}" for row in shown]
+    if without is not None:
+        most = best(rows_where(without, experiment="ablated"))
+        shares.append(f"with the feature zero in the child's input at most {_two(most['recovered'])}")
     return [
         Chart(
             "toy-ablated-norm",
@@ -176,7 +186,7 @@ def auxiliary_charts(found: pd.DataFrame) -> list[Chart]:
     return [
         Chart(
             "toy-auxiliary-ratio",
-            "Norms of the features the teacher learnt, in a child that saw auxiliary ones alone.",
+            "Norms of the features the teacher learnt, in a child trained on auxiliary ones alone.",
             ratio,
             f"At 1-S = {sparse}: {', '.join(ratios)}. {_BANDS}",
         ),
@@ -417,7 +427,8 @@ def cells_table(found: pd.DataFrame, name: str, title: str) -> Table:
         frame = frame.drop(columns="k")
     note = (
         "Features per dimension: the teacher's. Recovered: the share of the way from the child's start to the rows of "
-        "the teacher's W^T W that belong to what the child never saw. Seeds: those whose teacher learnt what is judged."
+        "the teacher's W^T W that belong to features whose outputs the child was not trained on. Seeds: those whose "
+        "teacher learnt what is judged."
     )
     return Table(name, title, frame, note)
 
@@ -433,7 +444,7 @@ def settings_table(study: ToyStudy, names: Sequence[str], name: str) -> Table:
             "features": (own := study.settings[setting]).features,
             "dimensions": own.hidden,
             "differs from the post's in": _differences(own, post),
-            "the post's account predicts": own.predicts,
+            "predicted": own.predicts,
         }
         for setting in names
     ]
