@@ -42,8 +42,8 @@ class AutoencoderSettings(Settings):
     and of the child where `penalise_child`. `child_init` says whether the child starts from the teacher's W or from
     another; `child_inputs` whether its input has all features, or only those whose outputs it is trained on.
     `equal_activations`: the batch size is the densest density's and grows as features are less often active, so that
-    each is active as often in training at every density. `predicts` is what the post's account, that superposition
-    causes subliminal learning, predicts of the children at some density, or for other inputs what this project does.
+    each is active as often in training at every density. `predicts` is what is expected of the children at some
+    density: by the post's account, that superposition causes subliminal learning, or because nothing could teach them.
     """
 
     features: int = Field(default=20, ge=2)

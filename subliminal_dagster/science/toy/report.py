@@ -226,7 +226,8 @@ def _auxiliary(study: ToyStudy, results: Results) -> Section:
         f"At 1-S = {sparse:g} children that learnt auxiliary features alone have {listed(ratios)} of the teacher's "
         "norms of features whose outputs they did not learn (before training "
         f"{sparsest['start_ratio'].mean():.2f}), "
-        f"and recover up to {_share(best(sparsest))} of their geometry; without sparsity {_share(best(dense))}. k = {top} does "
+        f"and recover up to {_share(best(sparsest))} of their geometry; without sparsity "
+        f"{_share(best(dense))}. k = {top} does "
         + (f"best, but cannot be told from {rivals}." if rivals else "better than every other.")
     )
     compared = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from subliminal_dagster.science.settings.toy import AutoencoderSettings
 from subliminal_dagster.science.statistics import t_interval
@@ -257,7 +257,7 @@ def setting_statements(
             if not shares:
                 continue
             largest = max(shares, key=lambda cell: shares[cell].mean())
-            k, density = largest
+            k, density = cast("tuple[int, float]", largest)
             superposed = cells.get_group(largest)["teacher_superposition"].mean()
             posts = per_seed(children, post, experiment, density, "recovered", k)
             place = (
@@ -306,7 +306,7 @@ def changed_statements(
             what = "a child recovers less where the loss is averaged over the batch instead of summed"
         else:
             continue
-        for experiment, k in part.groupby(["experiment", "auxiliary"]).groups:
+        for experiment, k in part[["experiment", "auxiliary"]].drop_duplicates().itertuples(index=False):
             density = 0.05 if experiment == "ablated" else part["density"].min()
             whole, changed = (per_seed(children, s, experiment, density, "recovered", k) for s in (post, setting))
             sentence = f"{experiment.capitalize()}{f', k = {k}' if k else ''}: {what}."
