@@ -23,9 +23,6 @@ ABOUT = {
     "auxiliary": "A child that learns nothing but the outputs for features that no loss of its teacher's touched.",
 }
 
-STATED = ("predicts", "child_inputs", "batch_loss", "equal_activations")
-"""Settings that decide which statements are made of a setting."""
-
 
 def toy_assets(frame: Frame[ToyStudy]) -> list[dg.AssetsDefinition]:
     """`ablated_<setting>`, `auxiliary_<setting>`, `digits` and `summary`."""
@@ -117,7 +114,7 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
     @asset(
         frame,
         STAGE,
-        reads=["post", *(f"settings.{name}.{field}" for name in study.settings for field in STATED)],
+        reads=["post", "settings"],
         deps=[*sweeps, "digits"],
         kinds={"pandas", "matplotlib"},
         gpu=False,

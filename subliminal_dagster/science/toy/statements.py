@@ -290,32 +290,42 @@ def _anywhere(cells: list[pd.Series], predicts: str) -> Rule:
     )
 
 
-def changed_statements(
-    children: pd.DataFrame, post: str, settings: Mapping[str, AutoencoderSettings]
-) -> list[Statement]:
-    """What the child's input and the batch's loss do, each against the post's setting with the same seeds.
+def changed_statements(children: pd.DataFrame, settings: Mapping[str, AutoencoderSettings]) -> list[Statement]:
+    """What the child's input and the batch's loss do: each setting with a change against the one without, by seed.
 
     Ablated features are compared at 1-S = 0.05, auxiliary ones at the sparsest density, which was fixed beforehand.
     """
     found = []
     for setting, own in settings.items():
-        part = children[children["setting"] == setting]
+        part, plain = children[children["setting"] == setting], _unchanged(own, settings)
+        if plain is None:
+            continue
         if own.child_inputs == "trained":
             what = "a child recovers less where its input lacks the features whose outputs it does not learn"
-        elif own.batch_loss == "mean":
-            what = "a child recovers less where the loss is averaged over the batch instead of summed"
         else:
-            continue
+            what = "a child recovers less where the loss is averaged over the batch instead of summed"
         for experiment, k in part[["experiment", "auxiliary"]].drop_duplicates().itertuples(index=False):
             density = 0.05 if experiment == "ablated" else part["density"].min()
-            whole, changed = (per_seed(children, s, experiment, density, "recovered", k) for s in (post, setting))
-            sentence = f"{experiment.capitalize()}{f', k = {k}' if k else ''}: {what}."
+            whole, changed = (per_seed(children, s, experiment, density, "recovered", k) for s in (plain, setting))
+            sentence = f"{experiment.capitalize()}, {setting}{f', k = {k}' if k else ''}: {what}."
             figure = (
-                f"share recovered at 1-S = {density:g} in the setting {post} ({whole.mean():.3f}) minus that in "
+                f"share recovered at 1-S = {density:g} in the setting {plain} ({whole.mean():.3f}) minus that in "
                 f"{setting} ({changed.mean():.3f}), paired by seed"
             )
             found.append(_statement(sentence, figure, whole - changed, larger(), "control"))
     return found
+
+
+def _unchanged(own: AutoencoderSettings, settings: Mapping[str, AutoencoderSettings]) -> str | None:
+    """The setting that differs only in that the child sees all and the loss is summed; None where there is none."""
+    wanted = own.model_copy(update={"child_inputs": "all", "batch_loss": "sum"})
+    unlike = {"densities", "ablated", "auxiliary", "predicts"}
+    same = (
+        name
+        for name, other in settings.items()
+        if other is not own and other.model_dump(exclude=unlike) == wanted.model_dump(exclude=unlike)
+    )
+    return next(same, None) if wanted != own else None
 
 
 def sparser_statements(children: pd.DataFrame, settings: Mapping[str, AutoencoderSettings]) -> list[Statement]:
@@ -364,7 +374,7 @@ def all_statements(
             *post_statements(children, models, post),
             *sparser_statements(children, settings),
             *setting_statements(children, post, settings),
-            *changed_statements(children, post, settings),
+            *changed_statements(children, settings),
             *digit_statements(missing, auxiliary),
         ]
     )

@@ -140,8 +140,8 @@ def test_many_densities_are_no_more_chances_to_find_something(predicts: str, ver
 def test_a_changed_setting_is_compared_with_the_post_by_seed(field: dict[str, str], kept: float, verdict: str) -> None:
     rng = np.random.default_rng(1)
     table = pd.concat([children("post", lambda _: 0.8, rng, 0.02), children("other", lambda _: 0.8 - kept, rng, 0.02)])
-    own = {"post": setting(), "other": setting(**field), "third": setting(relu=False)}
-    (said,) = statements.changed_statements(table, "post", own)
+    own = {"third": setting(relu=False), "post": setting(), "other": setting(**field, densities=(0.05,))}
+    (said,) = statements.changed_statements(table, own)
     assert said.verdict == verdict
     at = table[table["density"] == 0.05].pivot(index="seed", columns="setting", values="recovered")
     assert said.measured.startswith(f"{(at['post'] - at['other']).mean():.3f} ")
@@ -201,5 +201,11 @@ def test_beyond_the_sparsest_density() -> None:
 def test_one_seed_decides_nothing() -> None:
     one = children("other", lambda _: 0.9, np.random.default_rng(0), 0.02).query("seed == 0")
     assert statements.setting_statements(one, "post", {"other": setting()}) == []
-    said = statements.changed_statements(one, "post", {"other": setting(batch_loss="mean")})
+    said = statements.changed_statements(one, {"plain": setting(), "other": setting(batch_loss="mean")})
     assert [each.verdict for each in said] == ["not tested"]
+
+
+def test_what_a_change_does_is_not_said_without_the_setting_that_lacks_it() -> None:
+    table = children("other", lambda _: 0.9, np.random.default_rng(0), 0.02)
+    for others in ({}, {"third": setting(relu=False)}):
+        assert statements.changed_statements(table, {"other": setting(batch_loss="mean")} | others) == []
