@@ -167,15 +167,20 @@ def interference(w: Floats) -> NDArray[np.float64]:
 
 
 def recovered(teacher: Floats, start: Floats, child: Floats, judged: NDArray[np.bool_]) -> float:
-    """The share of the way from `start` to `teacher` that the child has gone, in W^T W restricted to `judged` rows.
+    """The share of the way from a shrunken `start` to `teacher` that the child has gone, in W^T W restricted to
+    `judged` rows.
 
-    1 - ||G_child - G_teacher||^2 / ||G_start - G_teacher||^2 over the rows of the judged features: 1 is the teacher's
-    geometry, 0 no nearer to it than before training, negative is farther. W^T W is blind to a rotation of the hidden
-    space, which W itself is not, so a child from another initialisation is judged fairly. W has shape (m, n).
+    1 - ||G_child - G_teacher||^2 / min ||a G_start - G_teacher||^2 over a from 0 to 1, in the rows of the judged
+    features: 1 is the teacher's geometry, 0 no nearer to it than the child's own start, shrunken as far as helps,
+    negative is farther. A start that only shrinks, as by weight decay, comes nearer to any teacher and has learnt
+    nothing of it. W^T W is blind to a rotation of the hidden space, which W itself is not, so a child from another
+    initialisation is judged fairly. W has shape (m, n).
     """
 
     def rows(w: Floats) -> NDArray[np.float64]:
         return w.astype(np.float64)[:, judged].T @ w
 
-    goal = rows(teacher)
-    return float(1 - np.square(rows(child) - goal).sum() / np.square(rows(start) - goal).sum())
+    goal, began = rows(teacher), rows(start)
+    scale = (goal * began).sum() / max(np.square(began).sum(), np.finfo(np.float64).tiny)
+    nearest = np.clip(scale, 0, 1) * began
+    return float(1 - np.square(rows(child) - goal).sum() / np.square(nearest - goal).sum())

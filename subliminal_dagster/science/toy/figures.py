@@ -29,14 +29,39 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind can tell apart, with a marker each.
 _STYLES = list(
     zip(
-        ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777"] * 2,
-        ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p", "d", "8", "H", "."],
+        ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777"] * 3,
+        [
+            "o",
+            "s",
+            "^",
+            "D",
+            "v",
+            "P",
+            "X",
+            "*",
+            "<",
+            ">",
+            "h",
+            "p",
+            "d",
+            "8",
+            "H",
+            ".",
+            "1",
+            "2",
+            "3",
+            "4",
+            "+",
+            "x",
+            "|",
+            "_",
+        ],
         strict=True,
     )
 )
 _SHOWN_FEATURES = 40
 _LOWEST = -0.5
-RECOVERED = "recovered: the share of the way from the child's start to the teacher's $W^TW$"
+RECOVERED = "recovered: the share of the way from the child's start, shrunken as far as helps, to the teacher's $W^TW$"
 
 
 def sweep_figures(sweep: Sweep) -> dict[str, Figure]:

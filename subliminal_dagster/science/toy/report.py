@@ -27,7 +27,7 @@ from subliminal_dagster.science.toy import report_views as views
 from subliminal_dagster.science.toy.autoencoder import LEARNT
 from subliminal_dagster.science.toy.digits import digits_summary
 from subliminal_dagster.science.toy.report_views import EXPERIMENTS, best, cells, estimate, most_recovered, spoken
-from subliminal_dagster.science.toy.statements import NOTHING, per_seed
+from subliminal_dagster.science.toy.statements import NOTHING, NOTHING_ANYWHERE, per_seed
 from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -291,27 +291,31 @@ def _best_numbers(children: pd.DataFrame, post: str, density: float, numbers: li
 
 def _controls(study: ToyStudy, results: Results) -> Section:
     """Settings of the post's size with one thing changed."""
+    import pandas as pd
+
     post = study.settings[study.post]
     names = [name for name, own in study.settings.items() if name != study.post and own.features == post.features]
     found = _of_settings(results, [study.post, *names])
     nothing = [name for name in names if study.settings[name].predicts == "nothing"]
-    most = most_recovered(found)
-    most = most[most["setting"].isin(nothing)]
+    statements = pd.read_parquet(results.folder("summary") / "statements.parquet").set_index("statement")
     sentences = []
     for experiment in EXPERIMENTS:
-        rows = rows_where(most, experiment=experiment)
-        kept = rows["recovered_high"] < NOTHING
-        against = [f"{spoken(row['setting'])} recovers {_share(row)}" for _, row in rows[~kept].iterrows()]
-        if len(rows):
+        expected = {name: f"{experiment.capitalize()}, {name}: {NOTHING_ANYWHERE}." for name in nothing}
+        said = {name: statements.loc[text] for name, text in expected.items() if text in statements.index}
+        of = {
+            verdict: [f"{spoken(name)} {row['measured']}" for name, row in said.items() if row["verdict"] == verdict]
+            for verdict in ("detected", "inconclusive", "opposite")
+        }
+        if said:
+            each = [f"{verdict} for {listed(names)}" for verdict, names in of.items() if names]
             sentences.append(
-                f"{experiment.capitalize()} features: of {counted(len(rows), 'setting')} in which nothing is "
-                f"expected, {kept.sum()} {'recovers' if kept.sum() == 1 else 'recover'} less than {NOTHING:g}"
-                f"{'; ' if against else ''}{listed(against) if against else ''}."
+                f"{experiment.capitalize()} features: that nothing is recovered at any density, as is expected in "
+                f"{counted(len(said), 'setting')}, is {'; '.join(each)}."
             )
     return Section(
         *_CONTROLS,
         shows=" ".join(sentences) or "This study has no setting in which nothing is predicted.",
-        method=_settings_method(found, "of the post's size"),
+        method=_settings_method(found, "of the post's size") + " A sentence names the density that decides it.",
         made_from=("summary",),
         charts=(views.settings_chart(found, study.post),),
         tables=(
@@ -361,7 +365,7 @@ def _settings_method(found: pd.DataFrame, which: str) -> str:
     many = counted(int(seeds[0]), "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return (
         f"{counted(found['setting'].nunique(), 'setting')} {which}, {many} a cell; 95 % t intervals over seeds. Of "
-        "each setting the density (and number of auxiliary features) with the largest mean is named, which looks "
+        "each setting the density (and number of auxiliary features) with the largest mean is shown, which looks "
         "larger than it is; all are in the table."
     )
 

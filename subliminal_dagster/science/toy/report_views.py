@@ -85,9 +85,12 @@ def best(found: pd.DataFrame) -> pd.Series:
 
 
 def most_recovered(found: pd.DataFrame) -> pd.DataFrame:
-    """The cell of each setting and experiment in which most is recovered, settings in their order."""
+    """The cell of each setting and experiment in which most is recovered, settings in their order; one without an
+    interval only where none has one."""
     known = found.dropna(subset="recovered")
-    return known.loc[known.groupby(["experiment", "setting"], sort=False)["recovered"].idxmax()]
+    order = known.assign(sure=known["recovered_low"].notna()).sort_values(["sure", "recovered"], kind="stable")
+    most = order.groupby(["experiment", "setting"], sort=False).tail(1)
+    return known[known.index.isin(most.index)]
 
 
 def spoken(setting: str) -> str:
@@ -295,7 +298,7 @@ def recovery_chart(found: pd.DataFrame, study: ToyStudy, experiment: str) -> Cha
             f"{top['superposition']:.2f} features a dimension."
         )
     alt = (
-        f"{highest} Dotted: one feature a dimension. Negative: farther from the teacher than before training (below "
+        f"{highest} Dotted: one feature a dimension. Negative: farther from the teacher than a shrunken start (below "
         f"{_LOWEST:g} drawn there)."
     )
     title = f"What children recover against the teacher's superposition: {experiment} features."
@@ -426,9 +429,9 @@ def cells_table(found: pd.DataFrame, name: str, title: str) -> Table:
     if not frame["k"].any():
         frame = frame.drop(columns="k")
     note = (
-        "Features per dimension: the teacher's. Recovered: the share of the way from the child's start to the rows of "
-        "the teacher's W^T W that belong to features whose outputs the child was not trained on. Seeds: those whose "
-        "teacher learnt what is judged."
+        "Features per dimension: the teacher's. Recovered: the share of the way from the child's start, shrunken as "
+        "far as brings it nearest, to the rows of the teacher's W^T W that belong to features whose outputs the child "
+        "was not trained on. Seeds: those whose teacher learnt what is judged."
     )
     return Table(name, title, frame, note)
 

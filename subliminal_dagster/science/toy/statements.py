@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 NOTHING = 0.1
 """A share below this counts as nothing recovered, a difference of shares or norms below this as none."""
 
+NOTHING_ANYWHERE = "nothing is recovered at any density"
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -244,50 +246,54 @@ def setting_statements(
 ) -> list[Statement]:
     """Whether children of the settings other than the post's recover anything at any density.
 
-    What is predicted of a setting is `AutoencoderSettings.predicts`. Many densities are many chances: that something is
-    recovered at some needs an interval with Bonferroni's correction, that nothing is at any needs each one's own.
+    What is predicted of a setting is `AutoencoderSettings.predicts`. The figure is that of the density that decides.
     """
     found = []
     for setting, own in settings.items():
         for experiment in ("ablated", "auxiliary"):
             chosen = (children["setting"] == setting) & (children["experiment"] == experiment)
             cells = children[chosen & (setting != post)].groupby(["auxiliary", "density"])
-            shares = {cell: part.groupby("seed")["recovered"].mean().dropna() for cell, part in cells}
-            shares = {cell: values for cell, values in shares.items() if len(values) > 1}
+            by_seed = {
+                cast("tuple[int, float]", cell): part.groupby("seed")["recovered"].mean().dropna()
+                for cell, part in cells
+            }
+            shares = {cell: values for cell, values in by_seed.items() if len(values) > 1}
             if not shares:
                 continue
-            largest = max(shares, key=lambda cell: shares[cell].mean())
-            k, density = cast("tuple[int, float]", largest)
-            superposed = cells.get_group(largest)["teacher_superposition"].mean()
+            decides, said = _anywhere(shares, own.predicts)
+            k, density = decides
+            superposed = cells.get_group(decides)["teacher_superposition"].mean()
             posts = per_seed(children, post, experiment, density, "recovered", k)
-            place = (
-                f"share recovered, largest at 1-S = {density:g}{f' and k = {k}' if k else ''}, where the teacher has "
-                f"{superposed:.2f} features a dimension"
+            figure = (
+                f"share recovered at 1-S = {density:g}{f' and k = {k}' if k else ''}, which decides, where the teacher "
+                f"has {superposed:.2f} features a dimension"
                 + (f" and the setting {post} recovers {posts.mean():.3f}" if len(posts) else "")
             )
-            said = {"nothing": "nothing is recovered at any density", "recovery": "children recover here too"}
-            sentence = f"{experiment.capitalize()}, {setting}: {said[own.predicts]}."
-            rule = _anywhere(list(shares.values()), own.predicts)
-            found.append(_statement(sentence, place, shares[largest], rule, "control"))
+            some, none = ("opposite", "detected") if own.predicts == "nothing" else ("detected", "not detected")
+            words = (
+                f"{some} where any of {len(shares)} densities lies above {NOTHING:g}, corrected for their number, "
+                f"{none} where all lie below"
+            )
+            sentence = NOTHING_ANYWHERE if own.predicts == "nothing" else "children recover here too"
+            sentence = f"{experiment.capitalize()}, {setting}: {sentence}."
+            found.append(Statement(sentence, "control", f"{figure}: {words}", _measured(shares[decides]), said))
     return found
 
 
-def _anywhere(cells: list[pd.Series], predicts: str) -> Rule:
-    """Whether more than `NOTHING` is recovered in any of the cells, whatever the rule is given to judge."""
+def _anywhere(shares: Mapping[tuple[int, float], pd.Series], predicts: str) -> tuple[tuple[int, float], Verdict]:
+    """Whether more than `NOTHING` is recovered in any of the cells, and the cell that decides.
 
-    def judge(_: pd.Series) -> Verdict:
-        if any(t_interval(values, 1 - 0.05 / len(cells)).low > NOTHING for values in cells):
-            return "detected" if predicts == "recovery" else "opposite"
-        if all(t_interval(values).high < NOTHING for values in cells):
-            return "not detected" if predicts == "recovery" else "detected"
-        return "inconclusive"
-
-    some, none = ("detected", "not detected") if predicts == "recovery" else ("opposite", "detected")
-    return Rule(
-        judge,
-        f"{some} where any of {len(cells)} densities lies above {NOTHING:g}, corrected for their number, {none} where "
-        "all lie below",
-    )
+    Many densities are many chances: that something is recovered at some needs an interval with Bonferroni's
+    correction, that nothing is at any needs each one's own, the highest among them.
+    """
+    lows = {cell: t_interval(values, 1 - 0.05 / len(shares)).low for cell, values in shares.items()}
+    highs = {cell: t_interval(values).high for cell, values in shares.items()}
+    surest, highest = (max(ends, key=lambda cell: ends[cell]) for ends in (lows, highs))
+    if lows[surest] > NOTHING:
+        return surest, "detected" if predicts == "recovery" else "opposite"
+    if highs[highest] < NOTHING:
+        return highest, "not detected" if predicts == "recovery" else "detected"
+    return highest, "inconclusive"
 
 
 def changed_statements(children: pd.DataFrame, settings: Mapping[str, AutoencoderSettings]) -> list[Statement]:
@@ -394,6 +400,10 @@ def _statement(sentence: str, figure: str, values: pd.Series, rule: Rule, source
     criterion = f"{figure}: {rule.words}"
     if len(values) < 2:
         return Statement(sentence, source, criterion, "not tested", "not tested")
-    estimate = t_interval(values)
-    middle, low, high = (f"{round(x, 3) + 0.0:.3f}" for x in (estimate.mean, estimate.low, estimate.high))
-    return Statement(sentence, source, criterion, f"{middle} [{low}, {high}], {len(values)} seeds", rule.judge(values))
+    return Statement(sentence, source, criterion, _measured(values), rule.judge(values))
+
+
+def _measured(values: pd.Series) -> str:
+    found = t_interval(values)
+    middle, low, high = (f"{round(x, 3) + 0.0:.3f}" for x in (found.mean, found.low, found.high))
+    return f"{middle} [{low}, {high}], {len(values)} seeds"

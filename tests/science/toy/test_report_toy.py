@@ -285,11 +285,12 @@ def test_controls_that_recover_against_the_prediction_are_named(
     children = pd.read_parquet(results.folder("ablated_other_start") / "children.parquet")
     most = of_seeds(children[children["density"] == 0.01], "recovered")
     for said, experiment in zip(sentences(sections["toy-controls"]), ("ablated", "auxiliary"), strict=True):
-        # Of three settings two recover less than 0.1, and which is the other.
-        assert said.lower().startswith(experiment) and numbers(said)[:3] == [3, 2, 0.1]
-        assert "other start" in said and "no relu" not in said
-    assert numbers(sentences(sections["toy-controls"])[0])[3:] == written(*most)
-    assert [numbers(said) for said in sentences(empty["toy-controls"])] == [[3, 3, 0.1]] * 2
+        # Of three settings two recover nothing, and which is the other.
+        assert said.lower().startswith(experiment) and numbers(said)[0] == 3
+        nothing, other = said.split("opposite for")
+        assert "detected for unseen input" in nothing and "no relu" in nothing and "other start" in other
+    assert numbers(sentences(sections["toy-controls"])[0].split("other start")[1])[:3] == written(*most)
+    assert all("opposite" not in said and "detected for" in said for said in sentences(empty["toy-controls"]))
     settings = sections["toy-controls"].tables[0].frame.set_index("setting")
     assert settings.loc["other start", "differs from the post's in"] == "child init: other"
     assert settings.loc["post", "differs from the post's in"] == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -247,12 +248,32 @@ def test_orthogonal_features_do_not_interfere() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(MATRIX, MATRIX, st.integers(0, 2**31))
-def test_recovered_is_one_at_the_teacher_and_zero_at_the_start_in_any_basis(
-    teacher: np.ndarray, start: np.ndarray, seed: int
+@given(MATRIX, MATRIX, st.integers(0, 2**31), st.floats(0, 1))
+def test_recovered_is_one_at_the_teacher_and_none_at_the_start_however_shrunken_in_any_basis(
+    teacher: np.ndarray, start: np.ndarray, seed: int, shrunken: float
 ) -> None:
     assume(not np.array_equal(teacher, start))
     judged = np.arange(9) < 3
     turn = stats.ortho_group.rvs(4, random_state=seed).astype(np.float32)
     assert autoencoder.recovered(teacher, start, turn @ teacher, judged) == pytest.approx(1, abs=1e-4)
-    assert autoencoder.recovered(teacher, start, turn @ start, judged) == pytest.approx(0, abs=1e-3)
+    assert autoencoder.recovered(teacher, start, np.float32(shrunken) * turn @ start, judged) < 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(MATRIX, MATRIX)
+def test_recovered_is_zero_at_the_best_of_shrunken_starts(teacher: np.ndarray, start: np.ndarray) -> None:
+    assume(not np.array_equal(teacher, start))
+    judged = np.arange(9) < 3
+    shares = [
+        autoencoder.recovered(teacher, start, np.float32(by) * start, judged) for by in np.linspace(0, 1, 1001) ** 0.5
+    ]
+    assert max(shares) == pytest.approx(0, abs=1e-3)
+
+
+def test_half_of_the_way_is_what_is_left_of_the_distance() -> None:
+    """Teacher and start orthogonal: the best multiple of the start is none."""
+    teacher, start = np.eye(4, 9, dtype=np.float32), np.roll(np.eye(4, 9, dtype=np.float32), 4, axis=1)
+    judged = np.arange(9) < 4
+    for share in (0, 0.25, 1):
+        child = np.float32(math.sqrt(share)) * teacher
+        assert autoencoder.recovered(teacher, start, child, judged) == pytest.approx(1 - (1 - share) ** 2)

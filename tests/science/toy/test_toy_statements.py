@@ -123,6 +123,20 @@ def test_a_setting_is_judged_over_all_its_densities(predicts: str, recovered: fl
     assert said.measured.startswith(f"{table[table['density'] == 0.05]['recovered'].mean():.3f} ") or not recovered
 
 
+def test_the_density_that_decides_is_named() -> None:
+    """A sure recovery beats a larger one that no interval holds; where nothing is, the highest interval counts."""
+    rng = np.random.default_rng(0)
+    sure = children("other", lambda d: 0.5 * (d == 0.05), rng, 0.02)
+    wild = rng.normal(0.7, 1, SEEDS)
+    table = sure.assign(recovered=sure["recovered"].mask(sure["density"] == 0.3, np.resize(wild, len(sure))))
+    (said,) = statements.setting_statements(table, "post", {"other": setting()})
+    assert said.verdict == "detected" and "1-S = 0.05," in said.criterion
+    unsure = children("other", lambda _: 0.0, rng, 0.01)
+    unsure.loc[unsure["density"] == 0.3, "recovered"] = wild
+    (said,) = statements.setting_statements(unsure, "post", {"other": setting(predicts="nothing")})
+    assert said.verdict == "inconclusive" and "1-S = 0.3," in said.criterion
+
+
 @pytest.mark.parametrize(("predicts", "verdicts"), [("nothing", ("opposite", "detected")), ("recovery", ("detected",))])
 def test_many_densities_are_no_more_chances_to_find_something(predicts: str, verdicts: tuple[str, ...]) -> None:
     """At every density as much is recovered as still counts as nothing."""
