@@ -114,13 +114,13 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
     @asset(
         frame,
         STAGE,
-        reads=["post", *(f"settings.{name}.predicts" for name in study.settings)],
+        reads=["post", "settings"],
         deps=[*sweeps, "digits"],
         kinds={"pandas", "matplotlib"},
         gpu=False,
         description="What children recover against their teacher's superposition, in all settings; and what the post "
         "says, with controls, larger models and real data: each statement with its criterion, what was measured, and "
-        "whether it holds.",
+        "its verdict.",
     )
     def summary(work: Work[ToyStudy]) -> None:
         from subliminal_dagster.science.figures import png
@@ -132,7 +132,7 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
             children,
             _table(work, sweeps, "models", ["setting", "experiment", "density", "seed", "role", "superposition"]),
             study.post,
-            {name: settings.predicts for name, settings in study.settings.items()},
+            study.settings,
             *_digit_tables(work),
         )
         with work.writing() as folder:

@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 import pandas as pd
@@ -20,6 +20,7 @@ from subliminal_dagster.cli import main
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
+from subliminal_dagster.science.verdict import Verdict
 
 ASSETS = ["ablated_small", "auxiliary_small", "ablated_other", "auxiliary_large", "digits", "summary"]
 
@@ -54,7 +55,7 @@ def test_everything_is_there_and_shown(toys: StudyRun) -> None:
             assert shown["dagster/row_count"].value == len(pd.read_parquet(folder / "children.parquet"))
     summary = toys.store.read("tiny-toy", "summary").path
     said = pd.read_parquet(summary / "statements.parquet")
-    assert set(said["verdict"]) <= {"detected", "not detected", "not tested"}
+    assert set(said["verdict"]) <= set(get_args(Verdict))
     assert set(said["source"]) >= {"post", "control", "Hinton et al. 2015", "Cloud et al. 2025"}
     report = (summary / "report.md").read_text()
     assert all(statement in report for statement in said["statement"])
@@ -75,6 +76,8 @@ def test_nothing_is_left_to_do_and_a_repetition_gives_the_same(toys: StudyRun, t
         ({"settings__small__ablated": [0]}, {"ablated_small", "summary"}),
         ({"settings__small__auxiliary": [2]}, {"auxiliary_small", "summary"}),
         ({"settings__other__predicts": "recovery"}, {"summary"}),
+        ({"settings__other__batch_loss": "mean"}, {"ablated_other", "summary"}),
+        ({"settings__other__child_inputs": "trained"}, {"ablated_other", "summary"}),
         ({"digits__seeds": 3}, {"digits", "summary"}),
         ({"seed": 2}, set(ASSETS)),
     ],

@@ -17,6 +17,7 @@ FUSED_UP_TO = 20_000
 
 Density = Annotated[float, Field(gt=0, le=1)]
 Index = Annotated[int, Field(ge=0)]
+BatchLoss = Literal["sum", "mean"]
 
 
 class ToyTraining(Settings):
@@ -32,14 +33,17 @@ class AutoencoderSettings(Settings):
     """x' = ReLU(W^T W x + b) on sparse features, at several densities, and what a child recovers of its teacher.
 
     `features` n and `hidden` m give W the shape (m, n). A feature is active with probability `densities` = 1 - S. The
-    loss weighs feature i with `importance` ** (20 i / n), the post's weights at n = 20. `ablated` features are each
-    left out of the loss of a child of its own; with `auxiliary` = k the teacher gets k features more, left out of its
-    loss, and the child learns those alone, weighed alike or with the importances of features n to n + k - 1
-    (`auxiliary_weights`). `init_norm` is the norm of a feature's column of W before training, root mean square;
-    Glorot's is sqrt(2 m / (n + m)). `interference_penalty` adds that multiple of the sum over i != j of
-    (W_i . W_j)^2 to the teacher's loss, and to the child's where `penalise_child`. `child_init` says whether the child
-    starts from the teacher's W or from another. `predicts` is what the post's account, that superposition causes
-    subliminal learning, predicts of the children at some density.
+    loss weighs feature i with `importance` ** (20 i / n), the post's weights at n = 20, and is the mean over features,
+    summed over a batch or averaged (`batch_loss`). `ablated` features are each left out of the loss of a child of its
+    own; with `auxiliary` = k the teacher gets k features more, left out of its loss, and the child learns those alone,
+    weighed with the importances of features n to n + k - 1 or alike (`auxiliary_weights`). `init_norm` is the norm of a
+    feature's column of W before training, root mean square; Xavier's is sqrt(2 m / (n + m)).
+    `interference_penalty` adds that multiple of the sum over i != j of (W_i . W_j)^2 to each row's loss of the teacher,
+    and of the child where `penalise_child`. `child_init` says whether the child starts from the teacher's W or from
+    another; `child_inputs` whether its input has all features, or only those whose outputs it is trained on.
+    `equal_activations`: the batch size is the densest density's and grows as features are less often active, so that
+    each is active as often in training at every density. `predicts` is what is expected of the children at some
+    density: by the post's account, that superposition causes subliminal learning, or because nothing could teach them.
     """
 
     features: int = Field(default=20, ge=2)
@@ -49,12 +53,15 @@ class AutoencoderSettings(Settings):
     seeds: int = Field(default=5, ge=2)
     ablated: tuple[Index, ...] = ()
     auxiliary: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    auxiliary_weights: Literal["equal", "importance"] = "equal"
+    auxiliary_weights: Literal["importance", "equal"] = "importance"
+    batch_loss: BatchLoss = "sum"
     relu: bool = True
     interference_penalty: float = Field(default=0.0, ge=0)
     penalise_child: bool = False
-    init_norm: float = Field(default=0.1, gt=0)
+    init_norm: Literal["xavier"] | Annotated[float, Field(gt=0)] = "xavier"
     child_init: Literal["same", "other"] = "same"
+    child_inputs: Literal["all", "trained"] = "all"
+    equal_activations: bool = False
     predicts: Literal["recovery", "nothing"] = "recovery"
     training: ToyTraining = ToyTraining()
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science.settings.toy import ToyTraining
+from subliminal_dagster.science.settings.toy import BatchLoss, ToyTraining
 
 Floats = NDArray[np.float32]
 
@@ -89,9 +90,10 @@ class Draws:
 class Lesson:
     """What a stack of models is trained on.
 
-    `target` None: the models reproduce their input; else the outputs of that one model. `loss_weights` (models, n)
-    weigh the squared error of every output; the loss is its mean over rows and outputs, plus `penalty` times the sum
-    over i != j of (W_i . W_j)^2.
+    `target` None: the models reproduce their input; else the outputs of that one model for the whole input. A row's
+    loss is the mean over outputs of the squared error, weighed with `loss_weights` (models, n), plus `penalty` times
+    the sum over i != j of (W_i . W_j)^2. The loss of a batch is their sum, as published, or their mean (`batch_loss`).
+    `inputs` (models, n) multiply what each model sees of a row, 1 or 0; None: it sees all.
     """
 
     draws: Draws
@@ -100,6 +102,13 @@ class Lesson:
     relu: bool
     penalty: float
     training: ToyTraining
+    inputs: Floats | None = None
+    batch_loss: BatchLoss = "sum"
+
+    @property
+    def rows(self) -> int:
+        """The number of rows the loss counts: the batch where it is summed, 1 where it is averaged."""
+        return self.draws.batch_size if self.batch_loss == "sum" else 1
 
 
 @dataclass(frozen=True)
@@ -123,8 +132,13 @@ def importances(features: int, base: float, of: int) -> Floats:
     return (base ** (20 * np.arange(features) / of)).astype(np.float32)
 
 
-def initial(key: tuple[int, ...], features: int, hidden: int, norm: float) -> Weights:
-    """One untrained model: W normal, its columns of root mean square norm `norm`; b zero."""
+def initial(key: tuple[int, ...], features: int, hidden: int, norm: float | Literal["xavier"]) -> Weights:
+    """One untrained model: W normal, its columns of root mean square norm `norm`; b zero.
+
+    "xavier": the norm of Glorot & Bengio (2010), whose numbers have the variance 2 / (hidden + features).
+    """
+    if norm == "xavier":
+        norm = math.sqrt(2 * hidden / (hidden + features))
     w = np.random.default_rng([*key]).normal(scale=norm / math.sqrt(hidden), size=(1, hidden, features))
     return Weights(w.astype(np.float32), np.zeros((1, features), np.float32))
 
@@ -153,15 +167,20 @@ def interference(w: Floats) -> NDArray[np.float64]:
 
 
 def recovered(teacher: Floats, start: Floats, child: Floats, judged: NDArray[np.bool_]) -> float:
-    """The share of the way from `start` to `teacher` that the child has gone, in W^T W restricted to `judged` rows.
+    """The share of the way from a shrunken `start` to `teacher` that the child has gone, in W^T W restricted to
+    `judged` rows.
 
-    1 - ||G_child - G_teacher||^2 / ||G_start - G_teacher||^2 over the rows of the judged features: 1 is the teacher's
-    geometry, 0 no nearer to it than before training, negative is farther. W^T W is blind to a rotation of the hidden
-    space, which W itself is not, so a child from another initialisation is judged fairly. W has shape (m, n).
+    1 - ||G_child - G_teacher||^2 / min ||a G_start - G_teacher||^2 over a from 0 to 1, in the rows of the judged
+    features: 1 is the teacher's geometry, 0 no nearer to it than the child's own start, shrunken as far as helps,
+    negative is farther. A start that only shrinks, as by weight decay, comes nearer to any teacher and has learnt
+    nothing of it. W^T W is blind to a rotation of the hidden space, which W itself is not, so a child from another
+    initialisation is judged fairly. W has shape (m, n).
     """
 
     def rows(w: Floats) -> NDArray[np.float64]:
         return w.astype(np.float64)[:, judged].T @ w
 
-    goal = rows(teacher)
-    return float(1 - np.square(rows(child) - goal).sum() / np.square(rows(start) - goal).sum())
+    goal, began = rows(teacher), rows(start)
+    scale = (goal * began).sum() / max(np.square(began).sum(), np.finfo(np.float64).tiny)
+    nearest = np.clip(scale, 0, 1) * began
+    return float(1 - np.square(rows(child) - goal).sum() / np.square(nearest - goal).sum())

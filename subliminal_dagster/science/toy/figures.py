@@ -29,14 +29,39 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind can tell apart, with a marker each.
 _STYLES = list(
     zip(
-        ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777"] * 2,
-        ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p", "d", "8", "H", "."],
+        ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777"] * 3,
+        [
+            "o",
+            "s",
+            "^",
+            "D",
+            "v",
+            "P",
+            "X",
+            "*",
+            "<",
+            ">",
+            "h",
+            "p",
+            "d",
+            "8",
+            "H",
+            ".",
+            "1",
+            "2",
+            "3",
+            "4",
+            "+",
+            "x",
+            "|",
+            "_",
+        ],
         strict=True,
     )
 )
 _SHOWN_FEATURES = 40
 _LOWEST = -0.5
-RECOVERED = "recovered: the share of the way from the child's start to the teacher's $W^TW$"
+RECOVERED = "recovered: the share of the way from the child's start, shrunken as far as helps, to the teacher's $W^TW$"
 
 
 def sweep_figures(sweep: Sweep) -> dict[str, Figure]:
@@ -86,11 +111,11 @@ def auxiliary_figure(children: pd.DataFrame) -> Figure:
         _curve(left, part, "norm_ratio", colour, marker, f"k = {k:g}")
         _curve(left, part, "start_ratio", colour, "", f"k = {k:g}, before training", "--")
         _curve(right, part, "recovered", colour, marker, f"k = {k:g}")
-    left.set_ylabel("norm of learnt features, child / teacher")
+    left.set(ylabel="norm of learnt features, child / teacher", ylim=(0, None))
     _recovered_axis(right)
-    for axes in (left, right):
+    for axes, columns in ((left, 2), (right, 1)):
         _density_axis(axes, children)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize=8, ncols=columns)
     return figure
 
 
@@ -178,13 +203,14 @@ def summary_figure(children: pd.DataFrame) -> Figure:
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, marker: str, label: str, line: str = "-") -> None:
-    """The mean over seeds at every density, with its interval as a band."""
+    """The mean over seeds at every density, with its interval as a band; a dashed line, which is a start, has none."""
     points = []
     for density, part in rows.groupby("density"):
         points.append((density, *_interval(part.groupby("seed")[column].mean())))
     x, middle, low, high = np.array(points, dtype=float).T
     axes.plot(x, middle, line, color=colour, marker=marker, markersize=4, label=label)
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if line == "-":
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _interval(values: pd.Series) -> tuple[float, float, float]:
@@ -226,12 +252,17 @@ def _draw_geometry(axes: Axes, model: pd.Series) -> Any:
     if auxiliary:
         axes.axvline(len(keep) - auxiliary - 0.5, color="#009E73", linewidth=0.8)
         axes.axhline(len(keep) - auxiliary - 0.5, color="#009E73", linewidth=0.8)
+    axes.set(xticks=range(0, len(keep) + 1, 5), yticks=range(0, len(keep), 5))
     axes.tick_params(labelsize=6)
     return drawn
 
 
 def _without(model: pd.Series, feature: int | None) -> str:
-    return f" without feature {feature}" if feature is not None else f" on {model['auxiliary']} auxiliary features"
+    return (
+        f" without the output of feature {feature}"
+        if feature is not None
+        else f" on {model['auxiliary']} auxiliary features"
+    )
 
 
 def _title(rows: pd.DataFrame) -> str:

@@ -31,6 +31,7 @@ def train(lesson: Lesson, start: Weights) -> tuple[Weights, History]:
     first, second = _like(w, b), _like(w, b)
     loss = np.zeros(start.models)
     target = lesson.target or Weights(np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.float32))
+    inputs = np.zeros((1, 1), np.float32) if lesson.inputs is None else lesson.inputs
     recorded = set(recorded_steps(lesson.training.steps))
     steps, losses, columns = [], [], []
     done = 0
@@ -42,9 +43,12 @@ def train(lesson: Lesson, start: Weights) -> tuple[Weights, History]:
             lesson.target is not None,
             target.w[0],
             target.b[0],
+            lesson.inputs is not None,
+            inputs,
             lesson.loss_weights,
             lesson.relu,
-            np.float32(lesson.penalty),
+            np.float32(2 * lesson.rows / (lesson.draws.batch_size * lesson.draws.features)),
+            np.float32(lesson.rows * lesson.penalty),
             w,
             b,
             gradients,
@@ -151,8 +155,11 @@ def _train_chunk(
     has_target: bool,
     target_w: Any,
     target_b: Any,
+    has_inputs: bool,
+    inputs: Any,
     loss_weights: Any,
     relu: bool,
+    share: Any,
     penalty: Any,
     w: Any,
     b: Any,
@@ -164,10 +171,14 @@ def _train_chunk(
     rate: float,
     decay: float,
 ) -> None:
-    """One step for every batch of `draws` (steps, n, rows), in place; `loss` (models,) becomes the last step's."""
+    """One step for every batch of `draws` (steps, n, rows), in place; `loss` (models,) becomes the last step's.
+
+    share: what the gradient of an output's squared error, halved, is multiplied with.
+    """
     models, hidden, features = w.shape
     batch = draws.shape[2]
     rows = np.empty((features, _BLOCK), np.float32)
+    partial = np.empty((features, _BLOCK), np.float32)
     goal = np.empty((features, _BLOCK), np.float32)
     error = np.empty((features, _BLOCK), np.float32)
     code = np.empty((hidden, _BLOCK), np.float32)
@@ -176,7 +187,6 @@ def _train_chunk(
     transposed = np.empty((models, features, hidden), np.float32)
     target_transposed = np.ascontiguousarray(target_w.T)
     gradient_w, gradient_b = gradients
-    share = np.float32(2 / (batch * features))
     for step in range(len(draws)):
         gradient_w[:] = 0
         gradient_b[:] = 0
@@ -200,7 +210,12 @@ def _train_chunk(
             else:
                 goal[:] = rows
             for model in range(models):
-                _weighted_sums(w[model], rows, nothing, code, count)
+                seen = rows
+                if has_inputs:
+                    seen = partial
+                    for i in range(features):
+                        partial[i] = inputs[model, i] * rows[i]
+                _weighted_sums(w[model], seen, nothing, code, count)
                 _weighted_sums(transposed[model], code, b[model], error, count)
                 for i in range(features):
                     line, wanted, weight = error[i], goal[i], share * loss_weights[model, i]
@@ -216,7 +231,7 @@ def _train_chunk(
                     gradient_b[model, i] += total
                     loss[model] += squares * weight / 2
                 _weighted_sums(w[model], error, nothing, back, count)
-                _add_products(code, error, back, rows, gradient_w[model], count)
+                _add_products(code, error, back, seen, gradient_w[model], count)
         for model in range(models):
             if penalty > 0:
                 loss[model] += _add_penalty(w[model], penalty, gradient_w[model])

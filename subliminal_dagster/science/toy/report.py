@@ -27,7 +27,7 @@ from subliminal_dagster.science.toy import report_views as views
 from subliminal_dagster.science.toy.autoencoder import LEARNT
 from subliminal_dagster.science.toy.digits import digits_summary
 from subliminal_dagster.science.toy.report_views import EXPERIMENTS, best, cells, estimate, most_recovered, spoken
-from subliminal_dagster.science.toy.statements import NOTHING, per_seed
+from subliminal_dagster.science.toy.statements import NOTHING, NOTHING_ANYWHERE, per_seed
 from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def _statements(study: ToyStudy, results: Results) -> Section:
     statements = pd.read_parquet(folder / "statements.parquet")
     found = cells(pd.read_parquet(folder / "children.parquet"))
     counts = rows_where(statements, source="post")["verdict"].value_counts()
-    plural = {"detected": "hold", "not detected": "do not hold", "not tested": "were not measured"}
-    said = [f"{number} {plural[str(verdict)]}" for verdict, number in counts.items()]
+    said = [f"{number} {'is' if number == 1 else 'are'} {verdict}" for verdict, number in counts.items()]
     sentences = [f"Of the post's {counts.sum()} statements {listed(said)}."]
     for experiment in EXPERIMENTS:
         rows = rows_where(found, experiment=experiment).dropna(subset="recovered_low")
@@ -84,14 +83,15 @@ def _statements(study: ToyStudy, results: Results) -> Section:
             "whose": "source",
             "verdict": "verdict",
             "measured": "measured",
-            "holds if": "criterion",
+            "criterion": "criterion",
         },
     )
     return Section(
         *_STATEMENTS,
         shows=" ".join(sentences),
         method=(
-            "Each statement's criterion was fixed beforehand; it holds where the 95 % t interval over seeds meets it. "
+            "Each statement's criterion was fixed beforehand, and the whole 95 % t interval over seeds has to meet "
+            "it; a seed is a training of its own. "
             f"Without superposition: at most {1 + NOTHING:g} features per dimension in the teacher. A cell is a "
             "setting, number of auxiliary features and density; the largest of many looks larger than it is."
         ),
@@ -108,12 +108,15 @@ def _claim(row: Any) -> Claim:
     prefix, source = whose.get(row.source, (f"{row.source}. ", "another paper"))
     return Claim(
         f"{prefix}{row.statement}",
-        cast("Verdict", "not tested" if row.verdict == "not tested" else row.verdict),
+        cast("Verdict", row.verdict),
         f"{row.measured}; criterion: {row.criterion}.",
         source,
-        f"Holds if {row.criterion}; else it does not hold. This was fixed beforehand, and is judged by the 95 % "
-        "interval over seeds unless it speaks of the mean.",
+        f"By the whole 95 % interval over seeds. {_upper(row.criterion)}; else inconclusive. Fixed beforehand.",
     )
+
+
+def _upper(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _growth(study: ToyStudy, results: Results) -> Section:
@@ -170,14 +173,23 @@ def _ablated(study: ToyStudy, results: Results) -> Section:
     asset = f"ablated_{study.post}"
     children, models, found = _of_post(results, asset)
     densest, most, sparsest = found.iloc[0], best(found), found.iloc[-1]
+    blind = next((name for name, own in study.settings.items() if own.child_inputs == "trained" and own.ablated), None)
+    without = _of_settings(results, [blind]) if blind else None
     shows = [
         f"At {densest['superposition']:.2f} features per dimension (1-S = {densest['density']:g}) the child's norm of "
-        f"the feature it never sees is {_ratio(densest)} of the teacher's; where most of the teacher's geometry is "
+        f"the feature left out of its loss is {_ratio(densest)} of the teacher's (before training "
+        f"{densest['start_ratio']:.2f}); where most of the teacher's geometry is "
         f"recovered (1-S = {most['density']:g}, {most['superposition']:.2f} features per dimension) it is "
         f"{_ratio(most)}, with {_share(most)} recovered."
     ]
     if sparsest["recovered_high"] < most["recovered_low"]:
         shows.append(f"Sparser still, recovery falls again: {_share(sparsest)} at 1-S = {sparsest['density']:g}.")
+    if without is not None:
+        unseen = best(rows_where(without, experiment="ablated"))
+        shows.append(
+            f"Where the feature is zero in the child's input too, so that its column of W gets no gradient, at most "
+            f"{_share(unseen)} is recovered (1-S = {unseen['density']:g})."
+        )
     sparsity = published("toy", "ablated_full_reconstruction_at_sparsity")
     what = f"norm of the ablated feature, child / teacher, at sparsity {sparsity:g}"
     where = "toy models, ablated features (no other norm than the teacher's)"
@@ -188,10 +200,12 @@ def _ablated(study: ToyStudy, results: Results) -> Section:
         method=(
             f"{counted(int(densest['seeds']), 'teacher')} a density, each with "
             f"{counted(children['ablated'].nunique(), 'child', 'children')}, one a feature; averaged over features, "
-            "then 95 % t intervals over seeds. Control: the child before training."
+            "then 95 % t intervals over seeds. The feature stays in the child's input: only its output is left out of "
+            "the loss. Controls: the child before training"
+            + (", and one whose input lacks the feature." if blind else ".")
         ),
-        made_from=(asset,),
-        charts=(*views.ablated_charts(found), views.geometry_chart(models, found, "toy-ablated-geometry")),
+        made_from=(asset, "summary") if blind else (asset,),
+        charts=(*views.ablated_charts(found, without), views.geometry_chart(models, found, "toy-ablated-geometry")),
         tables=(views.cells_table(found, "toy-ablated", "Children by density"),),
         compared=tuple(_compared_norm(what, where, 1.0, row) for _, row in there.iterrows()),
     )
@@ -210,8 +224,10 @@ def _auxiliary(study: ToyStudy, results: Results) -> Section:
     rivals = listed([f"k = {k}" for k in equal if k != top])
     shows = (
         f"At 1-S = {sparse:g} children that learnt auxiliary features alone have {listed(ratios)} of the teacher's "
-        f"norms of features they never saw (before training {sparsest['start_ratio'].mean():.2f}), and recover up to "
-        f"{_share(best(sparsest))} of their geometry; without sparsity {_share(best(dense))}. k = {top} does "
+        "norms of features whose outputs they did not learn (before training "
+        f"{sparsest['start_ratio'].mean():.2f}), "
+        f"and recover up to {_share(best(sparsest))} of their geometry; without sparsity "
+        f"{_share(best(dense))}. k = {top} does "
         + (f"best, but cannot be told from {rivals}." if rivals else "better than every other.")
     )
     compared = [
@@ -232,7 +248,8 @@ def _auxiliary(study: ToyStudy, results: Results) -> Section:
         shows=shows,
         method=(
             f"{counted(int(dense['seeds'].max()), 'teacher')} and as many children a density and number k of auxiliary "
-            "features; features the teacher learnt, 95 % t intervals over seeds. Control: the child before training."
+            "features; features the teacher learnt, 95 % t intervals over seeds. Those features stay in the child's "
+            "input: only their outputs are left out of its loss. Control: the child before training."
         ),
         made_from=(asset,),
         charts=(*views.auxiliary_charts(found), views.geometry_chart(models, found, "toy-auxiliary-geometry")),
@@ -274,27 +291,31 @@ def _best_numbers(children: pd.DataFrame, post: str, density: float, numbers: li
 
 def _controls(study: ToyStudy, results: Results) -> Section:
     """Settings of the post's size with one thing changed."""
+    import pandas as pd
+
     post = study.settings[study.post]
     names = [name for name, own in study.settings.items() if name != study.post and own.features == post.features]
     found = _of_settings(results, [study.post, *names])
     nothing = [name for name in names if study.settings[name].predicts == "nothing"]
-    most = most_recovered(found)
-    most = most[most["setting"].isin(nothing)]
+    statements = pd.read_parquet(results.folder("summary") / "statements.parquet").set_index("statement")
     sentences = []
     for experiment in EXPERIMENTS:
-        rows = rows_where(most, experiment=experiment)
-        kept = rows["recovered_high"] < NOTHING
-        against = [f"{spoken(row['setting'])} recovers {_share(row)}" for _, row in rows[~kept].iterrows()]
-        if len(rows):
+        expected = {name: f"{experiment.capitalize()}, {name}: {NOTHING_ANYWHERE}." for name in nothing}
+        said = {name: statements.loc[text] for name, text in expected.items() if text in statements.index}
+        of = {
+            verdict: [f"{spoken(name)} {row['measured']}" for name, row in said.items() if row["verdict"] == verdict]
+            for verdict in ("detected", "inconclusive", "opposite")
+        }
+        if said:
+            each = [f"{verdict} for {listed(names)}" for verdict, names in of.items() if names]
             sentences.append(
-                f"{experiment.capitalize()} features: of {counted(len(rows), 'setting')} in which the post's account "
-                f"predicts nothing, {kept.sum()} {'recovers' if kept.sum() == 1 else 'recover'} less than {NOTHING:g}"
-                f"{'; ' if against else ''}{listed(against) if against else ''}."
+                f"{experiment.capitalize()} features: that nothing is recovered at any density, as is expected in "
+                f"{counted(len(said), 'setting')}, is {'; '.join(each)}."
             )
     return Section(
         *_CONTROLS,
         shows=" ".join(sentences) or "This study has no setting in which nothing is predicted.",
-        method=_settings_method(found, "of the post's size"),
+        method=_settings_method(found, "of the post's size") + " A sentence names the density that decides it.",
         made_from=("summary",),
         charts=(views.settings_chart(found, study.post),),
         tables=(
@@ -344,7 +365,7 @@ def _settings_method(found: pd.DataFrame, which: str) -> str:
     many = counted(int(seeds[0]), "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return (
         f"{counted(found['setting'].nunique(), 'setting')} {which}, {many} a cell; 95 % t intervals over seeds. Of "
-        "each setting the density (and number of auxiliary features) with the largest mean is named, which looks "
+        "each setting the density (and number of auxiliary features) with the largest mean is shown, which looks "
         "larger than it is; all are in the table."
     )
 

@@ -85,9 +85,12 @@ def best(found: pd.DataFrame) -> pd.Series:
 
 
 def most_recovered(found: pd.DataFrame) -> pd.DataFrame:
-    """The cell of each setting and experiment in which most is recovered, settings in their order."""
+    """The cell of each setting and experiment in which most is recovered, settings in their order; one without an
+    interval only where none has one."""
     known = found.dropna(subset="recovered")
-    return known.loc[known.groupby(["experiment", "setting"], sort=False)["recovered"].idxmax()]
+    order = known.assign(sure=known["recovered_low"].notna()).sort_values(["sure", "recovered"], kind="stable")
+    most = order.groupby(["experiment", "setting"], sort=False).tail(1)
+    return known[known.index.isin(most.index)]
 
 
 def spoken(setting: str) -> str:
@@ -129,20 +132,30 @@ def _measure_line(
     _line(figure, renamed.dropna(subset="mean"), name, colour, dash)
 
 
-def ablated_charts(found: pd.DataFrame) -> list[Chart]:
-    """Norms of the ablated feature, and what of its geometry is recovered."""
+def ablated_charts(found: pd.DataFrame, without: pd.DataFrame | None) -> list[Chart]:
+    """Norms of the ablated feature, and what of its geometry is recovered.
+
+    found: `cells` of the children. without: of those whose input lacks the feature, where there are any.
+    """
     norm = _density_figure("norm of the ablated feature").update_yaxes(rangemode="tozero")
     _measure_line(norm, found, "teacher_norm", "teacher", BLUE)
     _measure_line(norm, found, "child_norm", "child", VERMILION)
     _measure_line(norm, found, "start_norm", "child before training", GREY, "dash")
     recovered = _density_figure("share recovered")
     _measure_line(recovered, found, "recovered", "child", VERMILION)
-    recovered.update_traces(showlegend=False)
+    if without is not None:
+        _measure_line(
+            recovered, rows_where(without, experiment="ablated"), "recovered", "input without it", BLUE, "dot"
+        )
+    recovered.update_traces(showlegend=without is not None)
     known = found.dropna(subset="recovered")
     at = (known["density"].max(), best(known)["density"], known["density"].min())
     shown = records(known[known["density"].isin(at)])
     norms = [f"{row['child_norm']:.2f} of {row['teacher_norm']:.2f} at {row['density']:g}" for row in shown]
     shares = [f"{_two(row['recovered'])} at {row['density']:g}" for row in shown]
+    if without is not None:
+        most = best(rows_where(without, experiment="ablated"))
+        shares.append(f"with the feature zero in the child's input at most {_two(most['recovered'])}")
     return [
         Chart(
             "toy-ablated-norm",
@@ -176,7 +189,7 @@ def auxiliary_charts(found: pd.DataFrame) -> list[Chart]:
     return [
         Chart(
             "toy-auxiliary-ratio",
-            "Norms of the features the teacher learnt, in a child that saw auxiliary ones alone.",
+            "Norms of the features the teacher learnt, in a child trained on auxiliary ones alone.",
             ratio,
             f"At 1-S = {sparse}: {', '.join(ratios)}. {_BANDS}",
         ),
@@ -285,7 +298,7 @@ def recovery_chart(found: pd.DataFrame, study: ToyStudy, experiment: str) -> Cha
             f"{top['superposition']:.2f} features a dimension."
         )
     alt = (
-        f"{highest} Dotted: one feature a dimension. Negative: farther from the teacher than before training (below "
+        f"{highest} Dotted: one feature a dimension. Negative: farther from the teacher than a shrunken start (below "
         f"{_LOWEST:g} drawn there)."
     )
     title = f"What children recover against the teacher's superposition: {experiment} features."
@@ -416,8 +429,9 @@ def cells_table(found: pd.DataFrame, name: str, title: str) -> Table:
     if not frame["k"].any():
         frame = frame.drop(columns="k")
     note = (
-        "Features per dimension: the teacher's. Recovered: the share of the way from the child's start to the rows of "
-        "the teacher's W^T W that belong to what the child never saw. Seeds: those whose teacher learnt what is judged."
+        "Features per dimension: the teacher's. Recovered: the share of the way from the child's start, shrunken as "
+        "far as brings it nearest, to the rows of the teacher's W^T W that belong to features whose outputs the child "
+        "was not trained on. Seeds: those whose teacher learnt what is judged."
     )
     return Table(name, title, frame, note)
 
@@ -433,7 +447,7 @@ def settings_table(study: ToyStudy, names: Sequence[str], name: str) -> Table:
             "features": (own := study.settings[setting]).features,
             "dimensions": own.hidden,
             "differs from the post's in": _differences(own, post),
-            "the post's account predicts": own.predicts,
+            "predicted": own.predicts,
         }
         for setting in names
     ]

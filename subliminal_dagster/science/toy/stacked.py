@@ -22,6 +22,7 @@ def train(lesson: Lesson, start: Weights, device: str = "cpu", dtype: torch.dtyp
     w = torch.tensor(start.w, device=device, dtype=dtype, requires_grad=True)
     b = torch.tensor(start.b, device=device, dtype=dtype, requires_grad=True)
     loss_weights = torch.tensor(lesson.loss_weights, device=device, dtype=dtype)
+    inputs = None if lesson.inputs is None else torch.tensor(lesson.inputs, device=device, dtype=dtype)
     target = None
     if lesson.target is not None:
         target = (
@@ -40,12 +41,13 @@ def train(lesson: Lesson, start: Weights, device: str = "cpu", dtype: torch.dtyp
             rows = torch.from_numpy(np.ascontiguousarray(lesson.draws.values(chosen).T)).to(device, dtype)
             with torch.no_grad():
                 goal = rows if target is None else _outputs(*target, rows, lesson.relu)[0]
-            misses = (_outputs(w, b, rows, lesson.relu) - goal).square()
+            seen = rows if inputs is None else inputs[:, None] * rows
+            misses = (_outputs(w, b, seen, lesson.relu) - goal).square()
             if counts is not None:
                 misses = misses * torch.from_numpy(counts)[:, None]
-            loss = (misses.sum(dim=1) * loss_weights).sum(dim=1) / (draws.shape[0] * draws.shape[1])
+            loss = (misses.sum(dim=1) * loss_weights).sum(dim=1) * lesson.rows / draws.size
             if lesson.penalty:
-                loss = loss + lesson.penalty * _overlaps(w)
+                loss = loss + lesson.rows * lesson.penalty * _overlaps(w)
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
@@ -63,7 +65,7 @@ Draws32 = NDArray[np.uint32]
 
 
 def _outputs(w: Tensor, b: Tensor, rows: Tensor, relu: bool) -> Tensor:
-    """x' of every model for `rows` (rows, n): (models, rows, n)."""
+    """x' of every model for `rows`, (rows, n) or (models, rows, n): (models, rows, n)."""
     outputs = torch.baddbmm(b[:, None], rows @ w.mT, w)
     return outputs.relu() if relu else outputs
 

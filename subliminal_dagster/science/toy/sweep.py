@@ -144,9 +144,13 @@ def train_unit(settings: AutoencoderSettings, unit: Unit, seed: int, device: str
     weights = importances(features, settings.importance, settings.features)
     real = np.arange(features) < settings.features
 
-    def lesson(role: int, target: Weights | None, loss_weights: Floats, penalty: float) -> Lesson:
-        draws = Draws((seed, unit.seed, features, role), unit.density, features, settings.training.batch_size)
-        return Lesson(draws, target, loss_weights, settings.relu, penalty, settings.training)
+    def lesson(
+        role: int, target: Weights | None, loss_weights: Floats, penalty: float, inputs: Floats | None = None
+    ) -> Lesson:
+        draws = Draws((seed, unit.seed, features, role), unit.density, features, _batch_size(settings, unit.density))
+        return Lesson(
+            draws, target, loss_weights, settings.relu, penalty, settings.training, inputs, settings.batch_loss
+        )
 
     untrained = [
         initial((seed, unit.seed, features, number), features, settings.hidden, settings.init_norm) for number in (0, 1)
@@ -160,8 +164,16 @@ def train_unit(settings: AutoencoderSettings, unit: Unit, seed: int, device: str
         child_weights = (~real * (weights if settings.auxiliary_weights == "importance" else 1))[None]
     start = untrained[0 if settings.child_init == "same" else 1].stacked(len(child_weights))
     penalty = settings.interference_penalty if settings.penalise_child else 0.0
-    children, learning = _train(lesson(1, teacher, child_weights.astype(np.float32), penalty), start, settings, device)
+    inputs = (child_weights > 0).astype(np.float32) if settings.child_inputs == "trained" else None
+    children, learning = _train(
+        lesson(1, teacher, child_weights.astype(np.float32), penalty, inputs), start, settings, device
+    )
     return Trained(_both(untrained[0], start), _both(teacher, children), (teaching, learning))
+
+
+def _batch_size(settings: AutoencoderSettings, density: float) -> int:
+    size = settings.training.batch_size
+    return round(size * max(settings.densities) / density) if settings.equal_activations else size
 
 
 def _train(lesson: Lesson, start: Weights, settings: AutoencoderSettings, device: str) -> tuple[Weights, History]:

@@ -20,7 +20,7 @@ from subliminal_dagster.science.toy.statements import all_statements
 
 SEEDS = 4
 DENSITIES = (1.0, 0.1, 0.01, 0.001)
-SETTINGS = ("post", "other_start", "no_relu", "n400", "n400_sparser")
+SETTINGS = ("post", "unseen_input", "other_start", "no_relu", "mean_loss", "n400", "n400_sparser")
 
 Recovered = Callable[[str, str, int, float], float]
 
@@ -33,8 +33,8 @@ def study() -> ToyStudy:
 
 
 def as_the_post(setting: str, experiment: str, k: int, density: float) -> float:
-    """Nothing when dense or without ReLU; ten auxiliary features do best; most at 1-S = 0.01."""
-    if density == 1 or setting == "no_relu":
+    """Nothing when dense, blind or without ReLU; ten auxiliary features do best; most at 1-S = 0.01."""
+    if density == 1 or setting in ("unseen_input", "no_relu"):
         return 0.0
     return {0.1: 0.5, 0.01: 0.95, 0.001: 0.4, 0.0001: 0.3}[density] * (0.5 + 0.05 * k if k else 1)
 
@@ -83,9 +83,9 @@ def write(root: Path, study: ToyStudy, recovered: Recovered, *, grows: bool = Tr
         (root / name).mkdir()
     missing.to_parquet(root / "digits" / "missing_digit.parquet", index=False)
     auxiliary.to_parquet(root / "digits" / "auxiliary_logits.parquet", index=False)
-    predicted = {name: study.settings[name].predicts for name in SETTINGS}
+    own = {name: study.settings[name] for name in SETTINGS}
     children = pd.concat(every_child, ignore_index=True)
-    found = all_statements(children, pd.concat(every_model), study.post, predicted, missing, auxiliary)
+    found = all_statements(children, pd.concat(every_model), study.post, own, missing, auxiliary)
     children.to_parquet(root / "summary" / "children.parquet", index=False)
     found.to_parquet(root / "summary" / "statements.parquet", index=False)
     return Results(folders, {("digits", None): "it is being made"})
@@ -197,12 +197,12 @@ def test_every_statement_is_a_claim_with_its_verdict_and_criterion(
 ) -> None:
     statements = pd.read_parquet(results.folder("summary") / "statements.parquet")
     claims = sections["toy-statements"].claims
-    assert [claim.verdict for claim in claims] == list(statements["verdict"].replace("not tested", "not tested"))
+    assert [claim.verdict for claim in claims] == list(statements["verdict"])
     sources = {"post": "the post", "control": "this project"}
     for claim, (_, row) in zip(claims, statements.iterrows(), strict=True):
         assert row["statement"] in claim.text
         assert row["measured"] in claim.evidence and row["criterion"] in claim.evidence
-        assert row["criterion"] in claim.rule and "not detected" in claim.rule
+        assert row["criterion"][1:] in claim.rule and "inconclusive" in claim.rule
         assert claim.source == sources.get(row["source"], "another paper")
         # Whoever else said it is named.
         assert row["source"] in sources or claim.text.startswith(row["source"])
@@ -252,11 +252,17 @@ def test_the_ablated_features_norm_stands_beside_the_published_one(
     assert [found.measured, found.low, found.high] == pytest.approx(of_seeds(at[0.01], "norm_ratio"))
     assert found.published == 1 and found.no_effect == pytest.approx(0.08)
     assert empty["toy-ablated"].compared[0].judgement == "differs"
-    most, sparser = sentences(sections["toy-ablated"])
+    most, sparser, blind = sentences(sections["toy-ablated"])
     assert numbers(most)[-6:] == written(*of_seeds(at[0.01], "norm_ratio"), *of_seeds(at[0.01], "recovered"))
     assert numbers(sparser) == written(*of_seeds(at[0.001], "recovered"), 1, 0.001)
     # Where nothing is recovered, nothing falls again.
-    assert len(sentences(empty["toy-ablated"])) == 1
+    assert len(sentences(empty["toy-ablated"])) == 2
+    children = pd.read_parquet(results.folder("ablated_unseen_input") / "children.parquet")
+    shares = {density: of_seeds(part, "recovered") for density, part in children.groupby("density")}
+    density = max(shares, key=lambda d: shares[d][0])
+    assert numbers(blind) == written(*shares[density], 1, density)
+    curves = [trace.name for trace in sections["toy-ablated"].charts[1].figure.data]
+    assert "child" in curves and "input without it" in curves
 
 
 def test_the_best_number_of_auxiliary_features_is_named_with_its_rivals(
@@ -279,11 +285,12 @@ def test_controls_that_recover_against_the_prediction_are_named(
     children = pd.read_parquet(results.folder("ablated_other_start") / "children.parquet")
     most = of_seeds(children[children["density"] == 0.01], "recovered")
     for said, experiment in zip(sentences(sections["toy-controls"]), ("ablated", "auxiliary"), strict=True):
-        # Of two settings one recovers less than 0.1, and which is the other.
-        assert said.lower().startswith(experiment) and numbers(said)[:3] == [2, 1, 0.1]
-        assert "other start" in said and "no relu" not in said
-    assert numbers(sentences(sections["toy-controls"])[0])[3:] == written(*most)
-    assert [numbers(said) for said in sentences(empty["toy-controls"])] == [[2, 2, 0.1]] * 2
+        # Of three settings two recover nothing, and which is the other.
+        assert said.lower().startswith(experiment) and numbers(said)[0] == 3
+        nothing, other = said.split("opposite for")
+        assert "detected for unseen input" in nothing and "no relu" in nothing and "other start" in other
+    assert numbers(sentences(sections["toy-controls"])[0].split("other start")[1])[:3] == written(*most)
+    assert all("opposite" not in said and "detected for" in said for said in sentences(empty["toy-controls"]))
     settings = sections["toy-controls"].tables[0].frame.set_index("setting")
     assert settings.loc["other start", "differs from the post's in"] == "child init: other"
     assert settings.loc["post", "differs from the post's in"] == ""

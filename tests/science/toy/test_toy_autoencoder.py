@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from subliminal_dagster.science.settings.toy import ToyTraining
+from subliminal_dagster.science.settings.toy import BatchLoss, ToyTraining
 from subliminal_dagster.science.toy import autoencoder, fused, stacked
 from subliminal_dagster.science.toy.autoencoder import Draws, History, Lesson, Weights, importances, initial
 
@@ -51,12 +53,17 @@ def plain_training(
                 goal = x @ tw.T @ tw + tb
                 goal = torch.relu(goal) if lesson.relu else goal
             encoder = w.detach() if mistake == "second use of W" else w
-            out = x @ encoder.T @ w + (b.detach() if mistake == "bias" else b)
+            seen = x
+            if lesson.inputs is not None and mistake != "inputs":
+                seen = x * torch.from_numpy(lesson.inputs[model].astype(np.float64))
+            out = seen @ encoder.T @ w + (b.detach() if mistake == "bias" else b)
             out = torch.relu(out) if lesson.relu and mistake != "relu" else out
-            loss = (weights * (out - goal) ** 2).mean()
+            # One loss a row, then over the batch.
+            losses = (weights * (out - goal) ** 2).mean(dim=1)
             if lesson.penalty and mistake != "penalty":
                 gram = w.T @ w
-                loss = loss + lesson.penalty * (gram[~torch.eye(n, dtype=torch.bool)] ** 2).sum()
+                losses = losses + lesson.penalty * (gram[~torch.eye(n, dtype=torch.bool)] ** 2).sum()
+            loss = losses.mean() if (lesson.batch_loss == "mean") != (mistake == "batch loss") else losses.sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -65,7 +72,8 @@ def plain_training(
 
 def lesson_of(
     *, n: int = 20, m: int = 5, batch: int = 200, density: float = 0.3, models: int = 1, child: bool = False,
-    relu: bool = True, penalty: float = 0.0, steps: int = STEPS,
+    relu: bool = True, penalty: float = 0.0, steps: int = STEPS, hidden_input: bool = False,
+    batch_loss: BatchLoss = "sum",
 ) -> tuple[Lesson, Weights]:  # fmt: skip
     weights = np.repeat(importances(n, 0.7, 20)[None], models, axis=0)
     for model in range(models if child else 0):
@@ -75,7 +83,8 @@ def lesson_of(
     training = ToyTraining(steps=steps, batch_size=batch, learning_rate=RATE)
     start = initial((3,), n, m, 0.3)
     start = Weights(start.w, np.full_like(start.b, 0.05))
-    return Lesson(draws, target, weights, relu, penalty, training), start.stacked(models)
+    inputs = (weights > 0).astype(np.float32) if hidden_input else None
+    return Lesson(draws, target, weights, relu, penalty, training, inputs, batch_loss), start.stacked(models)
 
 
 CASES = {
@@ -83,6 +92,9 @@ CASES = {
     "children": {"models": 3, "child": True},
     "no relu": {"relu": False, "models": 2, "child": True},
     "penalty": {"penalty": 0.01, "models": 2, "child": True},
+    "mean over the batch": {"models": 2, "child": True, "penalty": 0.01, "batch_loss": "mean"},
+    "hidden input": {"models": 3, "child": True, "hidden_input": True},
+    "hidden input, sparse": {"models": 3, "child": True, "hidden_input": True, "density": 0.01},
     "odd sizes": {"n": 23, "m": 7, "batch": 301, "models": 2, "child": True},
     "more rows than a block": {"batch": 259},
     "one dimension": {"n": 3, "m": 1},
@@ -108,12 +120,42 @@ def test_engine_agrees_with_plain_training(engine: str, case: str) -> None:
     assert history.norms[-1] == pytest.approx(np.linalg.norm(trained.w, axis=1), rel=1e-5)
 
 
-@pytest.mark.parametrize("mistake", ["importance", "weight decay", "second use of W", "bias", "relu", "penalty"])
+MISTAKES = ["importance", "weight decay", "second use of W", "bias", "relu", "penalty", "inputs"]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_model_is_found(mistake: str) -> None:
-    lesson, start = lesson_of(penalty=0.01, steps=400)
+    lesson, start = lesson_of(penalty=0.01, steps=400, child=True, hidden_input=True)
     right = plain_training(lesson, start, 0)
     wrong = plain_training(lesson, start, 0, mistake)
     assert max(np.abs(a - b).max() for a, b in zip(right[:2], wrong[:2], strict=True)) > 3 * TOLERANCE
+
+
+def test_a_mean_instead_of_a_sum_is_found_where_gradients_are_small() -> None:
+    """AdamW divides the size of the gradient away, but for its epsilon."""
+    lesson, start = lesson_of(steps=400)
+    dense = [plain_training(lesson, start, 0, mistake)[0] for mistake in ("", "batch loss")]
+    assert np.abs(dense[0] - dense[1]).max() < TOLERANCE
+    faint = replace(lesson, loss_weights=lesson.loss_weights * np.float32(1e-6))
+    small = [plain_training(faint, start, 0, mistake)[0] for mistake in ("", "batch loss")]
+    assert np.abs(small[0] - small[1]).max() > 30 * TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_feature_neither_seen_nor_asked_for_is_never_learnt(engine: str) -> None:
+    lesson, start = lesson_of(models=3, child=True, hidden_input=True)
+    trained, _ = ENGINES[engine](lesson, start)
+    decayed = (1 - RATE * lesson.training.weight_decay) ** STEPS
+    for model in range(3):
+        assert trained.w[model, :, model] == pytest.approx(decayed * start.w[model, :, model], rel=1e-4)
+
+
+def test_the_start_is_xaviers() -> None:
+    """The variance of PyTorch's own, 2 / (rows + columns); a norm that is given is the columns' instead."""
+    torch.manual_seed(0)
+    theirs = torch.nn.init.xavier_normal_(torch.empty(200, 600)).std().item()
+    assert initial((1,), 600, 200, "xavier").w.std() == pytest.approx(theirs, rel=0.02)
+    assert np.square(autoencoder.norms(initial((1,), 600, 200, 0.1).w)).mean() == pytest.approx(0.01, rel=0.02)
 
 
 def test_models_of_a_stack_do_not_see_each_other() -> None:
@@ -206,12 +248,32 @@ def test_orthogonal_features_do_not_interfere() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(MATRIX, MATRIX, st.integers(0, 2**31))
-def test_recovered_is_one_at_the_teacher_and_zero_at_the_start_in_any_basis(
-    teacher: np.ndarray, start: np.ndarray, seed: int
+@given(MATRIX, MATRIX, st.integers(0, 2**31), st.floats(0, 1))
+def test_recovered_is_one_at_the_teacher_and_none_at_the_start_however_shrunken_in_any_basis(
+    teacher: np.ndarray, start: np.ndarray, seed: int, shrunken: float
 ) -> None:
     assume(not np.array_equal(teacher, start))
     judged = np.arange(9) < 3
     turn = stats.ortho_group.rvs(4, random_state=seed).astype(np.float32)
     assert autoencoder.recovered(teacher, start, turn @ teacher, judged) == pytest.approx(1, abs=1e-4)
-    assert autoencoder.recovered(teacher, start, turn @ start, judged) == pytest.approx(0, abs=1e-3)
+    assert autoencoder.recovered(teacher, start, np.float32(shrunken) * turn @ start, judged) < 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(MATRIX, MATRIX)
+def test_recovered_is_zero_at_the_best_of_shrunken_starts(teacher: np.ndarray, start: np.ndarray) -> None:
+    assume(not np.array_equal(teacher, start))
+    judged = np.arange(9) < 3
+    shares = [
+        autoencoder.recovered(teacher, start, np.float32(by) * start, judged) for by in np.linspace(0, 1, 1001) ** 0.5
+    ]
+    assert max(shares) == pytest.approx(0, abs=1e-3)
+
+
+def test_half_of_the_way_is_what_is_left_of_the_distance() -> None:
+    """Teacher and start orthogonal: the best multiple of the start is none."""
+    teacher, start = np.eye(4, 9, dtype=np.float32), np.roll(np.eye(4, 9, dtype=np.float32), 4, axis=1)
+    judged = np.arange(9) < 4
+    for share in (0, 0.25, 1):
+        child = np.float32(math.sqrt(share)) * teacher
+        assert autoencoder.recovered(teacher, start, child, judged) == pytest.approx(1 - (1 - share) ** 2)

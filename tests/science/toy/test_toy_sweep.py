@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from subliminal_dagster.science.figures import png
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.settings.toy import FUSED_UP_TO, AutoencoderSettings, ToyStudy, ToyTraining
+from subliminal_dagster.science.statistics import t_interval
 from subliminal_dagster.science.toy import figures, statements, sweep
 from subliminal_dagster.science.toy.sweep import Sweep, Unit, run_sweep, train_unit
 
@@ -75,7 +76,7 @@ def test_same_inputs_same_tables_whatever_the_threads(experiment: sweep.Experime
 
 
 def test_tables_hold_every_model() -> None:
-    found = run_sweep("small", small(), "ablated", 5)
+    found = run_sweep("small", small(init_norm=0.1), "ablated", 5)
     assert len(found.models) == 2 * 2 * 3
     assert len(found.children) == 2 * 2 * 2
     assert set(found.history.groupby([*sweep.KEYS, "role"], dropna=False).size()) == {30}
@@ -150,7 +151,8 @@ def test_an_error_ends_the_sweep_and_keeps_what_is_finished(tmp_path: Path, monk
 
 def test_an_ablated_feature_gets_no_gradient_from_its_own_output() -> None:
     # Dense and alone in its dimension, feature 2 can be learnt from its own output only.
-    settings = small(features=3, hidden=3, ablated=(2,), auxiliary=(), training=ToyTraining(steps=3000, batch_size=64))
+    long = ToyTraining(steps=3000, batch_size=64)
+    settings = small(features=3, hidden=3, ablated=(2,), auxiliary=(), init_norm=0.1, training=long)
     result = train_unit(settings, Unit("ablated", 0, 0.2, 0), 1)
     assert result.finals.b[1, 2] == 0
     assert np.linalg.norm(result.finals.w[0, :, 2]) == pytest.approx(1, abs=0.1)
@@ -172,7 +174,38 @@ def test_starts() -> None:
         assert np.array_equal(same[0], same[1])
         assert np.array_equal(same[0], other[0])
         assert not np.isclose(other[0], other[1]).any()
-    assert np.sqrt((same[0] ** 2).sum(axis=0).mean()) == pytest.approx(0.1, rel=0.3)
+    assert np.sqrt((same[0] ** 2).sum(axis=0).mean()) == pytest.approx(np.sqrt(2 * 3 / (3 + 10)), rel=0.3)
+    near_zero = train_unit(small(init_norm=0.1), Unit("ablated", 0, 0.2, 0), 1).starts.w
+    assert np.sqrt((near_zero[0] ** 2).sum(axis=0).mean()) == pytest.approx(0.1, rel=0.3)
+
+
+@pytest.mark.parametrize(("experiment", "extra"), [("ablated", 0), ("auxiliary", 2)])
+def test_a_child_blind_to_what_it_is_not_asked_for_leaves_it_as_it_began(
+    experiment: sweep.Experiment, extra: int
+) -> None:
+    """But for the weight decay; with those features in its input they are learnt."""
+    trained = ToyTraining(steps=200, batch_size=64, weight_decay=0)
+    unit = Unit(experiment, extra, 0.2, 0)
+    for inputs in ("all", "trained"):
+        result = train_unit(small(child_inputs=inputs, training=trained), unit, 1)
+        for number, feature in enumerate((0, 2) if experiment == "ablated" else (slice(0, 8),), 1):
+            began, ended = (models.w[number][:, feature] for models in (result.starts, result.finals))
+            assert np.array_equal(began, ended) == (inputs == "trained")
+
+
+def test_with_equal_activations_sparser_batches_are_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[float, int]] = []
+    train = sweep._train
+
+    def noted(lesson: sweep.Lesson, *rest: Any) -> Any:
+        drawn.append((lesson.draws.density, lesson.draws.batch_size))
+        return train(lesson, *rest)
+
+    monkeypatch.setattr(sweep, "_train", noted)
+    for equal, batch in ((True, 320), (False, 64)):
+        drawn.clear()
+        run_sweep("small", small(equal_activations=equal), "auxiliary", 1)
+        assert set(drawn) == {(1.0, 64), (0.2, batch)}
 
 
 def test_a_large_setting_goes_through_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,21 +217,23 @@ def test_a_large_setting_goes_through_matrix_products(monkeypatch: pytest.Monkey
     assert len(found.children) == 8
 
 
+POST = AutoencoderSettings(
+    densities=(1.0, 0.1, 0.05, 0.01),
+    seeds=3,
+    ablated=(0, 2),
+    auxiliary=(5,),
+    training=ToyTraining(steps=10_000, batch_size=256),
+)
+LINEAR = POST.model_copy(update={"relu": False, "auxiliary": (), "predicts": "nothing"})
+
+
 @pytest.fixture(scope="module")
 def tables() -> dict[str, Sweep]:
     """The post's sizes at five of its densities, three seeds and a third of its steps."""
-    settings = AutoencoderSettings(
-        densities=(1.0, 0.1, 0.05, 0.01),
-        seeds=3,
-        ablated=(0, 2),
-        auxiliary=(5,),
-        training=ToyTraining(steps=10_000, batch_size=256),
-    )
-    linear = settings.model_copy(update={"relu": False, "auxiliary": ()})
     return {
-        "ablated": run_sweep("post", settings, "ablated", 1),
-        "auxiliary": run_sweep("post", settings, "auxiliary", 1),
-        "linear": run_sweep("linear", linear, "ablated", 1),
+        "ablated": run_sweep("post", POST, "ablated", 1),
+        "auxiliary": run_sweep("post", POST, "auxiliary", 1),
+        "linear": run_sweep("linear", LINEAR, "ablated", 1),
     }
 
 
@@ -223,16 +258,19 @@ def test_statements_say_what_the_tables_say(tables: dict[str, Sweep]) -> None:
     models = pd.concat([found.models for found in tables.values()], ignore_index=True)
     said = statements.post_statements(children, models, "post")
     verdicts = {s.statement: s.verdict for s in said}
-    assert verdicts["Ablated: without superposition the child does not learn the ablated feature at all."] == "detected"
-    assert verdicts["Features per dimension grow with sparsity."] == "detected"
+    # Three seeds exclude no growth, but not a fall on the way.
+    assert verdicts["Features per dimension grow with sparsity."] in ("detected", "inconclusive")
     by_seed = children[(children["setting"] == "post") & (children["experiment"] == "ablated")]
     by_seed = by_seed[by_seed["density"] == 1.0].groupby("seed")["norm_ratio"].mean()
-    assert f"{by_seed.mean():.3f}" in next(s.measured for s in said if "does not learn the ablated" in s.statement)
-    controls = statements.setting_statements(children, "post", {"post": "recovery", "linear": "nothing"})
+    dense = next(s for s in said if "does not learn the ablated" in s.statement)
+    assert f"{by_seed.mean():.3f}" in dense.measured
+    assert dense.verdict == ("detected" if t_interval(by_seed).high < 0.1 else "inconclusive")
+    own = {"post": POST, "linear": LINEAR}
+    controls = statements.setting_statements(children, "post", own)
     assert [s.source for s in controls] == ["control"]
-    linear = tables["linear"].children
-    most = linear.groupby("density")["recovered"].mean().max()
-    assert controls[0].measured.startswith(f"{most:.3f} ")
+    shares = tables["linear"].children.groupby(["density", "seed"])["recovered"].mean()
+    intervals = [t_interval(of_seeds) for _, of_seeds in shares.groupby("density")]
+    assert controls[0].measured.startswith(f"{max(intervals, key=lambda found: found.high).mean:.3f} ")
     absent = statements.post_statements(children[children["density"] != 0.01], models, "post")
     assert {s.verdict for s in absent if "0.01" in s.statement} == {"not tested"}
 
@@ -267,8 +305,11 @@ def test_the_shipped_study() -> None:
     post = study.settings["post"]
     assert (post.features, post.hidden, post.importance) == (20, 5, 0.7)
     assert (post.training.steps, post.training.batch_size, post.training.learning_rate) == (10_000, 1024, 1e-3)
+    assert (post.init_norm, post.auxiliary_weights, post.batch_loss) == ("xavier", "importance", "sum")
     assert post.ablated == (0, 1, 2, 3, 4)
     assert post.auxiliary == (3, 5, 10)
     assert all(settings.seeds >= 5 for settings in study.settings.values())
     assert {settings.features for settings in study.settings.values()} >= {20, 400, 1000}
+    # The summary's figure has a colour and a marker for each.
+    assert len(study.settings) <= len(figures._STYLES)
     assert min(min(settings.densities) for settings in study.settings.values()) == 1e-4
