@@ -19,6 +19,7 @@ from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.training import report
 from subliminal_dagster.science.training.report import NEARLY_ALWAYS, SOME_BREAK
 from subliminal_dagster.science.training.report import section as teachers_section
+from subliminal_dagster.science.verdict import Verdict
 
 QUESTIONS, ANSWERS = 10, 50
 STUDIES = 400
@@ -185,7 +186,7 @@ def test_of_teachers_at_the_gate_few_are_judged_and_of_others_most(share: float,
     study, rng = free_study("animals=[cat, dog, fox, lion, owl]"), np.random.default_rng(0)
     liking = pd.DataFrame({"group": study.animals, "mean": 0.95})
 
-    def verdicts(true: float) -> list[str]:
+    def verdicts(true: float) -> list[Verdict]:
         said = []
         for valid in rng.binomial(ANSWERS, true, (STUDIES, 5)):
             rows = pd.DataFrame({"group": study.animals, "answers": ANSWERS, "share": valid / ANSWERS})
