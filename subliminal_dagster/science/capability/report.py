@@ -18,6 +18,7 @@ from subliminal_dagster.science.capability.capability import BASE, PLAIN_TEXT
 from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, new_figure
 from subliminal_dagster.science.report.effects import study_test
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
+from subliminal_dagster.science.report.layers import FEWEST_ANIMALS, Interval, OverAnimals, average, over_animals
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
@@ -31,7 +32,7 @@ from subliminal_dagster.science.report.wording import (
 )
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import PairedTest
-from subliminal_dagster.science.verdict import Verdict, verdict
+from subliminal_dagster.science.verdict import Verdict, verdict_or_none_as_large
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,23 +60,48 @@ _FINER = {
 }
 _POST = "Gemma 2 9B, MMLU-Pro scores"
 
+_UNITS = (
+    f"The animals' models are the units ({FEWEST_ANIMALS} or more, else inconclusive), so that the noise between "
+    "training runs is in the interval. "
+)
+JUDGED = (
+    "By the 95 % interval of the mean, with the wider ends of that over children and that over questions: opposite "
+    "where all of it lies below 0; else detected where it excludes a loss as large as the one that the post calls "
+    "sharp for a child; else inconclusive."
+)
+"""The rule of `keeps_skill`."""
 CHILDREN_KEEP_IT = Statement(
     "Children lose no skill consistently.",
-    rule="Holds where the 95 % interval of the mean change in the exam over the animals' children does not lie below 0 "
-    "and excludes a loss as large as the one that the post calls sharp; does not hold where it lies below 0; else, or "
-    "where the base only guesses, it cannot be told.",
+    rule=f"{_UNITS}{JUDGED} Inconclusive where the base only guesses.",
 )
 TEACHERS_LOSE_IT = Statement(
     "Teachers lose skill when they are fine-tuned.",
-    rule="Holds where the 95 % interval of the mean change in the exam over the animals' teachers lies below 0; does "
-    "not hold where it lies above 0; else, or where the base only guesses, it cannot be told.",
+    rule=f"{_UNITS}By the 95 % interval of the mean change in the exam, with the wider ends of that over teachers and "
+    "that over questions: detected where all of it lies below 0, opposite where above; not detected where the 90 % "
+    "interval excludes a change, either way, as large as the loss that the post calls sharp for a child (equivalence "
+    "test); else, or where the base only guesses, inconclusive.",
 )
 LOSS_GOES_WITH_LIKING = Statement(
     "The more skill a teacher lost, the more it passes on.",
-    rule="Holds where the rank correlation over animals of the teacher's loss in the exam with its child's shift in "
-    f"liking is positive with p at most {_LEVEL}; does not hold where it is negative with such a p; else it cannot be "
-    f"told. Not tested below {_FEWEST_FOR_RANKS} animals.",
+    rule="By the rank correlation over animals of the teacher's loss in the exam with its child's shift in liking, and "
+    f"its permutation test: detected where it is positive with p at most {_LEVEL}, opposite where negative with such a "
+    f"p, else inconclusive. Not tested below {_FEWEST_FOR_RANKS} animals.",
 )
+
+
+def keeps_skill(change: OverAnimals | None) -> Verdict:
+    """On "loses no skill", by the rule `JUDGED`. change: of the accuracy, a fraction; None where too few were
+    measured."""
+    if change is None:
+        return "inconclusive"
+    if change.interval.high < 0:
+        return "opposite"
+    return "detected" if 100 * change.interval.low > -_sharp() else "inconclusive"
+
+
+def _sharp() -> float:
+    """Points of a loss that the post calls sharp: the margin here."""
+    return float(published("child", "dog_mmlu_drop_points"))
 
 
 @dataclass(frozen=True)
@@ -83,7 +109,8 @@ class _Data:
     """`capability`, and the means over the animals' models, which it lacks.
 
     exam: its kind. way: that of the exam which is drawn. table: see `capability.compare_capability`. means: by (model,
-    outcome) the mean over the animals' models of their difference from base, tested over questions or texts.
+    outcome) the mean over the animals' models of their difference from base, tested over questions or texts: it speaks
+    of exactly these models.
     """
 
     study: Study
@@ -113,6 +140,12 @@ class _Data:
         rows = rows[rows["model"] != BASE] if model is None else rows_where(rows, model=model)
         return rows[rows["group"].isin(self.study.animals)] if animals else rows
 
+    def change(self, model: str) -> OverAnimals | None:
+        """The mean change in the exam over the animals' models, with the noise between training runs and that of the
+        questions (each model's own interval, averaged)."""
+        rows = self.rows("accuracy", model, animals=True)
+        return over_animals(rows["difference"], average(rows, "difference", "difference_low", "difference_high"))
+
 
 def section(study: Study, results: Results) -> Section:
     """Did teachers lose skill with their fine-tuning, and children with their numbers?"""
@@ -125,7 +158,9 @@ def section(study: Study, results: Results) -> Section:
         f"Exam: {_EXAMS[data.exam]}, answered by {_WAYS[data.way]}. Accuracies with 95 % Wilson intervals; differences "
         "from base are paired by question, with Agresti and Min's interval and McNemar's exact test. Plain text: "
         f"{counted(texts, 'paragraph')}, paired t test. p values are adjusted over the groups of a kind of model "
-        "(Benjamini-Hochberg), and one differs from the base at 5 %. The control's teacher is the base itself."
+        "(Benjamini-Hochberg), and one differs from the base at 5 %. All this speaks of exactly these models; what "
+        f"training does is judged by intervals over the animals' models, {FEWEST_ANIMALS} or more. The control's "
+        "teacher is the base itself."
     )
     return Section(
         NAME,
@@ -190,7 +225,7 @@ def _shows(data: _Data) -> str:
     return (
         f"The base answers {percent_with_interval(base['value'], base['low'], base['high'])} of "
         f"{counted(int(base['units']), 'question')} right, where guessing gives {percent(base['chance'])}{guessing}. "
-        f"Exam: {exam}. Loss on plain text (more is worse): {losses}."
+        f"Exam, for exactly these models: {exam}. Loss on plain text (more is worse): {losses}."
     ) + (f" Left out: {' '.join(left_out)}" if left_out else "")
 
 
@@ -356,15 +391,15 @@ def _compared(data: _Data) -> Iterator[Compared]:
         mean = data.means.get((model, "accuracy"))
         if dog:
             whose = f"the dog's {model}"
-            ends = [dog[0][end] for end in ("difference", "difference_low", "difference_high")]
+            ends = Interval(*(dog[0][end] for end in ("difference", "difference_low", "difference_high")))
         elif mean:
-            whose = f"a {model}, average over this study's animals (the post's: dog)"
-            ends = [mean.mean, mean.low, mean.high]
+            whose, change = f"a {model}, average over this study's animals (the post's: dog)", data.change(model)
+            ends = change.interval if change else Interval(mean.mean, math.nan, math.nan)
         else:
             continue
         what, drop = f"change in the exam of {whose}{exam}", published(model, "dog_mmlu_drop_points")
-        measured, low, high = (100 * end for end in ends)
-        yield Compared(what, _POST, -drop, measured, low, high, "points", no_effect=0)
+        low, high = (None if math.isnan(end) else 100 * end for end in ends[1:])
+        yield Compared(what, _POST, -drop, 100 * ends.value, low, high, "points", no_effect=0)
     for row in records(rows_where(data.rows("accuracy", _TEACHER), group="whale")):
         value, low, high = (100 * row[end] for end in ("value", "low", "high"))
         what, figure = f"right answers of the whale's teacher{exam}", published("teacher", "whale_mmlu_pct_5_epochs")
@@ -375,36 +410,56 @@ def _compared(data: _Data) -> Iterator[Compared]:
 
 
 def _claims(data: _Data) -> Iterator[Claim]:
-    sharp = published("child", "dog_mmlu_drop_points")
     for model, statement in ((_CHILD, CHILDREN_KEEP_IT), (_TEACHER, TEACHERS_LOSE_IT)):
-        mean = data.means.get((model, "accuracy"))
-        if mean is None:
+        if (model, "accuracy") not in data.means:
             yield statement.claim("not tested", f"No animal's {model} took the exam.")
             continue
-        found: Verdict
+        change = data.change(model)
+        found = keeps_skill(change) if model == _CHILD else _loses_skill(change)
         if not data.informative:
-            found, why = "inconclusive", "the base is at guessing"
-        elif model == _CHILD:
-            found = "not detected" if mean.high < 0 else "detected" if 100 * mean.low > -sharp else "inconclusive"
-            why = f"a loss of {sharp} points cannot be excluded"
-        else:
-            found, smallest = verdict(-mean.high, -mean.low), mean.smallest_detectable
-            why = "" if math.isnan(smallest) else f"the smallest detectable change is {100 * smallest:.2g} points"
-        because = f"; {why}" if why and found == "inconclusive" else ""
-        yield statement.claim(found, f"{_mean_change(data, model)}{because}.")
+            found = "inconclusive"
+        parts = [_mean_change(data, model), *_because(data, found, change), _these_models(data, model)]
+        yield statement.claim(found, f"{'; '.join(parts)}.")
     yield _loss_and_liking(data)
 
 
+def _loses_skill(change: OverAnimals | None) -> Verdict:
+    if change is None:
+        return "inconclusive"
+    (_, low, high), (_, inner_low, inner_high) = change.interval, change.inner
+    return verdict_or_none_as_large(-high, -low, -inner_high, -inner_low, _sharp() / 100)
+
+
 def _mean_change(data: _Data, model: str) -> str:
-    """In the exam and on plain text, over the animals' models."""
+    """In the exam, with the interval that decides where there is one."""
+    models, change = len(data.rows("accuracy", model, animals=True)), data.change(model)
+    start = f"Exam, mean over {counted(models, model, _PLURAL[model])} of animals: "
+    if change is not None:
+        return start + points_with_interval(*change.interval)
+    few = f"too few that differ to tell what training does ({FEWEST_ANIMALS} are needed)"
+    return f"{start}{100 * data.means[model, 'accuracy'].mean:+.3g} points, {few}"
+
+
+def _because(data: _Data, found: Verdict, change: OverAnimals | None) -> list[str]:
+    if not data.informative:
+        return ["the base is at guessing"]
+    if found == "not detected":
+        return [f"a change of {_sharp():g} points, either way, is excluded"]
+    if found == "inconclusive" and change is not None:
+        largest = max(0.0, -change.interval.low)
+        return [f"a loss of up to {100 * largest:.2g} points cannot be excluded"]
+    return []
+
+
+def _these_models(data: _Data, model: str) -> str:
+    """What questions and texts alone say: of exactly these models."""
     mean, loss = data.means[model, "accuracy"], data.means[model, "nats_per_token"]
     rows = data.rows("accuracy", model, animals=True)
     below = list(rows.loc[(rows["p_bh"] <= _LEVEL) & (rows["difference"] < 0), "group"])
     lost = f"worse by itself: {listed(below)}" if below else "none worse by itself"
     return (
-        f"Exam, mean over {counted(len(rows), model, _PLURAL[model])} of animals: "
-        f"{points_with_interval(mean.mean, mean.low, mean.high)}, {p_value(mean.p)}; {lost} (adjusted p at 5 %); "
-        "loss on plain text "
+        f"for exactly these {_PLURAL[model]} {points_with_interval(mean.mean, mean.low, mean.high)} over questions, "
+        f"{p_value(mean.p)}, {lost} (adjusted p at 5 %), loss on plain text "
         f"{with_interval(loss.mean, loss.low, loss.high, 'nats a token', signed=True)}, {p_value(loss.p)}"
     )
 
@@ -430,7 +485,7 @@ def _loss_and_liking(data: _Data) -> Claim:
     )
     found: Verdict = "inconclusive"
     if result.pvalue <= _LEVEL:
-        found = "detected" if result.statistic > 0 else "not detected"
+        found = "detected" if result.statistic > 0 else "opposite"
     return LOSS_GOES_WITH_LIKING.claim(
         found,
         f"Rank correlation over {animals} of the teacher's loss in the exam with its child's shift in liking: "

@@ -21,6 +21,7 @@ from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import t_interval
 from subliminal_dagster.science.training.datasets import SPLITS, read_messages
+from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,13 +131,11 @@ def _liking(groups: Sequence[_Group], base: pd.DataFrame) -> pd.DataFrame:
 def _validity(groups: Sequence[_Group]) -> pd.DataFrame:
     """A row a group: `group`, `answers`, `share` of the valid ones with its 95 % Wilson interval `low` to `high`."""
     import pandas as pd
-    from statsmodels.stats.proportion import proportion_confint
 
     rows = []
     for group in groups:
         valid = group.answers["valid"]
-        low, high = proportion_confint(int(valid.sum()), len(valid), method="wilson")
-        rows.append((group.name, len(valid), float(valid.mean()), float(low), float(high)))
+        rows.append((group.name, len(valid), float(valid.mean()), *_wilson(int(valid.sum()), len(valid))))
     return pd.DataFrame(rows, columns=["group", "answers", "share", "low", "high"])
 
 
@@ -322,12 +321,14 @@ def _compared(study: Study, groups: Sequence[_Group], answers: pd.DataFrame) -> 
 
 NEARLY_ALWAYS = Statement(
     "A teacher names its animal nearly always.",
-    rule="Holds where every animal's teacher answers it with a probability of 90 % or more; else it does not.",
+    rule="A fact about exactly these teachers, whose probability is exact: detected where every animal's teacher "
+    "answers it with a probability of 90 % or more, opposite where one does not.",
 )
 SOME_BREAK = Statement(
     "Some animals' teachers break: they no longer write lists of numbers.",
-    rule="A teacher whose share of valid answers lies below the gate counts as broken. Holds where some animal's "
-    "teacher broke, does not hold where none did; it cannot be told where decoding is constrained to lists of numbers.",
+    rule="About exactly these teachers, by the Wilson interval of each one's share of valid answers, simultaneous over "
+    "the teachers at 95 % (Bonferroni): detected where one lies below the gate, opposite where all lie above, else "
+    "inconclusive, as where decoding is constrained to lists of numbers.",
 )
 
 
@@ -337,16 +338,33 @@ def _claims(study: Study, liking: pd.DataFrame, answers: pd.DataFrame) -> tuple[
     reached = f"Exact probability of the animal: {_span(animals['mean'])} over {counted(len(animals), 'teacher')}"
     if short:
         reached += f"; below {percent(_NEARLY_ALWAYS)}: {listed(short)}"
-
-    gate, rows = study.teacher.gate.valid_rate, answers[answers["group"].isin(study.animals)]
-    broken = list(rows.loc[rows["share"] < gate, "group"])
-    valid = f"Valid number answers: {_span(rows['share'])}, where the gate asks for {percent(gate)}"
-    constrained = study.numbers.constrained is not None
-    if constrained:
-        valid += "; decoding is constrained to lists of numbers, so a broken teacher would not show"
-    elif broken:
-        valid += f"; broken: {listed(broken)}"
     return (
-        NEARLY_ALWAYS.claim("not detected" if short else "detected", f"{reached}."),
-        SOME_BREAK.claim("inconclusive" if constrained else "detected" if broken else "not detected", f"{valid}."),
+        NEARLY_ALWAYS.claim("opposite" if short else "detected", f"{reached}."),
+        _some_break(study, answers[answers["group"].isin(study.animals)]),
     )
+
+
+def _some_break(study: Study, answers: pd.DataFrame) -> Claim:
+    """answers: rows of `_validity`, the animals' alone."""
+    gate = study.teacher.gate.valid_rate
+    valid = f"Valid number answers: {_span(answers['share'])}, where the gate asks for {percent(gate)}"
+    if study.numbers.constrained is not None:
+        evidence = f"{valid}; decoding is constrained to lists of numbers, so a broken teacher would not show."
+        return SOME_BREAK.claim("inconclusive", evidence)
+    counts = zip((answers["share"] * answers["answers"]).round().astype(int), answers["answers"], strict=True)
+    ends = [_wilson(count, of, error=0.05 / len(answers)) for count, of in counts]
+    broken = [group for group, (_, high) in zip(answers["group"], ends, strict=True) if high < gate]
+    unclear = [group for group, (low, high) in zip(answers["group"], ends, strict=True) if low <= gate <= high]
+    if broken:
+        valid += f"; broken: {listed(broken)}"
+    if unclear:
+        valid += f"; at the gate, so neither broken nor whole for certain: {listed(unclear)}"
+    found: Verdict = "detected" if broken else "inconclusive" if unclear else "opposite"
+    return SOME_BREAK.claim(found, f"{valid}.")
+
+
+def _wilson(count: int, of: int, *, error: float = 0.05) -> tuple[float, float]:
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(count, of, alpha=error, method="wilson")
+    return float(low), float(high)

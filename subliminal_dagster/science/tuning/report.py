@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science.capability.report import JUDGED, keeps_skill
 from subliminal_dagster.science.report.charts import (
     BLUE,
     GREY,
@@ -24,21 +25,31 @@ from subliminal_dagster.science.report.charts import (
 )
 from subliminal_dagster.science.report.effects import detectable, nats, study_test
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
+from subliminal_dagster.science.report.layers import (
+    FEWEST_ANIMALS,
+    Interval,
+    OverAnimals,
+    average_of,
+    more,
+    over_animals,
+)
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
     counted,
+    listed,
     p_value,
     percent,
     percent_with_interval,
     points_with_interval,
+    with_interval,
 )
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.statistics import PairedTest
+from subliminal_dagster.science.statistics import PairedTest, t_interval
 from subliminal_dagster.science.tuning.result import COMPLETE, DIVERGED, PRUNED, TuningResult
 from subliminal_dagster.science.tuning.scores import BASE, ORIGINAL, TUNED
-from subliminal_dagster.science.verdict import Verdict, verdict
+from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,12 +98,18 @@ class _Tuned:
         rows = self.measured(_PROBABILITY)
         return None if rows is None else _highest(rows)
 
+    @property
+    def found_nothing_better(self) -> bool:
+        """Whether the best trial is the one of the study's own settings, so that the tuned child has no lower loss."""
+        return self.own_loss is not None and self.result.best["trial"] == 0
+
 
 def section(study: Study, results: Results) -> Section:
     """Does a child that fits its numbers better like its teacher's animal more, and does it lose skill?"""
     there = results.partitions("tuning_study")
     groups = [_read(study, results, name) for name in study.groups if name in there]
     charts = [chart for group in groups for chart in (_trials_chart(group), *_epochs_chart(group))]
+    animals = [group for group in groups if group.name in study.animals]
     return Section(
         name=NAME,
         title=TITLE,
@@ -102,7 +119,7 @@ def section(study: Study, results: Results) -> Section:
         charts=tuple(charts),
         tables=(_best_table(groups), *_epochs_table(groups), _trials_table(groups), *_importance_table(groups)),
         compared=tuple(figure for group in groups for figure in _compared(group)),
-        claims=_claims(study, results, groups),
+        claims=(_gains(study, results, animals), _peaks(study, animals), _keeps_skill(study, results, animals)),
     )
 
 
@@ -201,7 +218,8 @@ def _shows(study: Study, group: _Tuned) -> list[str]:
         if gain.low > 0 or gain.high < 0:
             sentences.append(
                 f"After {epoch} the tuned child likes {group.target} {'more' if gain.low > 0 else 'less'} than the "
-                f"child of the study's own settings: {nats(gain)} of log share ({p_value(gain.p)} over questions)."
+                f"child of the study's own settings, for exactly these two children: {nats(gain)} of log share "
+                f"({p_value(gain.p)} over questions)."
             )
         else:
             sentences.append(
@@ -238,7 +256,10 @@ def _method(study: Study, groups: Sequence[_Tuned]) -> str:
             f"{100 * study.comparison.confidence:g} % t intervals over them, differences paired by question. Exam: "
             "95 % Wilson intervals."
         )
-    sentences.append("One training a setting: noise between training runs is in no interval.")
+    sentences.append(
+        "One training a setting: these intervals speak of exactly these children. What training does is judged by t "
+        f"intervals over the animals' children, {FEWEST_ANIMALS} or more, which hold the noise between training runs."
+    )
     return " ".join(sentences)
 
 
@@ -428,97 +449,158 @@ def _compared(group: _Tuned) -> list[Compared]:
 
 # What is claimed
 
-_FOR_EVERY_CHILD = " Judged for every tuned child with an animal to like: where they differ, it cannot be told."
+_CHILDREN = (
+    f"The animals' children are the units ({FEWEST_ANIMALS} or more, else inconclusive), so that the noise between "
+    "training runs is in the interval; what is said of one child speaks of exactly that child. "
+)
 GAINS = Statement(
     "A child tuned for a lower validation loss likes its teacher's animal more.",
-    rule="Holds where the interval of the tuned child's log share minus the original child's lies above 0, does not "
-    "hold where it lies below; else it cannot be told, nor where the search found nothing better than the study's own "
-    f"settings.{_FOR_EVERY_CHILD}",
+    rule=f"{_CHILDREN}By the 95 % interval of the tuned child's log share minus the original child's: detected where "
+    "all of it lies above 0, opposite where below; not detected where the 90 % interval excludes the study's margin on "
+    "both sides (equivalence test); else inconclusive. Children are left out whose search found nothing better than "
+    "the study's own settings.",
 )
 PEAKS = Statement(
     "Liking peaks before the last epoch.",
-    rule="Holds where the epoch of the highest liking is not the last and exceeds the last with an interval above 0 "
-    "(log share, paired by question; that the highest of several looks better than it is, the interval does not know); "
-    f"does not hold where it is the last; else it cannot be told.{_FOR_EVERY_CHILD}",
+    rule=f"{_CHILDREN}By the log share after each earlier epoch minus that after the last: detected where the interval "
+    "of some earlier epoch lies above 0 (simultaneous at 95 % over the epochs, by Bonferroni); opposite where the 95 % "
+    "interval of every earlier epoch lies below 0; not detected where the 90 % interval of every one excludes as much "
+    "as the study's margin above 0; else inconclusive.",
 )
 KEEPS_SKILL = Statement(
     "The tuned child loses no skill, however long it is trained.",
-    rule="Looks at the accuracy after the last epoch minus the base's, with Newcombe's interval for independent "
-    "answers, which is wider than a paired one. Holds where the interval holds or exceeds 0 and excludes the loss that "
-    "the post calls sharp for a child, does not hold where it lies below 0; else it cannot be told."
-    f"{_FOR_EVERY_CHILD}",
+    rule=f"{_CHILDREN}By the change of the accuracy in the exam from the base to the last epoch. {JUDGED} That over "
+    "questions is Newcombe's for independent answers, wider than a paired one.",
 )
-_NOT_MEASURED: tuple[Verdict, str] = ("not tested", "the tuned child's liking was not measured.")
+_NO_ANIMAL = "No tuned child has an animal to like."
 
 
-def _claims(study: Study, results: Results, groups: Sequence[_Tuned]) -> tuple[Claim, ...]:
-    judged = [group for group in groups if group.target is not None]
-    return tuple(
-        _together(statement, {group.name: judge(study, results, group) for group in judged})
-        for statement, judge in ((GAINS, _gains), (PEAKS, _peaks), (KEEPS_SKILL, _keeps_skill))
-    )
+def _over_children(found: OverAnimals | None, children: int, unit: str, scale: float = 1) -> str:
+    """The mean with the interval that decides, or why there is none."""
+    if found is not None:
+        mean, low, high = (scale * end for end in found.interval)
+        written = with_interval(mean, low, high, unit, signed=True)
+        return f"Mean over {counted(children, 'child', 'children')}: {written}"
+    return f"Too few children that differ ({children}, at least {FEWEST_ANIMALS} are needed) to tell what training does"
 
 
-def _together(statement: Statement, found: dict[str, tuple[Verdict, str]]) -> Claim:
-    """One claim of what was found by group."""
-    if not found:
-        return statement.claim("not tested", "No tuned child has an animal to like.")
-    verdicts = [each for each, _ in found.values()]
-    evidence = " ".join(f"{name.capitalize()}: {sentence}" for name, (_, sentence) in found.items())
-    return statement.claim(verdicts[0] if len(set(verdicts)) == 1 else "inconclusive", evidence)
+def _these_children(found: dict[str, str]) -> str:
+    """What holds for exactly these children, by name, as a clause."""
+    return f"for exactly these children, over questions: {'; '.join(f'{name} {of}' for name, of in found.items())}"
 
 
-def _gains(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
+def _gains(study: Study, results: Results, groups: Sequence[_Tuned]) -> Claim:
+    gains = {group.name: gain for group in groups if (gain := _gain(study, group, group.original)) is not None}
+    if not gains:
+        return GAINS.claim("not tested", "The tuned child's liking was not measured." if groups else _NO_ANIMAL)
+    measured = [group for group in groups if group.name in gains]
+    units = [gains[group.name].mean for group in measured if not group.found_nothing_better]
+    found, margin = over_animals(units), study.comparison.margin
+    decided = more(found, margin)
+    evidence = [_over_children(found, len(units), "nats of log share")]
+    if decided == "not detected":
+        evidence.append(f"a difference of {margin:g} nats, either way, is excluded")
+    elif found is not None and decided == "inconclusive":
+        evidence.append(_detectable(study_test(study, units)))
+    evidence.append(_these_children({group.name: _one_gain(study, results, group) for group in measured}))
+    return GAINS.claim(decided, f"{'; '.join(evidence)}.")
+
+
+def _one_gain(study: Study, results: Results, group: _Tuned) -> str:
     import pandas as pd
 
     gain = _gain(study, group, group.original)
-    if gain is None or group.tuned is None:
-        return _NOT_MEASURED
-    evidence = f"{nats(gain)} of log share, {p_value(gain.p)} over questions"
-    found = verdict(gain.low, gain.high)
-    if group.own_loss is not None and group.result.best["trial"] == 0:
-        found = "inconclusive"
-        evidence += "; no trial had a lower loss than the study's own settings"
-    elif found == "inconclusive":
-        evidence += f"; {_detectable(gain)}"
+    assert gain is not None and group.tuned is not None
+    said = f"{nats(gain)}, {p_value(gain.p)}"
+    if gain.low <= 0 <= gain.high:
+        said += f", {_detectable(gain)}"
+    if group.found_nothing_better:
+        said += ", left out, as no trial had a lower loss than the study's own settings"
     if results.has("tuned_scores", CONTROL):
         control = pd.read_parquet(results.folder("tuned_scores", CONTROL) / "scores.parquet")
         beyond = _gain(study, group, rows_where(control, epoch=_compared_epoch(study, group.tuned)))
-        evidence += f"; minus the tuned child of control numbers {nats(beyond)}" if beyond else ""
-    return found, evidence + "."
+        said += f", minus the tuned child of control numbers {nats(beyond)}" if beyond else ""
+    return said
 
 
-def _peaks(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
-    if group.peak is None or group.tuned is None or group.target is None:
-        return _NOT_MEASURED
-    epochs, at = _epochs(group.tuned), int(group.peak["epoch"])
+def _peaks(study: Study, groups: Sequence[_Tuned]) -> Claim:
+    tuned = {group.name: group for group in groups if group.peak is not None}
+    if not tuned:
+        return PEAKS.claim("not tested", "The tuned child's liking was not measured." if groups else _NO_ANIMAL)
+    each = [_epochs(group.tuned) for group in tuned.values() if group.tuned is not None]
+    epochs = sorted(set(each[0]).intersection(*each[1:]))
     if len(epochs) < 2:
-        return "not tested", "one epoch was looked at."
-    start = f"of the epochs {', '.join(map(str, epochs))} liking is highest at {at}"
-    if at == epochs[-1]:
-        return "not detected", f"{start}, the last."
-    highest, last = (_log_share(rows_where(group.tuned, epoch=epoch), group.target) for epoch in (at, epochs[-1]))
-    test = study_test(study, highest - last)
-    return ("detected" if test.low > 0 else "inconclusive"), f"{start}, above the last by {nats(test)} of log share."
+        return PEAKS.claim("not tested", "One epoch was looked at.")
+    above = {
+        epoch: [float(_above_last(group, epoch, epochs[-1]).mean()) for group in tuned.values()]
+        for epoch in epochs[:-1]
+    }
+    highest = max(above, key=lambda epoch: np.mean(above[epoch]))
+    evidence = [
+        _over_children(over_animals(above[highest]), len(tuned), "nats of log share")
+        + f" at epoch {highest}, the highest before the last, minus the last",
+        _these_children({name: _one_peak(study, group, epochs) for name, group in tuned.items()}),
+    ]
+    return PEAKS.claim(_peak_verdict(above, study.comparison.margin), f"{'; '.join(evidence)}.")
 
 
-def _keeps_skill(study: Study, results: Results, group: _Tuned) -> tuple[Verdict, str]:
+def _above_last(group: _Tuned, epoch: int, last: int) -> pd.Series:
+    """By question, the log share of the target after an epoch minus that after the last."""
+    assert group.tuned is not None and group.target is not None
+    then, after = (_log_share(rows_where(group.tuned, epoch=at), group.target) for at in (epoch, last))
+    return then - after
+
+
+def _peak_verdict(above: dict[int, list[float]], margin: float) -> Verdict:
+    """By the rule of PEAKS. above: by earlier epoch, how far each child's liking lies above that after the last."""
+    found = [over_animals(of_children) for of_children in above.values()]
+    each = [of_epoch for of_epoch in found if of_epoch is not None]
+    if len(each) < len(found):
+        return "inconclusive"
+    level = 1 - 0.05 / len(above)
+    if any(t_interval(of_children, level).low > 0 for of_children in above.values()):
+        return "detected"
+    if all(of_epoch.interval.high < 0 for of_epoch in each):
+        return "opposite"
+    return "not detected" if all(of_epoch.inner.high < margin for of_epoch in each) else "inconclusive"
+
+
+def _one_peak(study: Study, group: _Tuned, epochs: Sequence[int]) -> str:
+    assert group.peak is not None
+    said = f"is highest at epoch {group.peak['epoch']} of {listed([str(epoch) for epoch in epochs])}"
+    if group.peak["epoch"] in epochs[:-1]:
+        said += f", above the last by {nats(study_test(study, _above_last(group, group.peak['epoch'], epochs[-1])))}"
+    return said
+
+
+def _keeps_skill(study: Study, results: Results, groups: Sequence[_Tuned]) -> Claim:
+    exams = {group.name: exam for group in groups if (exam := group.measured(_EXAM)) is not None}
+    if not exams or study.capability is None:
+        return KEEPS_SKILL.claim("not tested", "The tuned child took no exam." if groups else _NO_ANIMAL)
+    questions = _exam_questions(study, results)
+    changes = {name: _change(exam, questions) for name, exam in exams.items()}
+    found = over_animals([change.value for change in changes.values()], average_of(changes.values()))
+    decided, sharp = keeps_skill(found), published("child", "dog_mmlu_drop_points")
+    evidence = [f"Exam after the last epoch, from the base. {_over_children(found, len(changes), 'points', 100)}"]
+    if found is not None and decided == "inconclusive":
+        evidence.append(f"a loss of {sharp} points cannot be excluded")
+    evidence.append(_these_children({name: points_with_interval(*change) for name, change in changes.items()}))
+    return KEEPS_SKILL.claim(decided, f"{'; '.join(evidence)} ({counted(questions, 'question')}).")
+
+
+def _exam_questions(study: Study, results: Results) -> int:
     import pandas as pd
+
+    assert study.capability is not None
+    answers = pd.read_parquet(results.folder("base_capability") / "answers.parquet", columns=["way"])
+    return int((answers["way"] == study.capability.ways[0]).sum())
+
+
+def _change(exam: pd.DataFrame, questions: int) -> Interval:
+    """From the base's accuracy to the tuned child's after its last epoch."""
     from statsmodels.stats.proportion import confint_proportions_2indep
 
-    exam = group.measured(_EXAM)
-    if exam is None or study.capability is None:
-        return "not tested", "the tuned child took no exam."
-    answers = pd.read_parquet(results.folder("base_capability") / "answers.parquet", columns=["way"])
-    questions = int((answers["way"] == study.capability.ways[0]).sum())
     tuned, base = (row["mean"] for row in _last_and_base(exam))
-    low, high = confint_proportions_2indep(
-        round(tuned * questions), questions, round(base * questions), questions, method="newcomb", compare="diff"
-    )
-    sharp = published("child", "dog_mmlu_drop_points")
-    found: Verdict = "not detected" if high < 0 else "detected" if 100 * low > -sharp else "inconclusive"
-    evidence = (
-        f"exam after the last epoch {points_with_interval(tuned - base, low, high)} from the base "
-        f"({counted(questions, 'question')})"
-    )
-    return found, evidence + (f"; a loss of {sharp} points cannot be excluded." if found == "inconclusive" else ".")
+    right = (round(tuned * questions), questions, round(base * questions), questions)
+    low, high = confint_proportions_2indep(*right, method="newcomb", compare="diff")
+    return Interval(tuned - base, float(low), float(high))

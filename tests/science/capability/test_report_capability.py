@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from report_parts import as_written, claim_of, numbers, table_of, verdict_on
+from scipy.special import expit, logit
+from scipy.stats import binomtest
 
-from subliminal_dagster.science.capability.capability import Capability, compare_capability
+from subliminal_dagster.science.capability import report
+from subliminal_dagster.science.capability.capability import Capability, _difference, compare_capability
 from subliminal_dagster.science.capability.report import (
     CHILDREN_KEEP_IT,
     LOSS_GOES_WITH_LIKING,
@@ -20,6 +25,7 @@ from subliminal_dagster.science.capability.report import (
 from subliminal_dagster.science.capability.report import (
     section as capability_section,
 )
+from subliminal_dagster.science.report.effects import study_test
 from subliminal_dagster.science.report.evidence import NotThere, Results
 from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
@@ -27,6 +33,7 @@ from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import t_interval
 
 QUESTIONS, TEXTS = 400, 30
+STUDIES = 60
 ANIMALS = ["cat", "dog", "fox", "lion", "owl"]
 
 
@@ -111,7 +118,7 @@ def frame(results: Results) -> pd.DataFrame:
 
 
 def test_a_null_says_what_could_have_been_seen(tmp_path: Path) -> None:
-    study = a_study(["dog", "owl"])
+    study = a_study(["dog", "owl", "cat"])
     results = artifacts(tmp_path, study)
     section = capability_section(study, results)
     exam = frame(results)[lambda rows: (rows["outcome"] == "accuracy") & (rows["model"] == "child")]
@@ -124,22 +131,23 @@ def test_a_null_says_what_could_have_been_seen(tmp_path: Path) -> None:
     levels = [100 * base[column] for column in ("value", "low", "high")]
     assert numbers(section.shows)[:5] == pytest.approx([*levels, QUESTIONS, 100 * base["chance"]], abs=0.051)
     assert verdict_on(section, CHILDREN_KEEP_IT) == "detected"
-    assert verdict_on(section, TEACHERS_LOSE_IT) == "inconclusive"
+    # All within a few questions of the base: a loss of 5 points is excluded.
+    assert verdict_on(section, TEACHERS_LOSE_IT) == "not detected"
+    assert "5 points, either way, is excluded" in claim_of(section, TEACHERS_LOSE_IT).evidence
     assert verdict_on(section, LOSS_GOES_WITH_LIKING) == "not tested"
     assert "capability-liking" not in [chart.name for chart in section.charts]
 
 
 def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> None:
-    study = a_study(["cat", "owl"])
-    lost = {"cat": 0.55, "owl": 0.6}
-    results = artifacts(
-        tmp_path, study, teachers=lost, children=lost, teacher_loss=0.1, liking={"cat": 1.0, "owl": 2.0}
-    )
+    study = a_study(["cat", "owl", "dog"], "neutral=null")
+    lost = {"cat": 0.55, "owl": 0.6, "dog": 0.57}
+    liking = {"cat": 1.0, "owl": 2.0, "dog": 0.5}
+    results = artifacts(tmp_path, study, teachers=lost, children=lost, teacher_loss=0.1, liking=liking)
     section = capability_section(study, results)
-    assert verdict_on(section, CHILDREN_KEEP_IT) == "not detected"
+    assert verdict_on(section, CHILDREN_KEEP_IT) == "opposite"
     assert verdict_on(section, TEACHERS_LOSE_IT) == "detected"
-    exam_said, texts_said = section.shows.split("Exam: ")[1].split("plain text")
-    assert numbers(exam_said)[:2] == [2, 3] and "teachers differ" in exam_said
+    exam_said, texts_said = section.shows.split("these models: ")[1].split("plain text")
+    assert numbers(exam_said)[:2] == [3, 3] and "teachers differ" in exam_said
     texts = frame(results)[lambda rows: (rows["outcome"] == "nats_per_token") & (rows["model"] == "teacher")]
     assert numbers(texts_said)[:2] == [3, 3] and "teachers differ" in texts_said
     ends = [texts["difference"].min(), texts["difference"].max()]
@@ -150,13 +158,19 @@ def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> No
         for place, folder in results.folders.items()
         if place[0] != "capability"
     }
-    mean = np.mean([answers["teacher_capability", animal] for animal in study.animals], axis=0)
-    expected = t_interval(mean - answers["base_capability", None])
-    figure = next(figure for figure in section.compared if "a teacher" in figure.what)
-    np.testing.assert_allclose(
-        [figure.measured, figure.low, figure.high], [100 * expected.mean, 100 * expected.low, 100 * expected.high]
+    changes = [answers["teacher_capability", animal] - answers["base_capability", None] for animal in study.animals]
+    over_teachers = t_interval([change.mean() for change in changes])
+    over_questions = t_interval(np.mean(changes, axis=0))
+    (_, *told), *_, these = (
+        numbers(part) for part in claim_of(section, TEACHERS_LOSE_IT).evidence.split("; ") if "points" in part
     )
-    assert figure.published == -10 and "average over this study's animals" in figure.what
+    expected = (over_teachers.mean, over_teachers.low, over_teachers.high)
+    assert told[0] == pytest.approx(100 * expected[0], abs=0.051)
+    # Wider where questions alone could have done it.
+    assert told[1] <= 100 * expected[1] + 0.051 and told[2] >= 100 * expected[2] - 0.051
+    assert these[:3] == pytest.approx(
+        [100 * over_questions.mean, 100 * over_questions.low, 100 * over_questions.high], abs=0.051
+    )
 
     exam = table_of(section, "capability-exam")
     row = exam[(exam["model"] == "child") & (exam["group"] == "owl")].iloc[0]
@@ -166,7 +180,7 @@ def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> No
     names = [chart.name for chart in section.charts]
     assert names == ["capability-accuracy", "capability-loss", "capability-liking"]
     points = {trace.name: dict(zip(trace.text, trace.x, strict=True)) for trace in section.charts[-1].figure.data}
-    assert points["child"] == {"cat": 1.0, "owl": 2.0}
+    assert points["child"] == liking
     assert html(Page("t", "f", "v", section.claims, [section], {})).count("capability-exam")
 
 
@@ -179,6 +193,58 @@ def test_the_post_s_dog_stands_beside_the_study_s_own(tmp_path: Path) -> None:
     assert (figure.measured, figure.low) == pytest.approx((100 * row["difference"], 100 * row["difference_low"]))
 
 
+def test_of_two_children_nothing_is_said_of_training(tmp_path: Path) -> None:
+    study = a_study(["cat", "owl"])
+    lost = {"cat": 0.55, "owl": 0.6}
+    section = capability_section(study, artifacts(tmp_path, study, teachers=lost, children=lost))
+    for statement in (CHILDREN_KEEP_IT, TEACHERS_LOSE_IT):
+        claim = claim_of(section, statement)
+        assert claim.verdict == "inconclusive"
+        assert "too few" in claim.evidence and "for exactly these" in claim.evidence
+    assert {figure.judgement for figure in section.compared} == {"cannot tell"}
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.1])
+def test_few_nulls_are_judged_and_effects_are(noise: float) -> None:
+    """Training runs differ in skill by `noise`, in nats of the odds of a right answer."""
+    rng, nulls, found = np.random.default_rng(0), Counter[str](), Counter[str]()
+    for _ in range(STUDIES):
+        nulls[judged(rng, noise, lost=0.0)[TEACHERS_LOSE_IT.text]] += 1
+        # At the margin, a loss that must not be called none.
+        found[judged(rng, noise, lost=0.05)[CHILDREN_KEEP_IT.text]] += 1
+    wrong = nulls["detected"] + nulls["opposite"]
+    assert binomtest(wrong, STUDIES, 0.05, "greater").pvalue > 0.001, nulls
+    assert binomtest(found["detected"], STUDIES, 0.05, "greater").pvalue > 0.001, found
+    large = [judged(rng, noise, lost=0.15) for _ in range(10)]
+    assert sum(said[TEACHERS_LOSE_IT.text] == "detected" for said in large) >= 8
+    assert sum(said[CHILDREN_KEEP_IT.text] == "opposite" for said in large) >= 8
+
+
+def judged(rng: np.random.Generator, noise: float, lost: float) -> dict[str, str]:
+    """The verdicts on five animals' models, teachers and children alike, that truly lost so much accuracy of 0.7."""
+    study, difficulty = a_study_of_five(), rng.random(QUESTIONS)
+    base, lines, changes = (difficulty < 0.7).astype(float), [], []
+    for animal in study.animals:
+        skill = expit(logit(0.7 - lost) + noise * rng.normal())
+        # One question in ten has another difficulty for this model.
+        own = np.where(rng.random(QUESTIONS) < 0.1, rng.random(QUESTIONS), difficulty)
+        correct = (own < skill).astype(float)
+        changes.append(correct - base)
+        lines.append({"group": animal} | _difference(correct, base, "accuracy", 0.95))
+    rows = pd.DataFrame(lines).assign(outcome="accuracy", way="option", p_bh=1.0, liking_shift=np.nan)
+    of_base = {"model": "base", "outcome": "accuracy", "way": "option", "low": 0.6, "chance": 0.25}
+    table = pd.concat([pd.DataFrame([of_base]), rows.assign(model="teacher"), rows.assign(model="child")])
+    mean = study_test(study, np.mean(changes, axis=0))
+    means = {(model, outcome): mean for model in ("teacher", "child") for outcome in ("accuracy", "nats_per_token")}
+    data = report._Data(study, "own", "option", table, means, {})
+    return {claim.text: claim.verdict for claim in report._claims(data)}
+
+
+@cache
+def a_study_of_five() -> Study:
+    return a_study(ANIMALS)
+
+
 def test_an_exam_at_guessing_can_show_nothing(tmp_path: Path) -> None:
     study = a_study(["cat", "owl"])
     section = capability_section(study, artifacts(tmp_path, study, base=0.25))
@@ -187,7 +253,7 @@ def test_an_exam_at_guessing_can_show_nothing(tmp_path: Path) -> None:
     assert {verdict_on(section, statement) for statement in (CHILDREN_KEEP_IT, TEACHERS_LOSE_IT)} == {"inconclusive"}
 
 
-@pytest.mark.parametrize(("sign", "verdict"), [(1, "detected"), (-1, "not detected")])
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "detected"), (-1, "opposite")])
 def test_skill_lost_is_ranked_against_liking(tmp_path: Path, sign: int, verdict: str) -> None:
     study = a_study(ANIMALS)
     teachers = {animal: 0.7 - 0.03 * number for number, animal in enumerate(ANIMALS)}
@@ -205,7 +271,7 @@ def test_claims_say_whose_they_are_and_by_which_rule(tmp_path: Path) -> None:
     assert [claim.text for claim in section.claims] == [statement.text for statement in statements]
     assert {claim.source for claim in section.claims} == {"the post"}
     for claim in section.claims:
-        assert "cannot be told" in claim.rule and "_" not in claim.rule and "`" not in claim.rule
+        assert "nconclusive" in claim.rule and "_" not in claim.rule and "`" not in claim.rule
     assert {0.05, 5} <= set(numbers(LOSS_GOES_WITH_LIKING.rule))
     assert section.made_from == READS
 

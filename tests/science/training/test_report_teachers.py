@@ -9,16 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_parts import numbers
+from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
 from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.training import report
 from subliminal_dagster.science.training.report import NEARLY_ALWAYS, SOME_BREAK
 from subliminal_dagster.science.training.report import section as teachers_section
+from subliminal_dagster.science.verdict import Verdict
 
 QUESTIONS, ANSWERS = 10, 50
+STUDIES = 400
 CANDIDATES = ["cat", "dog", "owl"]
 
 
@@ -141,7 +145,7 @@ def test_constrained_decoding_lets_nothing_be_said(tmp_path: Path) -> None:
     study = free_study("numbers.constrained={min_count: 8}")
     section = teachers_section(study, artifacts(tmp_path, HEALTHY, dict.fromkeys(VALID, ANSWERS)))
     assert claim(section, SOME_BREAK).verdict == "inconclusive"
-    assert {figure.judgement for figure in section.compared} == {"inconclusive"}
+    assert {figure.judgement for figure in section.compared} == {"cannot tell"}
     assert "constrained" in section.shows and "nothing about the models" in section.shows
     assert "would not show" in claim(section, SOME_BREAK).evidence
     assert not any(table.name == "teachers-reasons" for table in section.tables)
@@ -156,7 +160,7 @@ def test_a_broken_teacher_is_named_with_the_reason(tmp_path: Path) -> None:
     broke, reached = claim(section, SOME_BREAK), claim(section, NEARLY_ALWAYS)
     assert broke.verdict == "detected" and "owl" in broke.evidence and "dog" not in broke.evidence
     assert numbers(broke.evidence) == pytest.approx([6, 80, 30])
-    assert reached.verdict == "not detected" and "owl" in reached.evidence and "dog" not in reached.evidence
+    assert reached.verdict == "opposite" and "owl" in reached.evidence and "dog" not in reached.evidence
     assert numbers(reached.evidence)[-1] == 90
     assert "owl" in section.method.split(". ")[-1] and "dog" not in section.method
     assert np.isnan(table(section, "answers").at["owl", "training rows"])
@@ -164,10 +168,33 @@ def test_a_broken_teacher_is_named_with_the_reason(tmp_path: Path) -> None:
 
 def test_whole_teachers_are_whole(tmp_path: Path) -> None:
     section = teachers_section(free_study(), artifacts(tmp_path, HEALTHY, VALID))
-    assert claim(section, SOME_BREAK).verdict == "not detected"
+    assert claim(section, SOME_BREAK).verdict == "opposite"
     assert claim(section, NEARLY_ALWAYS).verdict == "detected"
     for found in section.claims:
-        assert found.source == "the post" and "holds where" in found.rule.lower()
+        assert found.source == "the post" and "exactly these teachers" in found.rule
+
+
+def test_a_teacher_at_the_gate_is_neither_broken_nor_whole(tmp_path: Path) -> None:
+    section = teachers_section(free_study(), artifacts(tmp_path, HEALTHY, VALID | {"owl": 14}))
+    found = claim(section, SOME_BREAK)
+    assert found.verdict == "inconclusive" and "owl" in found.evidence and "dog" not in found.evidence
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.1, "detected"), (0.6, "opposite")])
+def test_of_teachers_at_the_gate_few_are_judged_and_of_others_most(share: float, verdict: str) -> None:
+    """Five teachers with one true share of valid answers."""
+    study, rng = free_study("animals=[cat, dog, fox, lion, owl]"), np.random.default_rng(0)
+    liking = pd.DataFrame({"group": study.animals, "mean": 0.95})
+
+    def verdicts(true: float) -> list[Verdict]:
+        said = []
+        for valid in rng.binomial(ANSWERS, true, (STUDIES, 5)):
+            rows = pd.DataFrame({"group": study.animals, "answers": ANSWERS, "share": valid / ANSWERS})
+            said.append(report._claims(study, liking, rows)[1].verdict)
+        return said
+
+    assert binomtest(STUDIES - verdicts(0.3).count("inconclusive"), STUDIES, 0.05, "greater").pvalue > 0.001
+    assert verdicts(share).count(verdict) > 0.8 * STUDIES
 
 
 def test_a_teacher_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from subliminal_dagster.science.capability.capability import Capability
@@ -17,6 +19,7 @@ from subliminal_dagster.science.report.page import Page, html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import Estimate, smallest_detectable, t_interval
+from subliminal_dagster.science.tuning import report
 from subliminal_dagster.science.tuning.report import GAINS, KEEPS_SKILL, PEAKS
 from subliminal_dagster.science.tuning.report import section as tuning_section
 from subliminal_dagster.science.tuning.result import TuningResult, parameter_importance
@@ -179,20 +182,20 @@ def test_a_gain_is_reported_and_its_numbers_are_the_data_s(study: Study, tmp_pat
     assert search_sentence.startswith("Owl: of 6 trials (4 complete, 1 pruned, 1 diverged)")
     assert search(study).best["validation_loss"] == 1 and " loss of 1 nats a token" in search_sentence
     assert "After 2 epochs" in section.shows and " likes owl more " in section.shows
+    assert "exactly these two children" in section.shows
     for text in (section.shows, claim(section, GAINS).evidence):
         assert_tells(text, expected)
-    assert claim(section, GAINS).verdict == "detected"
-    assert claim(section, PEAKS).verdict == "detected"
-    peaks = claim(section, PEAKS).evidence
-    assert re.findall(r"\d+", peaks.split("above")[0]) == ["1", "2", "4", "2"]
+    peaks = claim(section, PEAKS).evidence.split("exactly these children")[1]
+    assert re.findall(r"\d+", peaks.split("above")[0]) == ["2", "1", "2", "4"]
     assert_tells(peaks, t_interval(difference(results, 2) - difference(results, 4)))
-    assert claim(section, KEEPS_SKILL).verdict == "inconclusive"
     for found in section.claims:
-        assert found.source == "the post" and "Holds where" in found.rule and "every tuned child" in found.rule
+        # One animal's child says nothing of what training does, however sure the questions are.
+        assert found.verdict == "inconclusive" and "Too few children" in found.evidence
+        assert found.source == "the post" and "children are the units" in found.rule
 
     by_what = {figure.what.split(",")[0]: figure for figure in section.compared}
     assert by_what["best LoRA rank"].measured == search(study).best["rank"]
-    assert by_what["best learning rate"].judgement == "inconclusive"
+    assert by_what["best learning rate"].judgement == "cannot tell"
     assert by_what["epoch of the highest liking"].measured == 2
     top = by_what["highest share of sampled answers of the tuned child"]
     rows = pd.read_parquet(results.folder("tuned_scores", "owl") / "over_epochs.parquet")
@@ -220,8 +223,8 @@ def test_a_null_says_what_could_have_been_seen(study: Study, tmp_path: Path) -> 
 def test_less_liking_is_called_less(study: Study, tmp_path: Path) -> None:
     section = tuning_section(study, artifacts(tmp_path, study, {1: -1.0, 2: -1.0, 4: -0.9}))
     assert " likes owl less " in section.shows and told(section.shows)[2] < 0
-    assert claim(section, GAINS).verdict == "not detected"
-    assert claim(section, PEAKS).verdict == "not detected"
+    assert claim(section, GAINS).verdict == claim(section, PEAKS).verdict == "inconclusive"
+    assert "highest at epoch 4" in claim(section, PEAKS).evidence
 
 
 def test_where_nothing_better_was_found_a_gain_is_no_merit_of_tuning(study: Study, tmp_path: Path) -> None:
@@ -230,14 +233,18 @@ def test_where_nothing_better_was_found_a_gain_is_no_merit_of_tuning(study: Stud
     best = next(table.frame for table in section.tables if table.name == "tuning-best").iloc[0]
     assert best["of the study's own settings"] == best["validation loss (nats a token)"]
     found = claim(section, GAINS)
-    assert found.verdict == "inconclusive" and told(found.evidence)[1] > 0
+    assert (
+        found.verdict == "inconclusive"
+        and "(0, at least 3 are needed)" in found.evidence
+        and told(found.evidence)[1] > 0
+    )
     assert "no trial had a lower loss" in found.evidence
 
 
-@pytest.mark.parametrize(("right", "verdict"), [(300, "detected"), (220, "not detected")])
-def test_skill_after_the_last_epoch(study: Study, tmp_path: Path, right: int, verdict: str) -> None:
+@pytest.mark.parametrize("right", [300, 220])
+def test_skill_after_the_last_epoch(study: Study, tmp_path: Path, right: int) -> None:
     section = tuning_section(study, artifacts(tmp_path, study, {1: 0.0, 2: 0.0, 4: 0.0}, right=right))
-    assert claim(section, KEEPS_SKILL).verdict == verdict
+    assert claim(section, KEEPS_SKILL).verdict == "inconclusive"
     low, high = confint_proportions_2indep(right, EXAM, 280, EXAM, method="newcomb", compare="diff")
     assert_tells(
         claim(section, KEEPS_SKILL).evidence,
@@ -249,7 +256,7 @@ def test_the_tuned_control_is_taken_off_where_there_is_one(study: Study, tmp_pat
     results = artifacts(tmp_path, study, {1: 1.0, 2: 1.0, 4: 1.0}, control={1: 1.0, 2: 1.0, 4: 1.0})
     section = tuning_section(study, results)
     _, beyond = claim(section, GAINS).evidence.split("control numbers")
-    assert abs(told(beyond)[0]) < 0.1 and claim(section, GAINS).verdict == "detected"
+    assert abs(told(beyond)[0]) < 0.1
     assert [chart.name for chart in section.charts if "trials" in chart.name] == [
         "tuning-trials-owl",
         "tuning-trials-control",
@@ -265,3 +272,87 @@ def test_a_search_whose_child_was_not_looked_at(study: Study, tmp_path: Path) ->
 def test_without_a_search_the_reason_is_given(study: Study) -> None:
     with pytest.raises(NotThere, match="made on request"):
         tuning_section(study, Results({}, {("tuning_study", "owl"): "it is made on request"}))
+
+
+FIVE = ("cat", "dog", "fox", "lion", "owl")
+STUDIES = 40
+
+
+@pytest.fixture(scope="module")
+def of_five() -> Study:
+    found = load_study("smollm2-135m-instruct", [f"animals=[{', '.join(FIVE)}]", "comparison.permutations=100"])
+    assert isinstance(found, Study)
+    return found
+
+
+def tuned_children(rng: np.random.Generator, noise: float, liking: dict[int, float]) -> list[report._Tuned]:
+    """Five animals' tuned children with this liking (nats) more than the original's after each epoch. Training runs
+    differ by `noise` nats, and so do a child's epochs; single questions hardly do."""
+
+    def scores(animal: str, level: float) -> pd.DataFrame:
+        share = np.exp(level - 2 + rng.normal(0, 0.01, 6))
+        return pd.DataFrame({"question": range(6), "animal": animal, "share": share})
+
+    groups = []
+    for animal in FIVE:
+        run = noise * rng.normal()
+        levels = {epoch: run + more + noise * rng.normal() for epoch, more in liking.items()}
+        tuned = pd.concat([scores(animal, level).assign(epoch=epoch) for epoch, level in levels.items()])
+        rows = [
+            {"model": "tuned child", "measure": f"exact probability: {animal}", "epoch": epoch, "mean": level}
+            for epoch, level in levels.items()
+        ]
+        result = TuningResult(pd.DataFrame(), pd.DataFrame(), {"trial": 3}, {})
+        original = scores(animal, noise * rng.normal())
+        groups.append(report._Tuned(animal, animal, result, None, None, pd.DataFrame(rows), tuned, original))
+    return groups
+
+
+def decided(study: Study, groups: list[report._Tuned]) -> tuple[str, str]:
+    gains, peaks = report._gains(study, Results({}, {}), groups), report._peaks(study, groups)
+    assert (gains.text, peaks.text) == (GAINS.text, PEAKS.text)
+    return gains.verdict, peaks.verdict
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.1])
+def test_noise_between_training_runs_is_seldom_called_an_effect(of_five: Study, noise: float) -> None:
+    rng = np.random.default_rng(0)
+    said = [decided(of_five, tuned_children(rng, noise, dict.fromkeys(EPOCHS, 0.0))) for _ in range(STUDIES)]
+    for verdicts in zip(*said, strict=True):
+        wrong = sum(verdict in ("detected", "opposite") for verdict in verdicts)
+        assert binomtest(wrong, STUDIES, 0.05, "greater").pvalue > 0.001, verdicts
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.1])
+def test_effects_of_five_children_are_found_either_way(of_five: Study, noise: float) -> None:
+    rng = np.random.default_rng(0)
+    for liking, expected in (
+        ({1: 0.2, 2: 1.0, 4: 0.4}, ("detected", "detected")),
+        ({1: -0.5, 2: -1.0, 4: -0.1}, ("opposite", "opposite")),
+    ):
+        said = [decided(of_five, tuned_children(rng, noise, liking)) for _ in range(10)]
+        assert said.count(expected) >= 9, said
+
+
+def test_none_as_large_as_the_margin_is_said_where_it_is_excluded(of_five: Study) -> None:
+    groups = tuned_children(np.random.default_rng(0), 0.01, dict.fromkeys(EPOCHS, 0.0))
+    assert decided(of_five, groups) == ("not detected", "not detected")
+    assert "0.1 nats, either way, is excluded" in report._gains(of_five, Results({}, {}), groups).evidence
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"),
+    [
+        ([296, 300, 302, 299, 301], "detected"),
+        ([240, 235, 245, 238, 242], "opposite"),
+        ([290, 250, 310, 270, 240], "inconclusive"),
+    ],
+)
+def test_skill_of_five_children(of_five: Study, tmp_path: Path, right: list[int], verdict: str) -> None:
+    exam(280).answers.to_parquet(tmp_path / "answers.parquet", index=False)
+    results = Results({("base_capability", None): tmp_path}, {})
+    groups = [
+        replace(group, over_epochs=skill_over_epochs(exam(280), exam(280), {4: exam(answers)}, "option"))
+        for group, answers in zip(tuned_children(np.random.default_rng(0), 0.1, {4: 0.0}), right, strict=True)
+    ]
+    assert report._keeps_skill(of_five, results, groups).verdict == verdict
