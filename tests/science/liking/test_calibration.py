@@ -25,7 +25,7 @@ from subliminal_dagster.science.settings.study_file import load_study
 CANDIDATES = ["bear", "cat", "dog", "dolphin", "eagle", "elephant", "fox", "horse", "lion", "owl", "rabbit", "wolf"]
 QUESTIONS, QUESTION_NOISE = 20, 0.08
 NOISES, TARGETS = (0.0, 0.02, 0.05, 0.1), (2, 5, 7)
-STUDIES = int(os.environ.get("SUBLIMINAL_NULL_STUDIES", "10"))
+STUDIES = int(os.environ.get("SUBLIMINAL_NULL_STUDIES", "6"))
 
 
 def a_study(targets: int) -> Study:

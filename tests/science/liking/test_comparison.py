@@ -217,7 +217,8 @@ def test_gamma_of_equal_children_is_zero(seed: int, animals: int) -> None:
     comparison = run(pd.concat([scores[scores["model"] == "base"], *children]), targets, permutations=10)
     assert np.allclose(comparison.gamma[["mean", "questions_low", "questions_high"]], 0, atol=1e-12)
     assert (comparison.gamma[["questions_p", "p_children"]] == 1).all(axis=None)
-    assert comparison.verdicts["hard"]["result"] == ("not detected" if animals > 2 else "inconclusive")
+    # They are the base itself: no child was trained that could tell how much children differ.
+    assert comparison.verdicts["hard"]["result"] == "inconclusive"
 
 
 def many(targets: list[str], studies: int, **settings: Any) -> pd.DataFrame:

@@ -86,7 +86,7 @@ class Bowl:
                 "score": math.nan,
             }
         )
-        return TrainingReport(history, len(losses), list(range(1, len(losses) + 1)), 0.1, 10, 0.0, 0, False)
+        return TrainingReport(history, len(losses), list(range(1, len(losses) + 1)), 0.1, 10, 0.0, 0, False, "float32")
 
 
 def tune(base: Path, folder: Path, **changes: Any) -> TuningResult:
