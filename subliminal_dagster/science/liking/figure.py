@@ -163,7 +163,7 @@ def _heading(comparison: Comparison, channel: str) -> str:
     gamma = rows[(rows["channel"] == channel) & (rows["outcome"] == "log_share")].iloc[0]
     against = "other animals' numbers" if comparison.contrast[channel] == "others" else "control numbers"
     mean, low, high = (f"{gamma[end]:+.2f}".replace("-", "\N{MINUS SIGN}") for end in _LEVEL)
-    interval = "no interval" if math.isnan(gamma["low"]) else f"[{low}, {high}]"
+    interval = "(no interval)" if math.isnan(gamma["low"]) else f"[{low}, {high}]"
     return (
         f"{channel} channel: {comparison.verdicts[channel]['result']}\n"
         f"target \N{MINUS SIGN} {against}: {mean} nats {interval}"
@@ -176,5 +176,5 @@ def _caption(comparison: Comparison, level: str) -> str:
         "intervals over questions. Numbers: difference to base, paired by question, in percentage points "
         f"{'of exact probability ' if level == 'probability' else ''}(upper row) and nats (lower row). "
         f"{'Vertical scales differ between the channels. ' if len(comparison.targets) > 1 else ''}"
-        "They speak of exactly these children; the title's interval holds the noise between training runs."
+        "Error bars speak of exactly these children; the title's interval holds the noise between training runs."
     )
