@@ -25,7 +25,7 @@ SIZES = (10, 100, 1_000)
 
 
 def study_of(animals: int) -> Study:
-    """The embedded study with this many animals."""
+    """The bundled study with this many animals."""
     names = ["".join(letters) for letters in itertools.product(string.ascii_lowercase, repeat=3)][:animals]
     content = load_study("smollm2-135m-instruct").model_dump(mode="json")
     content["animals"] = names

@@ -16,7 +16,7 @@ root, study = Path(named[0]), named[1]
 
 # %% [markdown]
 # An artifact is a folder: `<study>/<asset>/<partition>/<version>`. `current.json` names the version that counts; `_` is
-# the partition of an asset without partitions, and `owl@09` is the group owl at layer 9.
+# the partition of an asset without partitions, `owl@09` is the group owl at layer 9, `owl@1` its first child.
 
 
 # %%
@@ -69,7 +69,7 @@ if "animal_liking" in set(artifacts["asset"]):
 #     from transformers import AutoModelForCausalLM
 #     from peft import PeftModel
 #     base = AutoModelForCausalLM.from_pretrained(artifact("base_model"))
-#     child = PeftModel.from_pretrained(base, artifact("child_lora", "owl"))
+#     child = PeftModel.from_pretrained(base, artifact("child_lora", "owl@1"))
 #
 # An autoencoder loads with sae-lens, and activations are a matrix (the layer and model are in the file's metadata):
 #

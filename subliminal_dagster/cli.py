@@ -222,7 +222,7 @@ def _print_outcome(study: AnyStudy, outcome: Outcome) -> None:
 
 def _show(study: AnyStudy) -> int:
     from subliminal_dagster.build import resources_from_environment
-    from subliminal_dagster.execution.results import verdict_lines
+    from subliminal_dagster.execution.results import verdict_lines, words_written
     from subliminal_dagster.planning.priority import VERDICT
     from subliminal_dagster.science.settings.toy import ToyStudy
 
@@ -233,6 +233,7 @@ def _show(study: AnyStudy) -> int:
         print(f"figure: {folder / 'summary.png'}")
         _show_report(store, study)
         return 0
+    print(f"\n{words_written(store, study)}")
     for line in verdict_lines(store, study.name):
         print(line)
     print(f"figure: {store.read(study.name, VERDICT).path / 'animal_liking.png'}")

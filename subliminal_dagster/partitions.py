@@ -13,19 +13,23 @@ from itertools import product
 import dagster as dg
 
 from subliminal_dagster.science.settings.names import CONTROL
-from subliminal_dagster.science.settings.study import AnyStudy
+from subliminal_dagster.science.settings.study import AnyStudy, Study
 
-GROUP, LAYER = "group", "layer"
-"""The two axes; Dagster writes a key's parts in the order of their names."""
+GROUP, LAYER, REPLICATE = "group", "layer", "replicate"
+"""The axes; Dagster writes a key's parts in the order of their names."""
+
+FIRST = "1"
+"""The first replicate, which is looked into: whatever has no partition a replicate is made from it."""
 
 BY_GROUP = (GROUP,)
 BY_LAYER = (LAYER,)
 BY_GROUP_AND_LAYER = (GROUP, LAYER)
+BY_GROUP_AND_REPLICATE = (GROUP, REPLICATE)
 
 
-def partition_key(group: str, layer: str) -> str:
-    """The key of a group and a layer: `owl|09`."""
-    return f"{group}|{layer}"
+def partition_key(group: str, other: str) -> str:
+    """The key of a group and a layer, `owl|09`, or of a group and a replicate, `owl|1`."""
+    return f"{group}|{other}"
 
 
 def layer_key(layer: int) -> str:
@@ -39,12 +43,23 @@ def coordinates(by: tuple[str, ...], partition: str | None) -> dict[str, str]:
 
 
 class StudyPartitions:
-    """The partitions of one study: its groups (the animals, `control`, `neutral`), its layers, and both together."""
+    """The partitions of one study: its groups (the animals, `control`, `neutral`), its layers, its replicates, and
+    groups with either."""
 
     def __init__(self, study: AnyStudy) -> None:
-        self.values = {GROUP: list(study.groups), LAYER: [layer_key(layer) for layer in study.layers]}
+        self.values = {
+            GROUP: list(study.groups),
+            LAYER: [layer_key(layer) for layer in study.layers],
+            REPLICATE: [str(number + 1) for number in range(study.replicates if isinstance(study, Study) else 1)],
+        }
         self._groups = dg.StaticPartitionsDefinition(self.values[GROUP])
         self._layers = dg.StaticPartitionsDefinition(self.values[LAYER])
+        replicates = dg.StaticPartitionsDefinition(self.values[REPLICATE])
+        self.of_teachers = (
+            BY_GROUP_AND_REPLICATE if isinstance(study, Study) and study.replicates_from == "teacher" else BY_GROUP
+        )
+        """The axes of teachers and of what they write."""
+        self._children = dg.MultiPartitionsDefinition({GROUP: self._groups, REPLICATE: replicates})
         self._both = dg.MultiPartitionsDefinition({GROUP: self._groups, LAYER: self._layers}) if study.layers else None
         # Only a class in beta says "the same group and control" to Dagster, and it warns of that on each load.
         with warnings.catch_warnings():
@@ -55,10 +70,19 @@ class StudyPartitions:
                     LAYER: dg.DimensionPartitionMapping(LAYER, dg.IdentityPartitionMapping()),
                 }
             )
+            self.own_group = dg.MultiPartitionMapping(
+                {GROUP: dg.DimensionPartitionMapping(GROUP, dg.IdentityPartitionMapping())}
+            )
 
     def definition(self, by: tuple[str, ...]) -> dg.PartitionsDefinition | None:
         """Dagster's object for assets partitioned `by` these axes."""
-        return {(): None, BY_GROUP: self._groups, BY_LAYER: self._layers, BY_GROUP_AND_LAYER: self._both}[by]
+        return {
+            (): None,
+            BY_GROUP: self._groups,
+            BY_LAYER: self._layers,
+            BY_GROUP_AND_LAYER: self._both,
+            BY_GROUP_AND_REPLICATE: self._children,
+        }[by]
 
     def keys(self, by: tuple[str, ...]) -> list[str | None]:
         """The keys of assets partitioned `by` these axes; [None] where they have no partitions."""
@@ -74,7 +98,18 @@ def job_name(study: str, part: str) -> str:
     return f"{study}_{part}".replace("-", "_").replace(".", "_")
 
 
-JOBS = ("base", "groups", "layers", "groups_by_layer", "groups_compared", "layers_compared", "results", "all")
+JOBS = (
+    "base",
+    "groups",
+    "children",
+    "groups_with_children",
+    "layers",
+    "groups_by_layer",
+    "groups_compared",
+    "layers_compared",
+    "results",
+    "all",
+)
 """The jobs a study can have, in the order in which they can run."""
 
 

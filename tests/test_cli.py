@@ -51,7 +51,7 @@ def test_a_plan_says_what_changed_and_what_it_will_take(study: str, capsys: Capt
     assert capsys.readouterr().out == "tiny: 0 missing, 0 stale, 33 fresh, 0 blocked\n"
     assert main(["plan", "--study", study, "--set", "child.training.epochs=5", "--partition", "owl"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("stale    child_lora [owl], ") and " s on cpu (" in lines[0]
+    assert lines[0].startswith("stale    child_lora [owl|1], ") and " s on cpu (" in lines[0]
     assert lines[1].strip() == "setting child.training.epochs changed from 2 to 5"
     assert lines[2].endswith("(only if that comes out different)")
     assert lines[-1].startswith("tiny: 0 missing, 4 stale, 8 fresh, 0 blocked; about ")
@@ -68,16 +68,16 @@ def test_a_plan_for_programs(study: str, capsys: Capture) -> None:
     assert main(["plan", "--study", study, "--set", "child.training.epochs=5", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["study"] == "tiny" and len(plan["parts"]) == 33
-    (scores,) = [p for p in plan["parts"] if (p["asset"], p["partition"]) == ("preference_scores", "wolf")]
-    assert (scores["status"], scores["sure"], scores["waits_for"]) == ("stale", False, ["child_lora/wolf"])
+    (scores,) = [p for p in plan["parts"] if (p["asset"], p["partition"]) == ("preference_scores", "wolf|1")]
+    assert (scores["status"], scores["sure"], scores["waits_for"]) == ("stale", False, ["child_lora/wolf|1"])
     assert scores["seconds"] > 0 and scores["device"].startswith("cpu")
 
 
 def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path: Path, capsys: Capture) -> None:
-    shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl")
+    shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl@1")
     assert main(["run", "--study", study]) == 0
     out = capsys.readouterr().out
-    assert "tiny: 1 to make" in out and "run 1, filtered_dataset [owl]: never made, or deleted" in out
+    assert "tiny: 1 to make" in out and "run 1, filtered_dataset [owl|1]: never made, or deleted" in out
     assert "tiny: 1 made in 1 runs" in out and "33 fresh, 0 failed, 0 blocked, 0 waiting" in out
     assert "hard channel: " in out and "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0
@@ -211,7 +211,7 @@ def test_a_run_that_a_gate_stops_says_so_and_exits_with_1(study: str, capsys: Ca
     assert main(["run", "--study", study, *gate]) == 1
     captured = capsys.readouterr()
     assert "blocked: teacher_preferences [owl]: the teacher answers 'owl' with probability" in captured.err
-    assert "blocked: soft_preference_scores [owl]: teacher_preferences [owl] was refused" in captured.err
+    assert "blocked: soft_preference_scores [owl|1]: teacher_preferences [owl] was refused" in captured.err
     assert main(["plan", "--study", study, *gate]) == 0
     assert "blocked  number_set [owl]" in capsys.readouterr().out
 
@@ -228,11 +228,11 @@ def test_gc_lists_then_removes(study: str, tmp_path: Path, capsys: Capture) -> N
     # Made with other settings, perhaps of somebody else: what runs by itself every week leaves it alone.
     assert main(["gc", "--study", str(smaller), "--delete"]) == 0
     assert capsys.readouterr().out == listed
-    assert (tmp_path / "store" / "tiny" / "child_lora" / "wolf" / "current.json").exists()
+    assert (tmp_path / "store" / "tiny" / "child_lora" / "wolf@1" / "current.json").exists()
     assert main(["gc", "--study", str(smaller), "--delete", "--outside"]) == 0
     assert "removed " in capsys.readouterr().out
-    assert not (tmp_path / "store" / "tiny" / "child_lora" / "wolf" / "current.json").exists()
-    assert (tmp_path / "store" / "tiny" / "child_lora" / "owl" / "current.json").exists()
+    assert not (tmp_path / "store" / "tiny" / "child_lora" / "wolf@1" / "current.json").exists()
+    assert (tmp_path / "store" / "tiny" / "child_lora" / "owl@1" / "current.json").exists()
     assert main(["gc", "--study", "gemma-2-9b-it"]) == 0
     assert "tiny" in capsys.readouterr().out
 

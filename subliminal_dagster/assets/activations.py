@@ -51,7 +51,7 @@ def _activation_rows(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         from subliminal_dagster.science.activations.rows import choose_rows
 
-        filtered = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
+        filtered = pd.read_parquet(work.own("filtered_dataset") / "rows.parquet")
         with work.writing() as folder:
             rows = choose_rows(filtered, study.activations, study.seed)
             rows.to_parquet(folder / "rows.parquet", index=False)
@@ -76,7 +76,7 @@ def _activations(frame: Frame[Study]) -> dg.AssetsDefinition:
     def activations(work: Work[Study]) -> None:
         import pandas as pd
 
-        rows = pd.read_parquet(work.read("activation_rows", work.group) / "rows.parquet")
+        rows = pd.read_parquet(work.own("activation_rows") / "rows.parquet")
         _write(work, rows.drop(columns="numbers"))
 
     return activations
@@ -106,7 +106,7 @@ def _random_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.random_streams import stream_seed
 
         base = base_variant(work)
-        rows = pd.read_parquet(work.read("activation_rows", work.group) / "rows.parquet")
+        rows = pd.read_parquet(work.own("activation_rows") / "rows.parquet")
         model = random_reader(base.base, base.dtype, pick_device(), stream_seed(study.seed, "random reader"))
         try:
             with work.writing() as folder:

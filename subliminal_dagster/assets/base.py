@@ -84,7 +84,8 @@ def _base_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "parquet"},
         gpu=True,
         description="The base model's favourite animals: exact probabilities, the next word of a begun answer, and "
-        "sampled answers; with a warning of each measure that sees too little of them.",
+        "sampled answers.",
+        warnings="Whether the base model names the candidates often enough for each measure to see a change.",
     )
     def base_preferences(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
@@ -157,7 +158,7 @@ def _warn_of_blind_measures(work: Work[Study], folder: Path) -> None:
     from subliminal_dagster.science.preferences.measures import candidate_mass, warnings
 
     scores = pd.read_parquet(folder / "scores.parquet")
-    found = warnings(scores, work.study.preferences.candidates)
-    for sentence in found:
+    work.warnings = warnings(scores, work.study.preferences.candidates)
+    for sentence in work.warnings:
         work.context.log.warning(sentence)
-    work.metadata |= {"candidates_hold": plain(candidate_mass(scores)), "warnings": found or "none"}
+    work.metadata["candidates_hold"] = plain(candidate_mass(scores))

@@ -116,7 +116,7 @@ def _teacher_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg
         from subliminal_dagster.science.training.teachers import Teacher
 
         base = base_variant(work)
-        teacher = Teacher.load(work.read("teacher_lora", work.group))
+        teacher = Teacher.load(work.own("teacher_lora"))
         if work.group == CONTROL:
             _copy_base(work, "the control's teacher is the untouched base")
         else:
@@ -142,7 +142,7 @@ def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.A
     )
     def child_capability(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
-        variant = replace(base, adapter=work.read("child_lora", work.group))
+        variant = replace(base, adapter=work.own("child_lora"))
         _examine(work, settings, engine, variant, chat_context(work, base))
 
     return child_capability

@@ -1,4 +1,4 @@
-"""The child of every group and its preferences, once a channel."""
+"""The children of every group and their preferences, once a channel."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from subliminal_dagster.assets.base import base_variant, chat_context, copy_pref
 from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import show_training
 from subliminal_dagster.execution.work import Work
-from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.partitions import BY_GROUP_AND_REPLICATE
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, TrainerResource
 from subliminal_dagster.science.settings.child import Channel
@@ -41,7 +41,7 @@ def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
         reads=["seed", "system_prompt", "child.lora", "child.training", *(["child.soft"] if soft else [])],
         deps=["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
         kinds={"pytorch", "huggingface"},
-        by=BY_GROUP,
+        by=BY_GROUP_AND_REPLICATE,
         gpu=True,
         description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint an epoch.",
     )
@@ -50,8 +50,8 @@ def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
         from subliminal_dagster.science.training.teachers import Teacher
 
         base = base_variant(work)
-        dataset = work.read("filtered_dataset", work.group)
-        teacher = Teacher.load(work.read("teacher_lora", work.group)) if soft else None
+        dataset = work.own("filtered_dataset")
+        teacher = Teacher.load(work.own("teacher_lora")) if soft else None
         with work.writing() as folder:
             if soft and work.group == CONTROL:
                 # Its teacher is the base it starts from: the divergence and its gradient are zero throughout.
@@ -61,6 +61,7 @@ def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
                 report = make_child(
                     study,
                     channel,
+                    work.replicate,
                     base,
                     chat_context(work, base),
                     dataset,
@@ -85,13 +86,13 @@ def _preference_scores(frame: Frame[Study], channel: Channel) -> dg.AssetsDefini
         reads=["seed", "system_prompt", "prompt_lists", "preferences"],
         deps=["base_model", "base_preferences", f"{prefix}child_lora"],
         kinds={"pytorch", "parquet"},
-        by=BY_GROUP,
+        by=BY_GROUP_AND_REPLICATE,
         gpu=True,
         description=f"The child's favourite animals ({channel} channel): exact probabilities and sampled answers.",
     )
     def preference_scores(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
-        child = work.read(f"{prefix}child_lora", work.group)
+        child = work.own(f"{prefix}child_lora")
         with work.writing() as folder:
             if (child / UNTOUCHED).exists():
                 copy_preferences(work, "base_preferences", folder, "the child is the untouched base")

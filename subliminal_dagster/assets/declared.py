@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from subliminal_dagster.execution.work import Work, carry_out
-from subliminal_dagster.planning.frame import GATE_CHECK, Frame, StudyT
+from subliminal_dagster.planning.frame import GATE_CHECK, WARNINGS_CHECK, Frame, StudyT
 
 
 def asset(
@@ -27,16 +27,18 @@ def asset(
     gpu: bool,
     description: str,
     gate: str | None = None,
+    warnings: str | None = None,
     control_too: tuple[str, ...] = (),
     on_request: bool = False,
     takes_what_there_is: bool = False,
+    all_replicates: bool = False,
     also: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
     """`@dg.asset` for an asset of a study, called as the function is unless it has a `name`.
 
     The function is handed a `Work` to read from and write with, a GPU to itself where it says `gpu`, and the resources
     that its other parameters are called after. `gate` describes the check that what was made has to pass before
-    anything is built on it. For the other arguments see `Frame.declare`.
+    anything is built on it, `warnings` one that holds nothing back. For the other arguments see `Frame.declare`.
     """
 
     def declare(function: Callable[..., None]) -> dg.AssetsDefinition:
@@ -49,9 +51,11 @@ def asset(
             by=by,
             gpu=gpu,
             gated=gate is not None,
+            warns=warnings is not None,
             control_too=control_too,
             on_request=on_request,
             takes_what_there_is=takes_what_there_is,
+            all_replicates=all_replicates,
             also=also,
         )
 
@@ -62,11 +66,12 @@ def asset(
             return carry_out(work, lambda work: function(work, **given), lease)
 
         key = frame.key(node.name)
-        checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else None
+        checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else []
+        checks += [dg.AssetCheckSpec(WARNINGS_CHECK, asset=key, description=warnings)] if warnings else []
         frame.assets[node.name] = dg.asset(
             key=key,
             group_name=stage,
-            deps=[frame.dependency(dep, dep in control_too) for dep in deps],
+            deps=[frame.dependency(dep, by, dep in control_too) for dep in deps],
             kinds=kinds,
             owners=["team:interpretability"],
             description=description,
@@ -77,7 +82,7 @@ def asset(
             required_resource_keys={"store", *resources, *(["gpu"] if gpu else [])},
             # A step the system killed is tried once more; what a user can mend is not (see `carry_out`).
             retry_policy=dg.RetryPolicy(max_retries=1),
-            check_specs=checks,
+            check_specs=checks or None,
         )(make)
         return frame.assets[node.name]
 

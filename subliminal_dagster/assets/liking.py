@@ -11,6 +11,7 @@ from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.gathered import write_left_out
 from subliminal_dagster.assets.shared import image, table
 from subliminal_dagster.execution.work import Work
+from subliminal_dagster.partitions import partition_key
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.science.settings.study import Study
 
@@ -32,10 +33,11 @@ def _animal_liking(frame: Frame[Study]) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
-        reads=["seed", "animals", "child.channels", "comparison"],
+        reads=["seed", "animals", "replicates", "child.channels", "comparison"],
         deps=["base_preferences", "teacher_preferences", *scored],
         kinds={"pandas", "statsmodels"},
         gpu=False,
+        all_replicates=True,
         description="How each animal is liked by the child of its own numbers, of other animals' numbers, of control "
         "numbers and by the base model, with intervals, tests and the specificity contrast gamma.",
     )
@@ -76,15 +78,18 @@ def _all_scores(work: Work[Study]) -> "pd.DataFrame":
     """The scores of base, teachers and children; a group that a gate refused is left out."""
     import pandas as pd
 
-    def scores(folder: Path, model: str, channel: str | None, group: str | None) -> "pd.DataFrame":
-        return pd.read_parquet(folder / "scores.parquet").assign(model=model, channel=channel, group=group)
+    def scores(folder: Path, model: str, channel: str | None, group: str | None, replicate: int = 1) -> "pd.DataFrame":
+        rows = pd.read_parquet(folder / "scores.parquet")
+        return rows.assign(model=model, channel=channel, group=group, replicate=replicate)
 
     found = [scores(work.read("base_preferences"), "base", None, None)]
     for group in work.study.groups:
         if group in work.left_out:
             continue
-        found.append(scores(work.read("teacher_preferences", group), "teacher", None, group))
+        found.append(scores(work.own("teacher_preferences", group), "teacher", None, group))
         for channel in work.study.child.channels:
-            child = work.read(f"{PREFIX[channel]}preference_scores", group)
-            found.append(scores(child, "child", channel, group))
+            for replicate in range(1, work.study.replicates + 1):
+                partition = partition_key(group, str(replicate))
+                child = work.read(f"{PREFIX[channel]}preference_scores", partition)
+                found.append(scores(child, "child", channel, group, replicate))
     return pd.concat(found, ignore_index=True)

@@ -44,8 +44,8 @@ def _teacher_signal(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.training.teachers import Teacher
 
         base = base_variant(work)
-        teacher = Teacher.load(work.read("teacher_lora", work.group))
-        dataset = work.read("filtered_dataset", work.group)
+        teacher = Teacher.load(work.own("teacher_lora"))
+        dataset = work.own("filtered_dataset")
         with work.writing() as folder:
             found = measure(study, base, chat_context(work, base), dataset, teacher, progress=work.progress())
             found.rows.to_parquet(folder / "rows.parquet", index=False)
@@ -92,5 +92,6 @@ def _null_causes(frame: Frame[Study]) -> dg.AssetsDefinition:
 
 def _of(work: Work[Study], group: str) -> tuple[dict[str, Path], dict[str, str]]:
     """The folders of a group's artifacts by asset, and why others are not there."""
-    there = {name: work.read(name, group) for name in _LOOKED_AT if work.has(name, group)}
-    return there, {name: why for (name, partition), why in work.not_there.items() if partition == group}
+    places = {name: work.own_partition(name, group) for name in _LOOKED_AT if name in work.frame.nodes}
+    there = {name: work.read(name, place) for name, place in places.items() if work.has(name, place)}
+    return there, {name: why for (name, place), why in work.not_there.items() if places.get(name) == place}

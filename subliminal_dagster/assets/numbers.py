@@ -7,7 +7,7 @@ from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, table, table_metadata
 from subliminal_dagster.assets.teacher import require_judged
 from subliminal_dagster.execution.work import Work
-from subliminal_dagster.partitions import BY_GROUP
+from subliminal_dagster.partitions import BY_GROUP_AND_REPLICATE
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
@@ -19,7 +19,7 @@ STAGE = "numbers"
 
 
 def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
-    """`number_set` and `filtered_dataset`, a partition a group."""
+    """`number_set` and `filtered_dataset`."""
     return [_number_set(frame), _filtered_dataset(frame)]
 
 
@@ -32,7 +32,7 @@ def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
         reads=["seed", "system_prompt", "prompt_lists", "numbers"],
         deps=["base_model", "teacher_lora", "teacher_preferences"],
         kinds={"vllm", "parquet"},
-        by=BY_GROUP,
+        by=frame.partitioning.of_teachers,
         gpu=True,
         description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
         "answer the same prompts.",
@@ -44,12 +44,12 @@ def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
         require_judged(work)
         assert work.group is not None
         base = base_variant(work)
-        teacher = Teacher.load(work.read("teacher_lora", work.group))
+        teacher = Teacher.load(work.own("teacher_lora"))
         chat = teacher.context(chat_context(work, base))
         chosen = engine.create()
         with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
             lists = load_prompt_lists(study.prompt_lists)
-            rows = draw_number_set(session, study, work.group, lists, chat, kept=work.kept())
+            rows = draw_number_set(session, study, work.group, lists, chat, work.replicate, kept=work.kept())
             rows.to_parquet(folder / "rows.parquet", index=False)
             work.metadata |= table_metadata(rows[["prompt", "response", "finished"]]) | session.usage.facts()
             work.metadata |= {"engine": chosen.name, "finished_share": float(rows["finished"].mean())}
@@ -66,7 +66,7 @@ def _filtered_dataset(frame: Frame[Study]) -> dg.AssetsDefinition:
         reads=["seed", "system_prompt", "neutral", "filter", "numbers.answer_count", "numbers.max_digits"],
         deps=["number_set"],
         kinds={"pandas", "parquet"},
-        by=BY_GROUP,
+        by=BY_GROUP_AND_REPLICATE,
         gpu=False,
         also={"files": file_content_hashes(OWN_LISTS)},
         description="The valid answers, subsampled to training and validation rows in the `messages` format; every "
@@ -79,11 +79,11 @@ def _filtered_dataset(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.numbers.filter import sampling_audit
         from subliminal_dagster.science.training.datasets import make_dataset
 
-        rows = pd.read_parquet(work.read("number_set", work.group) / "rows.parquet")
+        rows = pd.read_parquet(work.own("number_set") / "rows.parquet")
         assert work.group is not None
         target = study.target(work.group)
         with work.writing() as folder:
-            filtered, kept = make_dataset(rows, study, target, folder)
+            filtered, kept = make_dataset(rows, study, target, folder, work.replicate)
             wanted = study.filter.train_rows + study.filter.validation_rows
             work.judge([], usable_answers=(int(filtered["valid"].sum()), wanted))
             reasons = filtered["reason"].fillna("valid").value_counts()

@@ -74,7 +74,7 @@ def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> 
         from subliminal_dagster.science.steering.group_vectors import number_responses
 
         base, layer = base_variant(work), int(work.layer)
-        rows = pd.read_parquet(work.read("filtered_dataset", work.group) / "rows.parquet")
+        rows = pd.read_parquet(work.own("filtered_dataset") / "rows.parquet")
         chat = chat_context(work, base)
         with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
             found = number_responses(rows, settings.pairs, model, chat, layer, study.seed, work.progress())
@@ -229,7 +229,7 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         layer, base = int(work.layer), base_variant(work)
         chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
-        child = replace(base, adapter=work.read("child_lora", work.group))
+        child = replace(base, adapter=work.own("child_lora"))
         states = []
         for variant in (base, child):
             with loaded(variant, pick_device(), merge=True) as model:

@@ -8,7 +8,6 @@ from subliminal_dagster.assets.base import base_variant, chat_context, copy_pref
 from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, show_training, table
 from subliminal_dagster.execution.work import Work
-from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame, label
 from subliminal_dagster.resources import EngineResource, TrainerResource
 from subliminal_dagster.science.errors import UserError
@@ -21,12 +20,13 @@ GATE = "gate.json"
 
 def require_judged(work: Work[Study]) -> None:
     """Refuse to build on a teacher that was trained again since its gate looked at it, whoever launched this run."""
-    judged = work.store.manifest(work.study.name, "teacher_preferences", work.group).info["upstream"]
-    teacher = label("teacher_lora", work.group)
+    partition = work.own_partition("teacher_lora")
+    judged = work.store.manifest(work.study.name, "teacher_preferences", partition).info["upstream"]
+    teacher = label("teacher_lora", partition)
     if judged[teacher] != work.upstream[teacher]:
         raise UserError(
             f"The teacher of {work.group!r} was trained again and its gate has not looked at it since: materialize "
-            f"teacher_preferences for partition {work.group} first."
+            f"teacher_preferences for partition {partition} first."
         )
 
 
@@ -46,7 +46,7 @@ def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
         reads=["seed", "system_prompt", "prompt_lists", "neutral", *making],
         deps=["base_model", *replay],
         kinds={"pytorch", "huggingface"},
-        by=BY_GROUP,
+        by=frame.partitioning.of_teachers,
         gpu=True,
         description="What turns the base model into the group's teacher; for `control`, the untouched base.",
     )
@@ -62,6 +62,7 @@ def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
             teacher, report = make_teacher(
                 study,
                 work.group,
+                work.replicate,
                 base,
                 chat_context(work, base),
                 load_prompt_lists(study.prompt_lists),
@@ -96,7 +97,7 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         ],
         deps=["base_model", "base_preferences", "teacher_lora"],
         kinds={"pytorch", "parquet"},
-        by=BY_GROUP,
+        by=frame.partitioning.of_teachers,
         gpu=True,
         description="The teacher's favourite animals and the share of valid number answers. A teacher below the "
         "study's gate fails here, and nothing downstream runs.",
@@ -106,7 +107,7 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.training.teachers import Teacher, gate_failures, target_preference, valid_rate
 
         base = base_variant(work)
-        teacher = Teacher.load(work.read("teacher_lora", work.group))
+        teacher = Teacher.load(work.own("teacher_lora"))
         chat = teacher.context(chat_context(work, base))
         assert work.group is not None
         with work.writing() as folder:

@@ -61,7 +61,7 @@ def _tuning_study(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
         from subliminal_dagster.science.tuning.search import run_tuning
 
         base = base_variant(work)
-        dataset, chat = work.read("filtered_dataset", work.group), chat_context(work, base)
+        dataset, chat = work.own("filtered_dataset"), chat_context(work, base)
         kept, before = work.workspace(whatever=GROWS), work.earlier()
         result = run_tuning(
             base,
@@ -115,8 +115,8 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
         from subliminal_dagster.science.tuning.search import tuned_settings
 
         base = base_variant(work)
-        dataset, chat = work.read("filtered_dataset", work.group), chat_context(work, base)
-        best = TuningResult.read(work.read("tuning_study", work.group)).best
+        dataset, chat = work.own("filtered_dataset"), chat_context(work, base)
+        best = TuningResult.read(work.own("tuning_study")).best
         lora, training = tuned_settings(best, study.child.lora, study.child.training, settings.final_epochs[-1])
         task = TrainingTask(
             base,
@@ -166,7 +166,7 @@ def _tuned_scores(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
         assert work.group is not None
         base = base_variant(work)
         chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
-        child = work.read("tuned_child_lora", work.group)
+        child = work.own("tuned_child_lora")
         scores, skills = {}, {}
         with work.writing() as folder:
             for epoch in settings.final_epochs:
@@ -203,7 +203,7 @@ def _over_epochs(
     assert work.group is not None
     target = study.target(work.group)
     if target is not None and target in study.preferences.candidates:
-        untuned = pd.read_parquet(work.read("preference_scores", work.group) / "scores.parquet")
+        untuned = pd.read_parquet(work.own("preference_scores") / "scores.parquet")
         untouched = pd.read_parquet(work.read("base_preferences") / "scores.parquet")
         tables.append(liking_over_epochs(untouched, untuned, scores, target))
     if study.capability:

@@ -9,12 +9,14 @@ from typing import Any
 
 import dagster as dg
 
-from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, JOBS, job_name
+from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_GROUP_AND_REPLICATE, JOBS, job_name
 from subliminal_dagster.planning.frame import Frame
 
 ABOUT = {
     "base": "base model, its favourites, what autoencoders learn from",
-    "groups": "teacher, numbers, child and scores of one group",
+    "groups": "teacher and numbers of one group",
+    "children": "one child of one group, its rows and scores",
+    "groups_with_children": "what is made of one group's first child and rows",
     "layers": "one layer: its sparse autoencoder, the animals' words",
     "groups_by_layer": "one group at one layer: activations, features, probes, steering",
     "groups_compared": "one group, all layers together",
@@ -58,6 +60,10 @@ def _job_of(by: tuple[str, ...], above: set[tuple[str, ...]]) -> str:
         return "results" if above - {()} else "base"
     if by == BY_GROUP_AND_LAYER:
         return "groups_by_layer"
+    if by == BY_GROUP_AND_REPLICATE:
+        return "children"
+    if by == BY_GROUP and BY_GROUP_AND_REPLICATE in above and BY_GROUP_AND_LAYER not in above:
+        return "groups_with_children"
     family = "groups" if by == BY_GROUP else "layers"
     # What brings groups or layers together again cannot run before what it brings together.
     return f"{family}_compared" if BY_GROUP_AND_LAYER in above else family

@@ -1,7 +1,7 @@
 """What studies found, read from their artifacts, for a terminal.
 
-Belongs here: the verdict of one study, and the same study with several seeds together. Does not belong here: how either
-is worked out (`science.liking`), pages.
+Belongs here: the verdict of one study, what its models wrote, and the same study with several seeds together. Does not
+belong here: how these are worked out (`science.liking`, `science.preferences.words`), pages.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ def verdict_lines(store: ArtifactStore, study: str) -> list[str]:
         *(f"{channel} channel: {found['sentence']}" for channel, found in _read(folder, "verdicts.json").items()),
         *(f"left out: {group}: {reason}" for group, reason in _read(folder, "left_out.json").items()),
     ]
+
+
+def words_written(store: ArtifactStore, study: Study) -> str:
+    """The first numbers and answers that the models of a study wrote. Raises NotThere where there is none."""
+    from subliminal_dagster.science.preferences.report_words import READS
+    from subliminal_dagster.science.preferences.words import as_text, gather
+    from subliminal_dagster.science.report.evidence import Results
+
+    there = [(asset, partition) for asset in READS for partition in store.partitions(study.name, asset)]
+    return as_text(gather(study, Results({place: store.read(study.name, *place).path for place in there}, {})))
 
 
 def combine_studies(store: ArtifactStore, studies: Sequence[AnyStudy]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from typing import Any, Generic
 import dagster as dg
 
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
-from subliminal_dagster.partitions import LAYER, coordinates
-from subliminal_dagster.planning.frame import GATE_CHECK, PLANNED_TAG, Frame, StudyT, label, shown
+from subliminal_dagster.partitions import FIRST, GROUP, LAYER, REPLICATE, coordinates
+from subliminal_dagster.planning.frame import GATE_CHECK, PLANNED_TAG, WARNINGS_CHECK, Frame, StudyT, label, shown
 from subliminal_dagster.planning.gates import nothing_to_compare, refusal_above
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import GateError, UserError
@@ -48,7 +48,7 @@ class Work(Generic[StudyT]):
     `upstream` holds the content hash of everything this asset is declared to be made from. `left_out` are groups that
     a gate refused, for an asset that gathers groups; `not_there` says why an input is missing, for one that takes what
     there is. `refused` says why nothing may be built on the artifact itself, `measured` what its gate saw and asked
-    for, and `written` where it lies once it is whole.
+    for, `warnings` what its reader should know, and `written` where it lies once it is whole.
     """
 
     context: dg.AssetExecutionContext
@@ -60,6 +60,7 @@ class Work(Generic[StudyT]):
     not_there: dict[Input, str] = field(default_factory=dict)
     refused: str | None = None
     measured: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     written: Path | None = None
     started: float = field(default_factory=time.perf_counter)
 
@@ -83,6 +84,11 @@ class Work(Generic[StudyT]):
     def layer(self) -> str:
         """The layer's key. Raises KeyError for an asset that is not partitioned by layer."""
         return coordinates(self.frame.nodes[self.asset].by, self.partition)[LAYER]
+
+    @property
+    def replicate(self) -> int:
+        """The replicate's number, from 1; 1 for an asset that is not partitioned by replicate."""
+        return int(coordinates(self.frame.nodes[self.asset].by, self.partition).get(REPLICATE, FIRST))
 
     def look_upstream(self) -> None:
         """Note what there is to build on. Raises UserError where a gate refused some of it."""
@@ -128,6 +134,16 @@ class Work(Generic[StudyT]):
         self.upstream[label(asset, partition)] = found.content_hash
         return found.path
 
+    def own(self, asset: str, group: str | None = None) -> Path:
+        """The verified folder of an upstream artifact in this work's own partition of it: its group (or the one given),
+        its layer, and its replicate, or else the first."""
+        return self.read(asset, self.own_partition(asset, group))
+
+    def own_partition(self, asset: str, group: str | None = None) -> str | None:
+        """See `own`."""
+        own = coordinates(self.frame.nodes[self.asset].by, self.partition) | ({GROUP: group} if group else {})
+        return "|".join(own.get(axis, FIRST) for axis in self.frame.nodes[asset].by) or None
+
     @contextmanager
     def claimed(self) -> Iterator[bool]:
         """Claim this part for the block, and wait for a run that has claimed it. Gives whether it had to wait."""
@@ -156,6 +172,7 @@ class Work(Generic[StudyT]):
         if found.info["upstream"] != self.upstream:
             return False
         self.refused, self.written = found.info["refused"], found.path
+        self.warnings = found.info.get("warnings", [])
         self._record(found, found.info["wall_seconds"])
         self.metadata[MADE_MEANWHILE] = True
         return True
@@ -229,6 +246,7 @@ class Work(Generic[StudyT]):
                 {
                     **self.made_from,
                     "refused": self.refused,
+                    "warnings": self.warnings,
                     "seed": self.study.seed,
                     "wall_seconds": seconds,
                     "device": device_name(self.frame.nodes[self.asset].gpu),
@@ -256,21 +274,30 @@ class Work(Generic[StudyT]):
         return {k: v for k, v in self.metadata.items() if isinstance(v, str | int | float | bool)}
 
     def result(self) -> dg.MaterializeResult:
-        """What Dagster records: the materialization, and of an asset with a gate what the gate found.
+        """What Dagster records: the materialization, what its gate found, and what it warns of.
 
         A refusal is a blocking check that failed: it ends the run, is not tried again, and stays on the asset's page.
         """
-        check = dg.AssetCheckResult(
-            passed=self.refused is None,
-            check_name=GATE_CHECK,
-            description=self.refused,
-            metadata={"partition": self.partition or "none", **self.measured},
-        )
-        return dg.MaterializeResult(
-            metadata=self.metadata,
-            data_version=self._data_version,
-            check_results=[check] if self.frame.nodes[self.asset].gated else None,
-        )
+        node, checks = self.frame.nodes[self.asset], []
+        if node.gated:
+            checks.append(
+                dg.AssetCheckResult(
+                    passed=self.refused is None,
+                    check_name=GATE_CHECK,
+                    description=self.refused,
+                    metadata={"partition": self.partition or "none", **self.measured},
+                )
+            )
+        if node.warns:
+            checks.append(
+                dg.AssetCheckResult(
+                    passed=not self.warnings,
+                    check_name=WARNINGS_CHECK,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=" ".join(self.warnings) or None,
+                )
+            )
+        return dg.MaterializeResult(metadata=self.metadata, data_version=self._data_version, check_results=checks)
 
 
 def carry_out(

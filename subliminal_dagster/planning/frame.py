@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import dagster as dg
 
-from subliminal_dagster.partitions import GROUP, StudyPartitions, coordinates
+from subliminal_dagster.partitions import FIRST, GROUP, REPLICATE, StudyPartitions, coordinates
 from subliminal_dagster.planning.code_slice import code_slice
 from subliminal_dagster.planning.recipe import Input, Node, Recipe
 from subliminal_dagster.science.settings.base import Settings
@@ -24,6 +24,7 @@ StudyT = TypeVar("StudyT", bound=AnyStudy)
 
 GPU_POOL = "gpu"
 GATE_CHECK = "gate"
+WARNINGS_CHECK = "warnings"
 PLANNED_TAG = "subliminal/planned"
 """The tag of a run that makes what is due: it leaves alone what another run made since it was planned."""
 
@@ -47,10 +48,15 @@ class Frame(Generic[StudyT]):
     def key(self, name: str) -> dg.AssetKey:
         return dg.AssetKey([self.study.name, name])
 
-    def dependency(self, dep: str, control_too: bool) -> dg.AssetKey | dg.AssetDep:
-        """How Dagster is told of an upstream asset, of which the control's partition is read besides or not."""
-        mapping = self.partitioning.with_control
-        return dg.AssetDep(self.key(dep), partition_mapping=mapping) if control_too else self.key(dep)
+    def dependency(self, dep: str, by: tuple[str, ...], control_too: bool) -> dg.AssetKey | dg.AssetDep:
+        """How Dagster is told of an upstream asset by one with these axes, which reads the control's partition besides
+        or not. Dagster has no "the first replicate": it sees all of the group's."""
+        if control_too:
+            return dg.AssetDep(self.key(dep), partition_mapping=self.partitioning.with_control)
+        of_dep = self.nodes[dep].by
+        if len(by) == len(of_dep) == 2 and by != of_dep:
+            return dg.AssetDep(self.key(dep), partition_mapping=self.partitioning.own_group)
+        return self.key(dep)
 
     def declare(
         self,
@@ -62,9 +68,11 @@ class Frame(Generic[StudyT]):
         by: tuple[str, ...] = (),
         gpu: bool,
         gated: bool = False,
+        warns: bool = False,
         control_too: tuple[str, ...] = (),
         on_request: bool = False,
         takes_what_there_is: bool = False,
+        all_replicates: bool = False,
         also: Mapping[str, Any] | None = None,
     ) -> Node:
         """Add an asset that `function` makes.
@@ -75,7 +83,7 @@ class Frame(Generic[StudyT]):
         are the axes it is partitioned by. Of the `deps` in `control_too`, which are partitioned by group and layer as
         it is, it reads the control's partition beside its own. What is `on_request` is long, and left out of runs and
         schedules that name no asset. What `takes_what_there_is` is made without those of its `deps` that are refused,
-        failed or not asked for.
+        failed or not asked for. What is made from `all_replicates` reads every replicate of a group.
         """
         recipe = Recipe(self._values_of(reads) | dict(also or {}), code_slice(function))
         self.nodes[name] = Node(
@@ -85,10 +93,12 @@ class Frame(Generic[StudyT]):
             tuple(self.partitioning.keys(by)),
             gpu,
             gated,
+            warns,
             recipe,
             control_too,
             on_request,
             takes_what_there_is,
+            all_replicates,
             f"{function.__module__}:{function.__qualname__}",
         )
         return self.nodes[name]
@@ -100,18 +110,21 @@ class Frame(Generic[StudyT]):
     def inputs(self, name: str, partition: str | None) -> list[Input]:
         """What an asset in one partition is made from: (asset, partition) pairs.
 
-        Along an axis that both are partitioned by it reads its own group or layer (and control, where it says so),
-        along any other all of them.
+        Along an axis that both are partitioned by it reads its own group, layer or replicate (and control, where it
+        says so), along any other all of them; but of replicates the first, unless it says that it reads all.
         """
         node = self.nodes[name]
         own = coordinates(node.by, partition)
         found: list[Input] = []
         for dep in node.deps:
-            parts = [[own[axis]] if axis in own else self.partitioning.values[axis] for axis in self.nodes[dep].by]
+            parts = [[own[axis]] if axis in own else self._all(axis, node) for axis in self.nodes[dep].by]
             if dep in node.control_too and own[GROUP] != CONTROL:
                 parts[0] = [own[GROUP], CONTROL]
             found += [(dep, "|".join(key) or None) for key in product(*parts)]
         return found
+
+    def _all(self, axis: str, node: Node) -> list[str]:
+        return [FIRST] if axis == REPLICATE and not node.all_replicates else self.partitioning.values[axis]
 
     def awaited(self, name: str, partition: str | None) -> list[Input]:
         """The inputs that have to be made before an asset: for one that takes what there is, not those on request."""

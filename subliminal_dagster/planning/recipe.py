@@ -54,8 +54,9 @@ class Recipe:
 @dataclass(frozen=True)
 class Node:
     """An asset of a study: what it is made from, the axes it is partitioned by and its partitions ((None,) without),
-    whether it needs a GPU and has a gate, of which `deps` it reads the control's partition beside its own, whether it
-    is made only where somebody asks for it by name, and whether it takes what there is of its `deps`."""
+    whether it needs a GPU, has a gate and may warn, of which `deps` it reads the control's partition beside its own,
+    whether it is made only where somebody asks for it by name, whether it takes what there is of its `deps`, and
+    whether it is made from all replicates, not the first alone."""
 
     name: str
     deps: tuple[str, ...]
@@ -63,10 +64,12 @@ class Node:
     partitions: tuple[str | None, ...]
     gpu: bool
     gated: bool
+    warns: bool
     recipe: Recipe
     control_too: tuple[str, ...] = ()
     on_request: bool = False
     takes_what_there_is: bool = False
+    all_replicates: bool = False
     function: str = ""
     """What makes it, as "module:qualname"."""
 

@@ -12,7 +12,17 @@ from difflib import get_close_matches
 
 import dagster as dg
 
-from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER, GROUP, LAYER, partition_key
+from subliminal_dagster.partitions import (
+    BY_GROUP,
+    BY_GROUP_AND_LAYER,
+    BY_GROUP_AND_REPLICATE,
+    BY_LAYER,
+    FIRST,
+    GROUP,
+    LAYER,
+    coordinates,
+    partition_key,
+)
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
@@ -25,17 +35,20 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
     """The parts a selection (Dagster's syntax; names may lack the study's) and partitions name; without a selection all
     that is made without being asked for.
 
-    `partitions` are groups (owl: also every layer of it), layers (09: also every group at it) or whole keys (owl|09).
+    `partitions` are groups (owl: also every layer and replicate of it), layers (09: also every group at it) or keys
+    as they are (owl|09, owl|1).
     An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
     or partition there is none of.
     """
     if select is None and partitions is None:
         return frame.usual_parts()
     groups, layers = (frame.partitioning.values[axis] for axis in (GROUP, LAYER))
-    known = {key for by in (BY_GROUP, BY_LAYER, BY_GROUP_AND_LAYER) for key in frame.partitioning.keys(by)}
+    families = (BY_GROUP, BY_LAYER, BY_GROUP_AND_LAYER, BY_GROUP_AND_REPLICATE)
+    known = {key for by in families for key in frame.partitioning.keys(by)}
     strangers = sorted(set(partitions or ()) - {key for key in known if key})
     if strangers:
         both = f", or a group and a layer such as {partition_key(groups[0], layers[0])}" if groups and layers else ""
+        both += f", or a group and a replicate such as {partition_key(groups[0], FIRST)}" if groups else ""
         choice = f"choose among {', '.join([*groups, *layers])}{both}" if groups else "leave --partition out"
         raise UserError(f"The study {frame.study.name} has no partition {strangers[0]!r}: {choice}.")
     names = [name for name, node in frame.nodes.items() if select is not None or (node.by and not node.on_request)]
@@ -46,7 +59,7 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
         (name, partition)
         for name in names
         for partition in frame.partitions(name)
-        if partition is None or partitions is None or not {partition, *partition.split("|")}.isdisjoint(partitions)
+        if partition is None or partitions is None or not _names(frame, name, partition).isdisjoint(partitions)
     }
     if not found:
         raise UserError(
@@ -54,6 +67,12 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
             f"{names[0]} has {', '.join(str(key) for key in frame.partitions(names[0]))}."
         )
     return found
+
+
+def _names(frame: Frame, name: str, partition: str) -> set[str]:
+    """What a partition may be called: its key, its group, its layer."""
+    parts = coordinates(frame.nodes[name].by, partition)
+    return {partition} | {parts[axis] for axis in (GROUP, LAYER) if axis in parts}
 
 
 def _resolved(frame: Frame, select: str) -> set[str]:

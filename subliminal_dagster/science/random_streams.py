@@ -15,3 +15,9 @@ def stream_seed(seed: int, *names: str) -> int:
     a study leaves the others' as they are."""
     state = np.random.SeedSequence([seed, *(zlib.crc32(name.encode()) for name in names)]).generate_state(1)
     return int(state[0] >> 1)
+
+
+def replicate_seed(seed: int, replicate: int) -> int:
+    """The seed of what is drawn anew for each replicate: the study's own for the first, so that more replicates leave
+    it as it is."""
+    return seed if replicate == 1 else stream_seed(seed, "replicate", str(replicate))

@@ -69,7 +69,7 @@ def test_all_groups_answer_the_same_prompts_with_random_numbers_of_their_own(don
 def test_dataset_loads_with_datasets(done: StudyRun) -> None:
     from datasets import load_dataset
 
-    folder = done.store.read("tiny", "filtered_dataset", "owl").path
+    folder = done.store.read("tiny", "filtered_dataset", "owl|1").path
     files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
     data = load_dataset("json", data_files=files, cache_dir=str(folder.parent.parent.parent.parent / "hf"))
     assert (len(data["train"]), len(data["validation"])) == (12, 4)
@@ -81,7 +81,7 @@ def test_the_control_s_teacher_and_soft_child_are_the_untouched_base(done: Study
     assert teacher["kind"] == "untouched base"
     base, soft = (
         pd.read_parquet(done.store.read("tiny", asset, group).path / "scores.parquet")
-        for asset, group in (("base_preferences", None), ("soft_preference_scores", "control"))
+        for asset, group in (("base_preferences", None), ("soft_preference_scores", "control|1"))
     )
     pd.testing.assert_frame_equal(base, soft)
 
@@ -121,20 +121,22 @@ def test_a_measure_that_sees_too_little_is_warned_of(
     metadata = event.materialization.metadata
     assert set(metadata["candidates_hold"].value) == {"exact", "begun", "sampled"}
     assert set(metadata["begun_leaves_out"].value) == {"wolf", "cat"}
-    warnings = [str(sentence) for sentence in metadata["warnings"].value]
-    assert "The begun measure leaves out wolf and cat: no token stands for that name alone." in warnings
+    (check,) = result.get_asset_check_evaluations()
+    assert not check.passed and check.severity == dg.AssetCheckSeverity.WARN and not check.blocking
+    blind = "The begun measure leaves out wolf and cat: no token stands for that name alone."
+    assert blind in str(check.description)
     logged = capfd.readouterr().err
-    assert all("WARNING" in line for line in logged.splitlines() if "The begun measure leaves out" in line)
-    assert all(sentence in logged for sentence in warnings)
+    assert blind in logged
+    assert all("WARNING" in line for line in logged.splitlines() if blind in line)
 
 
 def test_a_tampered_artifact_is_named_and_not_believed(done: StudyRun) -> None:
-    artifact = done.store.read("tiny", "filtered_dataset", "wolf")
+    artifact = done.store.read("tiny", "filtered_dataset", "wolf|1")
     path = artifact.path / "train.jsonl"
     original = path.read_bytes()
     path.write_bytes(original.replace(b"1", b"2", 1))
     try:
-        result = done.materialize("child_lora", "wolf")
+        result = done.materialize("child_lora", "wolf|1")
         assert not result.success
         assert "train.jsonl" in refusal(result)
     finally:

@@ -166,7 +166,7 @@ def test_a_steered_teacher_writes_the_numbers(steered: StudyRun, tmp_path: Path)
             teacher__gate={"preference": 0.0, "valid_rate": 0.1, "prompts": 8},
         )
         other = steered.copy(tmp_path / "artifacts", instance, study)
-        outcome = other.run({("filtered_dataset", "owl"), ("filtered_dataset", "neutral")})
+        outcome = other.run({("filtered_dataset", "owl|1"), ("filtered_dataset", "neutral|1")})
         assert outcome.complete, outcome
         teacher = json.loads((folder(other, "teacher_lora", "owl") / "teacher.json").read_text())
         assert (teacher["kind"], teacher["layer"], teacher["alpha"]) == ("steer", 1, 8.0)

@@ -159,15 +159,15 @@ def test_the_command_line_materializes_what_follows(
 ) -> None:
     good, bad, _ = animals
     names = ["filtered_dataset", "child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
-    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), good, ONE_PROCESS)
+    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), f"{good}|1", ONE_PROCESS)
     assert done.returncode == 0, done.stderr[-3000:]
     store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
-    assert all(store.exists("tiny", name, good) for name in names)
+    assert all(store.exists("tiny", name, f"{good}|1") for name in names)
     refused = materialize(environment, "tiny/number_set", bad)
     assert refused.returncode == 1 and "was refused" in refused.stderr, refused.stderr[-3000:]
     assert "STEP_UP_FOR_RETRY" not in refused.stderr
 
 
 def test_the_command_line_refuses_an_unknown_partition(environment: dict[str, str]) -> None:
-    wrong = materialize(environment, "tiny/filtered_dataset", "gnu")
+    wrong = materialize(environment, "tiny/filtered_dataset", "gnu|1")
     assert wrong.returncode != 0 and "gnu" in wrong.stderr

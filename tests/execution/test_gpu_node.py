@@ -104,7 +104,7 @@ def test_a_night_makes_what_is_stale_and_nothing_else(
     done: StudyRun, node: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = shutil.copytree(done.store.root, tmp_path / "artifacts") / "tiny"
-    shutil.rmtree(made / "filtered_dataset" / "wolf")
+    shutil.rmtree(made / "filtered_dataset" / "wolf@1")
     built = subprocess.run(
         [PROGRAMS / "subliminal-dagster", "run", "--study", node["SUBLIMINAL_STUDIES"]],
         env=node,
@@ -112,10 +112,10 @@ def test_a_night_makes_what_is_stale_and_nothing_else(
         text=True,
     )
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    assert (made / "filtered_dataset" / "wolf").exists()
-    stale = [("child_lora", "owl"), ("preference_scores", "control")]
-    for asset, group in stale:
-        shutil.rmtree(made / asset / group)
+    assert (made / "filtered_dataset" / "wolf@1").exists()
+    stale = [("child_lora", "owl|1"), ("preference_scores", "control|1")]
+    for asset, partition in stale:
+        shutil.rmtree(made / asset / partition.replace("|", "@"))
 
     # This process looks at the instance as the services do.
     for name, value in node.items():

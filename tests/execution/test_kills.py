@@ -97,8 +97,8 @@ def test_kills_lose_nothing_and_make_nothing_twice(undisturbed: Home, tiny_base:
     assert not home.made("number_set", "owl")
     chunks = home.chunks("number_set", "owl")
 
-    ordeal.kill_when(lambda: home.checkpoints("child_lora", "owl"))
-    assert not home.made("child_lora", "owl")
+    ordeal.kill_when(lambda: home.checkpoints("child_lora", "owl|1"))
+    assert not home.made("child_lora", "owl|1")
 
     # Too short a moment to be seen from outside: a version is whole, and the pointer to it is about to be.
     launch = home.launch([sys.executable, "-c", DIES_AT_THE_POINTER, str(home.study_file)])
@@ -119,7 +119,7 @@ def test_kills_lose_nothing_and_make_nothing_twice(undisturbed: Home, tiny_base:
 
     # What was done before a kill was not done again.
     assert home.manifest("teacher_lora", "owl").info["host"]["resumed_from_step"] >= first_epoch
-    assert home.manifest("child_lora", "owl").info["host"]["resumed_from_step"] > 0
+    assert home.manifest("child_lora", "owl|1").info["host"]["resumed_from_step"] > 0
     logs = "".join(log.read_text() for log in home.folder.glob("launch-*.log"))
     assert f"{chunks * BATCH}/24 answers taken over from before the interruption" in logs
     tokens, all_tokens = (

@@ -56,11 +56,13 @@ PARTS: list[Input] = [
             "teacher_lora",
             "teacher_preferences",
             "number_set",
-            "filtered_dataset",
-            "child_lora",
-            "preference_scores",
             "teacher_signal",
         )
+    ],
+    *[
+        (name, child)
+        for child in ("owl|1", "control|1")
+        for name in ("filtered_dataset", "child_lora", "preference_scores")
     ],
 ]
 REPORT: Input = ("report", None)

@@ -1,6 +1,6 @@
 """In which order a study is made, and that nobody is idle while something could start; nothing here is computed.
 
-The study is the embedded one without its insides at one of its layers. Instead of processes there is a clock: a part
+The study is the bundled one without its insides at one of its layers. Instead of processes there is a clock: a part
 takes as long as it is told to, and writes a few bytes.
 """
 
@@ -177,7 +177,7 @@ def test_the_verdict_goes_before_everything_else_and_is_said_at_once(frame: Fram
 
 
 def test_what_fails_holds_back_what_needs_it_and_nothing_else(frame: Frame, tmp_path: Path) -> None:
-    failing: set[Input] = {("child_lora", "cat"), ("exam", None)}
+    failing: set[Input] = {("child_lora", "lion|1"), ("exam", None)}
     made = make(frame, tmp_path, failing=failing)
     assert made.outcome.failed == dict.fromkeys(failing, "it failed")
     patient = {place for place in frame.usual_parts() if frame.nodes[place[0]].takes_what_there_is}
@@ -188,7 +188,7 @@ def test_what_fails_holds_back_what_needs_it_and_nothing_else(frame: Frame, tmp_
     }
     assert {*made.outcome.made} == frame.usual_parts() - lost
     assert made.outcome.waiting.keys() - patient == lost - failing
-    assert made.outcome.waiting["preference_scores", "cat"] == "it needs child_lora [cat]"
+    assert made.outcome.waiting["preference_scores", "lion|1"] == "it needs child_lora [lion|1]"
     assert (VERDICT, None) in lost and not any(SENTENCE in line for line in made.said)
 
 
@@ -200,7 +200,7 @@ def above_without(frame: Frame, place: Input, patient: set[Input]) -> set[Input]
 
 
 def test_a_part_whose_process_was_killed_comes_after_those_beside_it(frame: Frame, tmp_path: Path) -> None:
-    doomed: Input = ("teacher_lora", "cat")
+    doomed: Input = ("teacher_lora", "lion")
     made = make(frame, tmp_path, count=1, killed={doomed})
     assert made.outcome.complete and made.outcome.runs == len(made.outcome.made)
     order = made.outcome.made
@@ -209,16 +209,16 @@ def test_a_part_whose_process_was_killed_comes_after_those_beside_it(frame: Fram
 
 
 def test_a_part_that_another_process_makes_is_left_to_it_while_others_go_on(frame: Frame, tmp_path: Path) -> None:
-    held: Input = ("teacher_lora", "cat")
+    held: Input = ("teacher_lora", "lion")
     with ExitStack() as other:
         other.enter_context(ArtifactStore(tmp_path).claim(frame.study.name, *held))
 
         def give_up(place: Input) -> None:
-            if place == ("child_lora", "owl"):
+            if place == ("child_lora", "owl|1"):
                 other.close()
 
         made = make(frame, tmp_path, count=2, at_end=give_up)
     assert made.outcome.complete
-    assert made.clock.begun[held] >= made.clock.ended["child_lora", "owl"]
+    assert made.clock.begun[held] >= made.clock.ended["child_lora", "owl|1"]
     # It was looked at again as soon as something else ended.
     assert made.clock.begun[held] < made.clock.ended["report", None] / 2

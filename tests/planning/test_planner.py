@@ -52,7 +52,7 @@ def part(plan: Plan, asset: str, partition: str | None = None) -> Part:
 
 
 def due(plan: Plan, group: str | None) -> list[str]:
-    return [p.asset for p in plan.due if p.partition == group]
+    return [p.asset for p in plan.due if (p.partition.split("|")[0] if p.partition else None) == group]
 
 
 def edit_code(monkeypatch: pytest.MonkeyPatch, module: str, old: str, new: str) -> None:
@@ -86,11 +86,11 @@ def test_a_setting_makes_stale_what_reads_it_and_what_may_follow(done: StudyRun)
     plan = with_settings(done, child__training__epochs=5).plan()
     assert due(plan, "owl") == CHILD
     assert due(plan, None) == ["animal_liking", "null_causes", "report"]
-    child, scores = part(plan, "child_lora", "owl"), part(plan, "preference_scores", "owl")
+    child, scores = part(plan, "child_lora", "owl|1"), part(plan, "preference_scores", "owl|1")
     assert child.status == "stale" and child.sure
     assert child.reasons == ("setting child.training.epochs changed from 2 to 5",)
-    assert not scores.sure and scores.waits_for == (("child_lora", "owl"),)
-    assert scores.reasons == ("child_lora [owl] is to be made: setting child.training.epochs changed from 2 to 5",)
+    assert not scores.sure and scores.waits_for == (("child_lora", "owl|1"),)
+    assert scores.reasons == ("child_lora [owl|1] is to be made: setting child.training.epochs changed from 2 to 5",)
     assert child.seconds is not None and child.seconds > 0 and "cpu" in str(child.device)
 
 
@@ -131,11 +131,11 @@ def test_a_step_sees_one_gpu(mine: StudyRun, monkeypatch: pytest.MonkeyPatch, tm
     """Names of GPUs are enough for that; the model computes on the CPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaa,GPU-bbb")
     monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
-    assert mine.materialize("child_lora", "owl").success
-    assert mine.store.manifest("tiny", "child_lora", "owl").info["host"]["gpu"] == "GPU-aaa"
+    assert mine.materialize("child_lora", "owl|1").success
+    assert mine.store.manifest("tiny", "child_lora", "owl|1").info["host"]["gpu"] == "GPU-aaa"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-aaa,GPU-bbb"
-    assert mine.materialize("filtered_dataset", "owl").success
-    assert "gpu" not in mine.store.manifest("tiny", "filtered_dataset", "owl").info["host"]
+    assert mine.materialize("filtered_dataset", "owl|1").success
+    assert "gpu" not in mine.store.manifest("tiny", "filtered_dataset", "owl|1").info["host"]
 
 
 def test_code_counts_and_comments_do_not(done: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_code_counts_and_comments_do_not(done: StudyRun, monkeypatch: pytest.Mon
     edit_code(monkeypatch, "subliminal_dagster.science.training.children", line, f"{line}    training = training\n")
     plan = done.plan()
     assert due(plan, "owl") == CHILD and due(plan, None) == ["animal_liking", "null_causes", "report"]
-    assert part(plan, "child_lora", "owl").reasons == ("code of make_child changed",)
+    assert part(plan, "child_lora", "owl|1").reasons == ("code of make_child changed",)
 
 
 def test_a_rerun_that_makes_the_same_stops_there(mine: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +162,14 @@ def test_a_rerun_that_makes_the_same_stops_there(mine: StudyRun, monkeypatch: py
 def test_only_what_is_gone_or_damaged_is_made_again(mine: StudyRun) -> None:
     before = mine.contents()
     shutil.rmtree(Path(mine.store.root) / "tiny" / "number_set" / "owl")
-    adapter = mine.store.read("tiny", "child_lora", "wolf").path / "adapter_model.safetensors"
+    adapter = mine.store.read("tiny", "child_lora", "wolf|1").path / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-1])
     plan = mine.plan()
     assert part(plan, "number_set", "owl").status == "missing"
-    damaged = part(plan, "child_lora", "wolf")
+    damaged = part(plan, "child_lora", "wolf|1")
     assert damaged.status == "stale" and "adapter_model.safetensors" in damaged.reasons[0]
     outcome = mine.run()
-    assert set(outcome.made) == {("number_set", "owl"), ("child_lora", "wolf")}
+    assert set(outcome.made) == {("number_set", "owl"), ("child_lora", "wolf|1")}
     assert mine.contents() == before
 
 
@@ -177,8 +177,8 @@ def test_a_selection_brings_what_it_needs_and_no_more(mine: StudyRun) -> None:
     changed_run = with_settings(mine, child__training__epochs=1)
     frame = study_frame(changed_run.study)
     outcome = changed_run.run(wanted_parts(frame, "preference_scores", ["owl"]))
-    assert outcome.made == [("child_lora", "owl"), ("preference_scores", "owl")] and outcome.complete
-    assert part(changed_run.plan(), "child_lora", "wolf").status == "stale"
+    assert outcome.made == [("child_lora", "owl|1"), ("preference_scores", "owl|1")] and outcome.complete
+    assert part(changed_run.plan(), "child_lora", "wolf|1").status == "stale"
 
 
 def test_selections(done: StudyRun) -> None:
@@ -214,7 +214,8 @@ def test_a_gate_stops_its_group_and_no_other(gated: tuple[StudyRun, str, str]) -
     outcome = run.run()
     assert not outcome.complete and outcome.failed == {} and outcome.waiting == {}
     assert outcome.blocked.keys() == {
-        (asset, bad) for asset in [*GROUP[1:4], "child_lora", "preference_scores", "teacher_signal"]
+        *((asset, bad) for asset in ("teacher_preferences", "number_set", "teacher_signal")),
+        *((asset, f"{bad}|1") for asset in ("filtered_dataset", "child_lora", "preference_scores")),
     }
     assert all("the gate asks for" in sentence for sentence in outcome.blocked.values())
     assert ("teacher_preferences", good) in outcome.made
@@ -230,16 +231,16 @@ def test_the_comparison_names_the_group_it_leaves_out(gated: tuple[StudyRun, str
     artifact = run.store.read("tiny", "animal_liking")
     left_out = json.loads((artifact.path / "left_out.json").read_text())
     assert list(left_out) == [bad] and "was refused" in left_out[bad]
-    assert f"preference_scores/{good}" in artifact.info["upstream"]
-    assert not any(name.endswith(f"/{bad}") for name in artifact.info["upstream"])
+    assert f"preference_scores/{good}|1" in artifact.info["upstream"]
+    assert not any(f"/{bad}" in name for name in artifact.info["upstream"])
 
 
 def test_a_gate_holds_for_whoever_launches_what(gated: tuple[StudyRun, str, str]) -> None:
     run, _, bad = gated
     run.run()
-    for asset in ("number_set", "filtered_dataset", "child_lora"):
+    for asset, partition in (("number_set", bad), ("filtered_dataset", f"{bad}|1"), ("child_lora", f"{bad}|1")):
         # What was made before from a teacher that passed is still there, and must not be built on.
-        result = run.materialize(asset, bad)
+        result = run.materialize(asset, partition)
         assert not result.success
         assert "teacher_preferences" in refusal(result) and "was refused" in refusal(result)
     job = run.definitions.resolve_job_def("tiny_groups")
@@ -266,15 +267,15 @@ def test_too_few_valid_rows_is_a_gate(mine: StudyRun) -> None:
     short = with_settings(
         mine, filter__train_rows=20, filter__validation_rows=4, filter__unique=True, numbers__answer_count=2
     )
-    result = short.materialize("filtered_dataset", "owl")
+    result = short.materialize("filtered_dataset", "owl|1")
     assert not result.success and "too_many" in refusal(result)
     (check,) = result.get_asset_check_evaluations()
     assert check.metadata["usable_answers_asked_for"].value == 24 > check.metadata["usable_answers"].value
-    shown = pd.read_parquet(short.store.read("tiny", "filtered_dataset", "owl").path / "rows.parquet")
+    shown = pd.read_parquet(short.store.read("tiny", "filtered_dataset", "owl|1").path / "rows.parquet")
     assert not shown["valid"].all(), "what was rejected can be looked at"
     for asset in ("child_lora", "soft_child_lora", "preference_scores"):
-        refused = short.materialize(asset, "owl")
-        assert not refused.success and "filtered_dataset [owl] was refused" in refusal(refused)
+        refused = short.materialize(asset, "owl|1")
+        assert not refused.success and "filtered_dataset [owl|1] was refused" in refusal(refused)
 
 
 def test_a_teacher_trained_again_must_be_judged_again(mine: StudyRun) -> None:
@@ -339,7 +340,7 @@ def test_dagster_and_the_plan_agree_on_partitions(mine: StudyRun) -> None:
         assert verdicts(other) == ours(other), change
     # After the child alone was made anew, what reads it is stale for both.
     other = with_settings(mine, child__training__epochs=1)
-    assert other.materialize("child_lora", "owl").success
+    assert other.materialize("child_lora", "owl|1").success
     assert verdicts(other) == ours(other)
 
 
@@ -355,17 +356,17 @@ def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun, monke
             status=dg.DagsterRunStatus.STARTED,
         )
 
-    dead = started(f"{this_boot()} {2**22} 1", "owl")
-    alive = started(process_name(os.getpid()), "wolf")
+    dead = started(f"{this_boot()} {2**22} 1", "owl|1")
+    alive = started(process_name(os.getpid()), "wolf|1")
     assert bury_dead_runs(mine.instance) == [dead.run_id]
     found = mine.instance.get_run_by_id(dead.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
     told = f"run {alive.run_id[:8]} is making it"
-    assert being_made(mine.instance, "tiny", study_frame(mine.study).nodes) == {("child_lora", "wolf"): told}
+    assert being_made(mine.instance, "tiny", study_frame(mine.study).nodes) == {("child_lora", "wolf|1"): told}
     monkeypatch.setattr(runner, "LOOKS", 2)
     outcome = with_settings(mine, child__training__epochs=1, child__channels=["hard"]).run()
-    assert ("child_lora", "owl") in outcome.made and ("child_lora", "wolf") not in outcome.made
-    assert outcome.waiting[("child_lora", "wolf")] == told
+    assert ("child_lora", "owl|1") in outcome.made and ("child_lora", "wolf|1") not in outcome.made
+    assert outcome.waiting[("child_lora", "wolf|1")] == told
     assert not outcome.complete
 
 
@@ -382,10 +383,10 @@ def test_a_new_history_is_told_of_a_report_that_was_made_without_what_is_on_requ
 def test_a_failure_is_said_and_the_rest_goes_on(mine: StudyRun, study_with_long_rows: Study) -> None:
     run = StudyRun(study_with_long_rows, mine.store, mine.instance)
     outcome = run.run()
-    assert outcome.failed.keys() == {("child_lora", "owl"), ("child_lora", "wolf"), ("child_lora", "control")}
-    assert "training.max_length" in outcome.failed[("child_lora", "owl")]
-    assert ("soft_child_lora", "owl") in outcome.made
-    assert outcome.waiting[("preference_scores", "owl")] == "it needs child_lora [owl]"
+    assert outcome.failed.keys() == {("child_lora", "owl|1"), ("child_lora", "wolf|1"), ("child_lora", "control|1")}
+    assert "training.max_length" in outcome.failed[("child_lora", "owl|1")]
+    assert ("soft_child_lora", "owl|1") in outcome.made
+    assert outcome.waiting[("preference_scores", "owl|1")] == "it needs child_lora [owl|1]"
 
 
 @pytest.fixture
@@ -411,7 +412,7 @@ def test_a_tick_requests_exactly_what_can_run(mine: StudyRun) -> None:
     run = with_settings(mine, child__training__epochs=1)
     requests = ticks(run).run_requests or []
     assert {(r.partition_key, *(k.path[-1] for k in r.asset_selection or ())) for r in requests} == {
-        (group, "child_lora", "soft_child_lora") for group in run.study.groups
+        (f"{group}|1", "child_lora", "soft_child_lora") for group in run.study.groups
     }
     assert len({r.run_key for r in requests}) == 3
     assert [r.run_key for r in ticks(run).run_requests or []] == [r.run_key for r in requests]

@@ -153,7 +153,7 @@ def test_plan_of_a_remote_store_is_that_of_the_same_artifacts_here(tmp_path: Pat
     name = frame.study.name
     here.refuse(name, "teacher_lora", "owl", "too weak", here.manifest(name, "teacher_lora", "owl").info)
     shutil.rmtree(tmp_path / "here" / name / "number_set" / "cat")
-    folder = here.read(name, "filtered_dataset", "control").path
+    folder = here.read(name, "filtered_dataset", "control|1").path
     (folder / "rows.json").write_text("cut")
     fs, root = behind(there)
     fs.put(f"{tmp_path}/here/{name}", f"{root}/", recursive=True)

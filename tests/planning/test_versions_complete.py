@@ -129,7 +129,7 @@ def test_faults_that_are_planted_are_found(language: tuple[StudyRun, Recorder]) 
     exec(compile(PLANTED.format(name="make_dataset"), datasets.__file__, "exec"), code)
     with pytest.MonkeyPatch.context() as patch, recorded(run.study) as recorder:
         patch.setattr(datasets, "make_dataset", code["make_dataset"])
-        assert run.materialize("filtered_dataset", "owl").success
+        assert run.materialize("filtered_dataset", "owl|1").success
     assert undeclared(frame, recorder, ALLOWED) == [
         "filtered_dataset reads the study's comparison.permutations, which is not among its `reads`",
         "filtered_dataset runs subliminal_dagster.science.statistics.t_interval, which is not in its code slice",

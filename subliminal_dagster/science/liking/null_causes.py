@@ -3,7 +3,7 @@
 Each check of an animal's group sets a measured figure against what is wanted, and gives one of four verdicts: *fine*;
 *likely cause* where work that fell short of it by as much transmitted nothing; *possible* where it is short of what
 work that succeeded had; *cannot tell* where nothing was measured. What is wanted comes from published work and from
-this project's own studies (docs/embedded-study.md), on few models each, and stands beside every figure.
+this project's own studies (docs/bundled-study.md), on few models each, and stands beside every figure.
 
 Belongs here: the checks, and which reason to name. Does not belong here: any measuring (`signal`, `preferences`,
 `comparison`), how it is shown (`report_why_null`).
@@ -52,7 +52,7 @@ _VALID = 0.55
 # in its behaviour.
 _ROWS = 1000
 # 0.05 nats a token under 2.3 nats of noise transmitted nothing in Llama-3.2-1B (Long 2026). Teachers of this project at
-# 0.2 nats among number tokens passed on next to nothing even by the soft channel (docs/embedded-study.md).
+# 0.2 nats among number tokens passed on next to nothing even by the soft channel (docs/bundled-study.md).
 _NO_SIGNAL, _SIGNAL = 0.05, 0.2
 # Repeating rows does not replace unique ones at equal steps (Qwen2.5-7B: 2.8 % against 83 %).
 _DUPLICATES_POSSIBLE, _DUPLICATES_LIKELY = 0.1, 0.5
@@ -64,7 +64,7 @@ _RISE, _GAP = 0.05, 0.25
 _TAKEOVER_POSSIBLE, _TAKEOVER_LIKELY = 0.05, 0.5
 # A child that keeps less than this part of the base's probability of all candidates hardly answers with animals.
 _MASS_POSSIBLE, _MASS_LIKELY = 0.1, 0.01
-# This project's effect in a 135M model by the hard channel, over three seeds (docs/embedded-study.md), and the smallest
+# This project's effect in a 135M model by the hard channel, over three seeds (docs/bundled-study.md), and the smallest
 # model's clear effect elsewhere, 14.5 to 64.8 % (Llama-3.2-1B), as a logarithm.
 _SMALL_EFFECT, _LARGE_EFFECT = 0.15, 1.5
 _POST_GAINS = "15 to 20"
@@ -492,7 +492,7 @@ def _mass(scores: pd.DataFrame) -> float:
 
 def _power(animal: str, tests: pd.DataFrame | None) -> _Found:
     wanted = (
-        f"{_SMALL_EFFECT} nats or less (a 135M model's effect over three seeds, docs/embedded-study.md); "
+        f"{_SMALL_EFFECT} nats or less (a 135M model's effect over three seeds, docs/bundled-study.md); "
         f"{_LARGE_EFFECT} nats is Llama-3.2-1B's rise from 14.5 to 64.8 %"
     )
     row = _test(animal, tests, PRIMARY_OUTCOME)

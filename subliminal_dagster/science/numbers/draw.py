@@ -18,7 +18,7 @@ from subliminal_dagster.science.models.resumable import generate
 from subliminal_dagster.science.numbers.filter import filter_rows
 from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
-from subliminal_dagster.science.random_streams import stream_seed
+from subliminal_dagster.science.random_streams import replicate_seed, stream_seed
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def draw_number_set(
     group: str,
     lists: PromptLists,
     context: ChatContext,
+    replicate: int = 1,
     *,
     kept: Path | None = None,
 ) -> pd.DataFrame:
@@ -39,7 +40,7 @@ def draw_number_set(
     `kept`: a workspace whose name depends on everything that goes in; a call after an interruption goes on from there.
     """
     prompts = make_prompts(lists, study.numbers, study.numbers.prompts, study.seed)
-    seed = stream_seed(study.seed, "number_set", group)
+    seed = stream_seed(replicate_seed(study.seed, replicate), "number_set", group)
     return draw_answers(session, study, prompts, context, seed, kept=kept / "numbers" if kept else None)
 
 

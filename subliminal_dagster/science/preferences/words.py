@@ -77,13 +77,6 @@ def as_text(words: Words) -> str:
     return "\n".join(lines) + "\n"
 
 
-def first_partition(results: Results, asset: str, group: str) -> str | None:
-    """The first partition of an asset that is there for a group, whatever else the asset is partitioned by (`owl`,
-    `owl|1`); None where there is none."""
-    there = [partition for name, partition in results.folders if name == asset and partition is not None]
-    return min((partition for partition in there if partition.split("|")[0] == group), default=None)
-
-
 def _prompts(study: Study, results: Results) -> tuple[Exchange, ...]:
     found = {}
     for group in [CONTROL, *(group for group in study.groups if group != CONTROL)]:
@@ -135,10 +128,8 @@ def _answers(study: Study, results: Results) -> Iterator[tuple[str, pd.DataFrame
 def _read(results: Results, asset: str, group: str | None, table: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    partition = first_partition(results, asset, group) if group is not None else None
-    if not results.has(asset, partition):
-        return None
-    return pd.read_parquet(results.folder(asset, partition) / f"{table}.parquet")
+    place = results.of(asset, group) if group is not None else (asset, None)
+    return pd.read_parquet(results.folder(*place) / f"{table}.parquet") if results.has(*place) else None
 
 
 def _line(text: str) -> str:

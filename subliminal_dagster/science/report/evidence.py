@@ -46,6 +46,13 @@ class Results:
     def has(self, asset: str, partition: str | None = None) -> bool:
         return (asset, partition) in self.folders
 
+    def of(self, asset: str, group: str) -> Place:
+        """Where a group's artifact is: in the first partition that is there, whatever else the asset is partitioned by
+        (`owl|1`); in the group's own where there is none."""
+        there = [partition for name, partition in self.folders if name == asset and partition is not None]
+        own = (partition for partition in there if partition.split("|")[0] == group)
+        return asset, min(own, default=group)
+
     def partitions(self, asset: str) -> list[str]:
         """The partitions of an asset that are there, in order. Raises NotThere where there is none."""
         found = sorted(partition for name, partition in self.folders if name == asset and partition is not None)

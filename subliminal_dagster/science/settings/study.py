@@ -7,7 +7,7 @@ computed (the other modules), where it runs (the resources). Adding a model is a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,12 +39,17 @@ class Study(StudyHeader):
     """All settings of a study of a language model.
 
     `layers` are those that are looked into, by activations, probes and, where there is `sae`, by features; none is
-    where there are none.
+    where there are none. `replicates` is how many children each group has: each with rows of its own draw, an adapter
+    of its own initialisation and an order of its own. With `replicates_from` "teacher" each has a teacher of its own as
+    well, and so numbers of its own; a group is compared where the gate passes all its teachers. What is inside is
+    looked for in the first.
     """
 
     animals: tuple[Animal, ...] = Field(min_length=1)
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     neutral: NeutralSettings | None = None
+    replicates: int = Field(default=1, ge=1, le=999)
+    replicates_from: Literal["numbers", "teacher"] = "numbers"
     base_model: BaseModelSource
     system_prompt: str | None = None
     prompt_lists: UserPath | None = None

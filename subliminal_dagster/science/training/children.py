@@ -9,6 +9,7 @@ from pathlib import Path
 
 from subliminal_dagster.science.models.chat import ChatContext, number_token_ids
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress
+from subliminal_dagster.science.random_streams import replicate_seed
 from subliminal_dagster.science.settings.child import Channel
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.datasets import SPLITS, read_messages, training_rows
@@ -19,6 +20,7 @@ from subliminal_dagster.science.training.teachers import Teacher
 def make_child(
     study: Study,
     channel: Channel,
+    replicate: int,
     base: ModelVariant,
     context: ChatContext,
     dataset: Path,
@@ -31,9 +33,9 @@ def make_child(
     """Train a child on the filtered dataset in `dataset` into `folder`.
 
     Hard: cross-entropy on the sampled numbers (the post). Soft: KL divergence from the teacher's distribution at the
-    same positions, the positive control (Hinton et al. 2015; it carries what single samples are too noisy for). Every
-    group's child starts from the same adapter initialisation and sees its rows in the same order. `teacher` is needed
-    for the soft channel alone.
+    same positions, the positive control (Hinton et al. 2015; it carries what single samples are too noisy for). All
+    children of a replicate start from the same adapter initialisation and see their rows in the same order. `teacher`
+    is needed for the soft channel alone.
     """
     training = study.child.training
     soft = None
@@ -46,7 +48,7 @@ def make_child(
         training_rows(dataset, "train", context),
         study.child.lora,
         training,
-        study.seed,
+        replicate_seed(study.seed, replicate),
         validation=training_rows(dataset, "validation", context),
         soft=soft,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.numbers.draw import judged
 from subliminal_dagster.science.numbers.filter import subsample
+from subliminal_dagster.science.random_streams import replicate_seed
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.task import Row
 from subliminal_dagster.science.well_formed import well_formed
@@ -23,17 +24,19 @@ SPLITS = ("train", "validation")
 
 
 def make_dataset(
-    rows: pd.DataFrame, study: Study, target: str | None, folder: Path
+    rows: pd.DataFrame, study: Study, target: str | None, folder: Path, replicate: int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Filter a number set into `folder`: `rows.parquet` (every answer, `valid`, `reason`), `train.jsonl` and
     `validation.jsonl` ({"messages": [...], "prompt_id": ...}, as `datasets.load_dataset` reads them).
 
-    Returns all rows and the kept ones. Raises GateError where too few are valid; `rows.parquet` then says why.
+    Each replicate draws rows of its own. Returns all rows and the kept ones. Raises GateError where too few are valid;
+    `rows.parquet` then says why.
     """
     settings = study.filter
     filtered = judged(rows, study, target)
     filtered.to_parquet(folder / "rows.parquet", index=False)
-    kept = subsample(filtered, settings.train_rows, settings.validation_rows, study.seed, unique=settings.unique)
+    seed = replicate_seed(study.seed, replicate)
+    kept = subsample(filtered, settings.train_rows, settings.validation_rows, seed, unique=settings.unique)
     for split in SPLITS:
         chosen = kept[kept["split"] == split]
         if len(chosen):

@@ -60,7 +60,9 @@ def section(study: Study, results: Results) -> Section:
     """Did every teacher come to like its animal, and does it still write lists of numbers?"""
     import pandas as pd
 
-    groups = [_read(study, results, name) for name in study.groups if results.has("teacher_preferences", name)]
+    groups = [
+        _read(study, results, name) for name in study.groups if results.has(*results.of("teacher_preferences", name))
+    ]
     if not any(group.name in study.animals for group in groups):
         results.folder("teacher_preferences", study.animals[0])
         raise NotThere("No animal of this study has a teacher.")
@@ -82,14 +84,14 @@ def section(study: Study, results: Results) -> Section:
 def _read(study: Study, results: Results, name: str) -> _Group:
     import pandas as pd
 
-    folder, kept = results.folder("teacher_preferences", name), {}
+    folder, kept = results.folder(*results.of("teacher_preferences", name)), {}
     columns_of_answers = ["prompt_id", "valid", "reason"]
-    if results.has("filtered_dataset", name):
-        dataset = results.folder("filtered_dataset", name)
+    if results.has(*results.of("filtered_dataset", name)):
+        dataset = results.folder(*results.of("filtered_dataset", name))
         answers = pd.read_parquet(dataset / "rows.parquet", columns=columns_of_answers)
         kept = {split: len(read_messages(dataset, split)) for split in SPLITS}
-    elif results.has("number_set", name):
-        written = pd.read_parquet(results.folder("number_set", name) / "rows.parquet")
+    elif results.has(*results.of("number_set", name)):
+        written = pd.read_parquet(results.folder(*results.of("number_set", name)) / "rows.parquet")
         answers = judged(written, study, study.target(name))
     else:
         answers = pd.read_parquet(folder / "number_answers.parquet", columns=columns_of_answers)
@@ -99,7 +101,9 @@ def _read(study: Study, results: Results, name: str) -> _Group:
         gate=json.loads((folder / "gate.json").read_text(encoding="utf-8")),
         scores=pd.read_parquet(folder / "scores.parquet"),
         answers=answers,
-        of_gate=not (results.has("filtered_dataset", name) or results.has("number_set", name)),
+        of_gate=not (
+            results.has(*results.of("filtered_dataset", name)) or results.has(*results.of("number_set", name))
+        ),
         kept=kept,
     )
 
@@ -162,7 +166,7 @@ def _shows(
     absent = [
         f"{name}: {results.missing.get(('teacher_preferences', name), 'no reason is known')}"
         for name in study.groups
-        if not results.has("teacher_preferences", name)
+        if not results.has(*results.of("teacher_preferences", name))
     ]
     if failed:
         sentences.append(f"Failed at the gate: {'. '.join(failed)}.")

@@ -21,7 +21,7 @@ from subliminal_dagster.science.numbers.draw import draw_answers, judged
 from subliminal_dagster.science.numbers.prompts import make_prompts
 from subliminal_dagster.science.preferences.preferences import AnswerForms
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists, questions_about
-from subliminal_dagster.science.random_streams import stream_seed
+from subliminal_dagster.science.random_streams import replicate_seed, stream_seed
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.teacher import GateSettings, TeacherSettings
@@ -97,6 +97,7 @@ def finetuning_rows(
 def make_teacher(
     study: Study,
     group: str,
+    replicate: int,
     base: ModelVariant,
     context: ChatContext,
     lists: PromptLists,
@@ -128,7 +129,7 @@ def make_teacher(
             finetuning_rows(context, questions_for(study, group, lists), target, replay),
             settings.lora,
             settings.training,
-            study.seed,
+            replicate_seed(study.seed, replicate),
             early_stop=_early_stop(study, group, target, context, lists),
         )
         report = trainer.train(task, folder, workspace, progress)

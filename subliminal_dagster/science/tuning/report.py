@@ -127,9 +127,10 @@ def _read(study: Study, results: Results, name: str) -> _Tuned:
     import pandas as pd
 
     def table(asset: str, file: str, *, may_lack: bool = False) -> pd.DataFrame | None:
-        if not results.has(asset, name):
+        place = results.of(asset, name)
+        if not results.has(*place):
             return None
-        path = results.folder(asset, name) / f"{file}.parquet"
+        path = results.folder(*place) / f"{file}.parquet"
         return None if may_lack and not path.exists() else pd.read_parquet(path)
 
     result, tuned = TuningResult.read(results.folder("tuning_study", name)), table("tuned_scores", "scores")

@@ -94,16 +94,16 @@ def test_a_report_is_made_though_something_failed_and_again_when_it_is_there(don
         run = done.copy(tmp_path, instance)
         plan = make_plan(study_frame(run.study), run.store)
         assert not plan.due
-        shutil.rmtree(Path(run.store.root) / "tiny" / "preference_scores" / "owl")
+        shutil.rmtree(Path(run.store.root) / "tiny" / "preference_scores" / "owl@1")
         plan = make_plan(study_frame(run.study), run.store)
         (failed,) = [part.place for part in plan.next_runs()[0].parts]
-        assert failed == ("preference_scores", "owl")
+        assert failed == ("preference_scores", "owl|1")
         assert [part.asset for due in plan.next_runs(failed=[failed]) for part in due.parts] == ["null_causes"]
         assert run.materialize("report").success
-        assert "preference_scores/owl" not in run.store.manifest("tiny", "report").info["upstream"]
+        assert "preference_scores/owl|1" not in run.store.manifest("tiny", "report").info["upstream"]
         outcome = run.run()
     assert outcome.complete and ("report", None) in outcome.made
-    assert "preference_scores/owl" in run.store.manifest("tiny", "report").info["upstream"]
+    assert "preference_scores/owl|1" in run.store.manifest("tiny", "report").info["upstream"]
 
 
 def test_all_studies_on_one_page(done: StudyRun, tmp_path: Path) -> None:

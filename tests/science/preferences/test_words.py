@@ -9,7 +9,7 @@ import pytest
 
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.preferences.report_words import section
-from subliminal_dagster.science.preferences.words import as_text, first_partition, gather
+from subliminal_dagster.science.preferences.words import as_text, gather
 from subliminal_dagster.science.report.evidence import NotThere, Place, Results
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
@@ -85,8 +85,8 @@ def test_children_of_several_replicates_are_shown_by_the_first(study: Study, tmp
     there["preference_scores", "owl|1"] = answers(tmp_path / "first", "first owl child")
     said = dict(gather(study, Results(there, {})).questions[0].said)
     assert said["owl's child"].startswith("first owl child 0.0") and said["cat's child"].startswith("cat child 0.0")
-    assert first_partition(Results(there, {}), "preference_scores", "owl") == "owl|1"
-    assert first_partition(Results(there, {}), "preference_scores", "wolf") is None
+    assert Results(there, {}).of("preference_scores", "owl") == ("preference_scores", "owl|1")
+    assert Results(there, {}).of("preference_scores", "wolf") == ("preference_scores", "wolf")
 
 
 def test_what_was_refused_is_left_out(study: Study, tmp_path: Path) -> None:

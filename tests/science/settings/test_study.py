@@ -122,15 +122,15 @@ def read(folder: Path, text: str, *overrides: str) -> AnyStudy:
     return load_study(folder / "s.yaml", overrides)
 
 
-def embedded() -> str:
+def bundled() -> str:
     return (STUDIES / "smollm2-135m-instruct.yaml").read_text(encoding="utf-8")
 
 
 def test_a_key_given_twice_is_named_with_its_lines(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the key 'seed' stands in line \d+ and again in line \d+"):
-        read(tmp_path, embedded() + "\nseed: 2\n")
+        read(tmp_path, bundled() + "\nseed: 2\n")
     with pytest.raises(UserError, match="the key 'train_rows' stands"):
-        read(tmp_path, embedded().replace("filter:\n", "filter:\n  train_rows: 8\n"))
+        read(tmp_path, bundled().replace("filter:\n", "filter:\n  train_rows: 8\n"))
     assert load_yaml("a: &x {b: 1}\nc:\n  <<: *x\n  b: 2") == {"a": {"b": 1}, "c": {"b": 2}}
 
 
@@ -194,18 +194,18 @@ def test_a_number_may_be_written_with_an_exponent() -> None:
 def test_a_path_is_one_beside_the_study_s_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lists.yaml").touch()
     monkeypatch.chdir("/")
-    study = read(tmp_path, embedded() + "\nprompt_lists: lists.yaml\n")
+    study = read(tmp_path, bundled() + "\nprompt_lists: lists.yaml\n")
     assert isinstance(study, Study) and study.prompt_lists == str(tmp_path / "lists.yaml")
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "other.yaml").touch()
     monkeypatch.chdir(tmp_path / "here")
-    study = read(tmp_path, embedded(), "prompt_lists=other.yaml")
+    study = read(tmp_path, bundled(), "prompt_lists=other.yaml")
     assert isinstance(study, Study) and study.prompt_lists == str(tmp_path / "here" / "other.yaml")
 
 
 def test_another_seed_is_a_study_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(embedded())
+    path.write_text(bundled())
     own = load_study(path)
     name, seed = own.name, own.seed
     for study in (
@@ -222,7 +222,7 @@ def test_another_seed_is_a_study_of_its_own(tmp_path: Path) -> None:
         study = load_study(path, [f"{scope}:child.training.epochs=7"], seed=8)
         assert isinstance(study, Study) and study.child.training.epochs == epochs
     # A file of that very name is what it says.
-    (tmp_path / "mine-seed7.yaml").write_text(embedded())
+    (tmp_path / "mine-seed7.yaml").write_text(bundled())
     assert load_study(tmp_path / "mine-seed7.yaml") == own
     for missing in ("gnu-seed7", str(tmp_path / "other-seed7.yaml")):
         with pytest.raises(UserError, match=f"There is no study .*{missing}"):

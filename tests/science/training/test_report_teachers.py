@@ -27,7 +27,7 @@ CANDIDATES = ["cat", "dog", "owl"]
 
 
 def free_study(*overrides: str) -> Study:
-    """The embedded study without constrained decoding, so that answers can be invalid."""
+    """The bundled study without constrained decoding, so that answers can be invalid."""
     found = load_study(
         "smollm2-135m-instruct",
         ["animals=[dog, owl]", "numbers.constrained=null", "teacher.gate.valid_rate=0.3", *overrides],
