@@ -68,6 +68,7 @@ _MEASURES = {
     PRIMARY_OUTCOME: _Measure("log share", "nats", 1),
     "rate": _Measure("sampled answers", "points", 100),
     "probability": _Measure("exact probability", "points", 100),
+    "begun": _Measure("log share, next word of a begun answer", "nats", 1),
 }
 
 

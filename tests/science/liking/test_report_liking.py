@@ -374,6 +374,15 @@ def test_unsampled_studies_show_exact_probabilities(tmp_path: Path) -> None:
     assert "exact probability" in section.compared[0].what
 
 
+def test_begun_answers_stand_beside_whole_ones(tmp_path: Path) -> None:
+    study = a_study(FOUR)
+    scores = all_scores(study, 2.5)
+    results = artifact(tmp_path, study, scores.assign(begun_share=scores["share"]))
+    gamma = table(liking_section(study, results), "gamma").set_index("measure")
+    begun = gamma.loc["log share, next word of a begun answer"]
+    assert begun["unit"] == "nats" and begun["gamma"] == pytest.approx(gamma.loc["log share", "gamma"])
+
+
 def test_both_channels_stand_beside_each_other(tmp_path: Path) -> None:
     study = a_study(FOUR)
     section = liking_section(study, artifact(tmp_path, study, all_scores(study, 2.0, channels=("hard", "soft"))))
