@@ -66,7 +66,7 @@ _TAKEOVER_POSSIBLE, _TAKEOVER_LIKELY = 0.05, 0.5
 _MASS_POSSIBLE, _MASS_LIKELY = 0.1, 0.01
 # This project's effect in a 135M model by the hard channel, over three seeds (docs/bundled-study.md), and the smallest
 # model's clear effect elsewhere, 14.5 to 64.8 % (Llama-3.2-1B), as a logarithm.
-_SMALL_EFFECT, _LARGE_EFFECT = 0.15, 1.5
+_SMALL_EFFECT, _LARGE_EFFECT = 0.3, 1.5
 _POST_GAINS = "15 to 20"
 """Of the sampled answers, in points: those the post calls typical."""
 
