@@ -34,7 +34,7 @@ TABLES = ("answers", "texts")
 def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list[dg.AssetsDefinition]:
     """`exam`, `base_capability`, `teacher_capability` and `child_capability` a group, `capability`.
 
-    An exam of the user's or the hub's is long, and its assets are made on request.
+    An exam takes minutes a model, so its assets are made on request.
     """
     return [
         _exam(frame, settings),
@@ -46,8 +46,6 @@ def capability_assets(frame: Frame[Study], settings: CapabilitySettings) -> list
 
 
 def _exam(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
-    on_request = settings.exam.kind != "own"
-
     own_files = (OWN_EXAM, OWN_TEXTS) if settings.exam.kind == "own" else (OWN_TEXTS,)
 
     @asset(
@@ -58,7 +56,7 @@ def _exam(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinit
         deps=[],
         kinds={"pandas", "parquet"},
         gpu=False,
-        on_request=on_request,
+        on_request=True,
         description="The questions, in MMLU-Pro's schema, and plain paragraphs.",
     )
     def exam(work: Work[Study]) -> None:
@@ -77,7 +75,6 @@ def _exam(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinit
 
 
 def _base_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
-    on_request = settings.exam.kind != "own"
     reads = ["seed", "system_prompt", "capability.ways"]
 
     @asset(
@@ -87,7 +84,7 @@ def _base_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.As
         deps=["base_model", "exam"],
         kinds={"pytorch", "parquet"},
         gpu=True,
-        on_request=on_request,
+        on_request=True,
         description="The base model's exam, and its loss on plain text.",
     )
     def base_capability(work: Work[Study], engine: EngineResource) -> None:
@@ -98,7 +95,6 @@ def _base_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.As
 
 
 def _teacher_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
-    on_request = settings.exam.kind != "own"
     reads = ["seed", "system_prompt", "capability.ways"]
 
     @asset(
@@ -109,7 +105,7 @@ def _teacher_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg
         kinds={"pytorch", "parquet"},
         by=BY_GROUP,
         gpu=True,
-        on_request=on_request,
+        on_request=True,
         description="The same of the group's teacher.",
     )
     def teacher_capability(work: Work[Study], engine: EngineResource) -> None:
@@ -126,7 +122,6 @@ def _teacher_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg
 
 
 def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
-    on_request = settings.exam.kind != "own"
     reads = ["seed", "system_prompt", "capability.ways"]
 
     @asset(
@@ -137,7 +132,7 @@ def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.A
         kinds={"pytorch", "parquet"},
         by=BY_GROUP,
         gpu=True,
-        on_request=on_request,
+        on_request=True,
         description="The same of the group's child (hard channel).",
     )
     def child_capability(work: Work[Study], engine: EngineResource) -> None:
@@ -150,7 +145,6 @@ def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.A
 
 def _capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinition:
     study = frame.study
-    on_request = settings.exam.kind != "own"
 
     @asset(
         frame,
@@ -159,7 +153,7 @@ def _capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsD
         deps=["base_capability", "teacher_capability", "child_capability", "animal_liking"],
         kinds={"pandas", "statsmodels", "matplotlib"},
         gpu=False,
-        on_request=on_request,
+        on_request=True,
         description="What teachers and children lost and gained against the base, question by question, beside how "
         "much more they like their animal.",
     )

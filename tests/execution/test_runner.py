@@ -177,7 +177,7 @@ def test_the_verdict_goes_before_everything_else_and_is_said_at_once(frame: Fram
 
 
 def test_what_fails_holds_back_what_needs_it_and_nothing_else(frame: Frame, tmp_path: Path) -> None:
-    failing: set[Input] = {("child_lora", "lion|1"), ("exam", None)}
+    failing: set[Input] = {("child_lora", "lion|1"), ("sae_texts", None)}
     made = make(frame, tmp_path, failing=failing)
     assert made.outcome.failed == dict.fromkeys(failing, "it failed")
     patient = {place for place in frame.usual_parts() if frame.nodes[place[0]].takes_what_there_is}
@@ -205,7 +205,7 @@ def test_a_part_whose_process_was_killed_comes_after_those_beside_it(frame: Fram
     assert made.outcome.complete and made.outcome.runs == len(made.outcome.made)
     order = made.outcome.made
     assert order.index(doomed) > max(order.index(("teacher_lora", group)) for group in ("owl", "neutral"))
-    assert order.index(doomed) < order.index(("exam", None))
+    assert order.index(doomed) < order.index(("sae_texts", None))
 
 
 def test_a_part_that_another_process_makes_is_left_to_it_while_others_go_on(frame: Frame, tmp_path: Path) -> None:
