@@ -233,8 +233,9 @@ def _show(study: AnyStudy) -> int:
         print(f"figure: {folder / 'summary.png'}")
         _show_report(store, study)
         return 0
+    found = verdict_lines(store, study.name)
     print(f"\n{words_written(store, study)}")
-    for line in verdict_lines(store, study.name):
+    for line in found:
         print(line)
     print(f"figure: {store.read(study.name, VERDICT).path / 'animal_liking.png'}")
     _show_report(store, study)

@@ -172,7 +172,7 @@ def test_dagster_maps_partitions_as_the_planner_does(inside: StudyRun) -> None:
                 )
                 mine = {key for asset, key in frame.inputs(name, partition) if asset == dep}
                 # For Dagster all replicates of a group are upstream of what is made from the first.
-                theirs = {key for key in found.partitions_subset.get_partition_keys() if not key.endswith("|2")}
-                assert theirs == mine, (name, partition, dep)
+                theirs = set(found.partitions_subset.get_partition_keys())
+                assert {key for key in theirs if key in mine or not key.endswith("|2")} == mine, (name, partition, dep)
                 compared += 1
     assert compared > 50

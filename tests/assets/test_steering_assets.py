@@ -80,7 +80,7 @@ def test_the_subliminal_vector_is_a_mean_over_shared_prompts_by_a_few_plain_line
 
     valid = {}
     for group in ("owl", "control"):
-        rows = pd.read_parquet(folder(steered, "filtered_dataset", group) / "rows.parquet")
+        rows = pd.read_parquet(folder(steered, "filtered_dataset", f"{group}|1") / "rows.parquet")
         valid[group] = rows[rows["valid"]].set_index("prompt_id")
     chosen = {
         group: set(

@@ -151,7 +151,7 @@ class Workshop:
         code_slice.forget()
 
     def _folder(self, place: Input) -> Path:
-        return Path(self.run.store.root) / self.run.study.name / place[0] / (place[1] or "_")
+        return Path(self.run.store.root) / self.run.study.name / place[0] / (place[1] or "_").replace("|", "@")
 
     def _corrupt(self, place: Input, where: int) -> None:
         """Change, cut or remove a file of the artifact: its own files, the manifest and the pointer alike."""

@@ -187,7 +187,7 @@ class Home:
         return max((folder.stat().st_mtime for folder in found(self._workspace(asset, partition), "*")), default=None)
 
     def _workspace(self, asset: str, partition: str | None) -> Path:
-        return self.artifacts / ".work" / "tiny" / asset / (partition or "_")
+        return self.artifacts / ".work" / "tiny" / asset / (partition or "_").replace("|", "@")
 
     def in_drafts(self, name: str = "*") -> list[Path]:
         """Files and folders of that name in drafts, which are artifacts not written to their end."""

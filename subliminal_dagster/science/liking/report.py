@@ -189,10 +189,13 @@ def _scores_of(data: LikingData, channel: str, numbers: str) -> pd.DataFrame:
 
 
 def _minus(data: LikingData, channel: str, numbers: str, others: str, outcome: str) -> Array:
-    """Each animal's score under some numbers minus that under others (see `_scores_of`); shape (questions, animals)."""
+    """Each animal's score under some numbers minus that under others (see `_scores_of`), mean over a group's children;
+    shape (questions, animals)."""
     one, other = (
         _scores_of(data, channel, each)
-        .pivot(index="question", columns="animal", values=outcome)[data.animals(channel)]
+        .groupby(["question", "animal"])[outcome]
+        .mean()
+        .unstack("animal")[data.animals(channel)]
         .to_numpy(dtype=float)
         for each in (numbers, others)
     )
@@ -529,7 +532,7 @@ def _tests_tables(data: LikingData) -> tuple[Table, Table]:
 
 
 def _shifts_table(data: LikingData) -> Table:
-    """How far each child moved for each animal, a row a child: its own animal stands on the diagonal."""
+    """How far each group's children moved for each animal: their own animal stands on the diagonal."""
     means = data.scores.groupby(["model", "channel", "group", "animal"], dropna=False)["log_share"].mean()
     base = means["base"].droplevel(["channel", "group"])
     shifts = means["child"].sub(base, level="animal").unstack("animal")
@@ -537,7 +540,10 @@ def _shifts_table(data: LikingData) -> Table:
     animals = [animal for animal in data.study.animals if animal in set(data.liking["animal"])]
     shown = shifts.loc[[child for child in children if child in shifts.index], animals].add_suffix(" (nats)")
     frame = shown.rename_axis(index=["channel", "trained on"], columns=None).reset_index()
-    note = "Shift of the log share from base, mean over questions. A child's own animal stands on the diagonal."
+    note = (
+        "Shift of the log share from base, mean over questions and a group's children. A child's own animal stands on "
+        "the diagonal."
+    )
     return Table(f"{NAME}-shifts", "Every child's shift for every animal", frame, note)
 
 
