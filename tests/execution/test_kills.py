@@ -107,8 +107,7 @@ def test_kills_lose_nothing_and_make_nothing_twice(undisturbed: Home, tiny_base:
     ordeal.look()
 
     moments = random.Random(0)
-    for _ in range(2):
-        ordeal.kill_after_level(moments.uniform(0, 6))
+    ordeal.kill_after_level(moments.uniform(0, 6))
 
     launch = home.start()
     assert launch.finish() == 0, launch.output[-3000:]

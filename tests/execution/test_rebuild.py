@@ -25,7 +25,7 @@ from subliminal_dagster.science.storage.store import ArtifactStore
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("SUBLIMINAL_REBUILD_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("SUBLIMINAL_REBUILD_EXAMPLES", "3"))
 
 SETTINGS: dict[str, list[Any]] = {
     "child__training__epochs": [2, 1],
