@@ -35,9 +35,8 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
     """The parts a selection (Dagster's syntax; names may lack the study's) and partitions name; without a selection all
     that is made without being asked for.
 
-    `partitions` are groups (owl: also every layer and replicate of it), layers (09: also every group at it) or keys
-    as they are (owl|09, owl|1).
-    An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
+    `partitions` are groups (owl: also every layer and replicate of it), layers (09: also every group at it) or whole
+    keys (owl|09, owl|1). An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
     or partition there is none of.
     """
     if select is None and partitions is None:
