@@ -36,8 +36,8 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
     that is made without being asked for.
 
     `partitions` are groups (owl: also every layer and replicate of it), layers (09: also every group at it) or whole
-    keys (owl|09, owl|1). An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
-    or partition there is none of.
+    keys (owl|09, owl|1). An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises
+    UserError for an asset or partition there is none of.
     """
     if select is None and partitions is None:
         return frame.usual_parts()
