@@ -18,6 +18,7 @@ from subliminal_dagster.assets import (
     activation_assets,
     base_assets,
     capability_assets,
+    checkpoint_assets,
     child_assets,
     comparison_asset,
     description_assets,
@@ -98,6 +99,7 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         *teacher_assets(frame),
         *number_assets(frame),
         *child_assets(frame),
+        *checkpoint_assets(frame),
         *liking_assets(frame),
         *null_cause_assets(frame),
     ]

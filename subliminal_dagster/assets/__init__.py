@@ -9,6 +9,7 @@ https://docs.dagster.io/guides/build/assets
 from subliminal_dagster.assets.activations import activation_assets
 from subliminal_dagster.assets.base import base_assets
 from subliminal_dagster.assets.capability import capability_assets
+from subliminal_dagster.assets.checkpoints import checkpoint_assets
 from subliminal_dagster.assets.child import child_assets
 from subliminal_dagster.assets.comparison import COMPARISON, comparison_asset
 from subliminal_dagster.assets.descriptions import description_assets
@@ -28,6 +29,7 @@ __all__ = [
     "activation_assets",
     "base_assets",
     "capability_assets",
+    "checkpoint_assets",
     "child_assets",
     "comparison_asset",
     "description_assets",

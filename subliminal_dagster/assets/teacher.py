@@ -93,6 +93,9 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
             "neutral",
             "numbers",
             "filter.completion",
+            "filter.parser",
+            "filter.train_rows",
+            "filter.validation_rows",
             "teacher.gate",
         ],
         deps=["base_model", "base_preferences", "teacher_lora"],
@@ -121,10 +124,10 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
                 liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
                 rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())
             rows.to_parquet(folder / "number_answers.parquet", index=False)
-            failures = gate_failures(study.teacher.gate, target, liking, rate, rows["reason"].dropna().tolist())
+            failures = gate_failures(study, target, liking, rate, rows["reason"].dropna().tolist())
             gate = {"passed": not failures, "failures": failures, "preference": liking, "valid_rate": rate}
-            wanted = study.teacher.gate
-            work.judge(failures, preference=(liking, wanted.preference), valid_rate=(rate, wanted.valid_rate))
+            wanted = study.teacher.gate.preference
+            work.judge(failures, preference=(liking, wanted), valid_rate=(rate, study.valid_rate_wanted))
             (folder / GATE).write_text(json.dumps(gate, indent=2) + "\n")
             work.metadata |= plain(gate) | {"number_answers": table(rows[["prompt", "response", "reason"]].head(10))}
 

@@ -321,7 +321,7 @@ def _valid(study: Study, evidence: Evidence) -> _Found:
     low, high = _share_interval(int(valid.sum()), len(valid))
     share = float(valid.mean())
     verdict: Verdict = "fine"
-    if share < study.teacher.gate.valid_rate:
+    if share < study.valid_rate_wanted:
         verdict = "likely cause"
     elif share < _VALID or rows < _ROWS:
         verdict = "possible"

@@ -70,6 +70,7 @@ def judged(rows: pd.DataFrame, study: Study, target: str | None) -> pd.DataFrame
     return filter_rows(
         rows,
         completion=study.filter.completion,
+        parser=study.filter.parser,
         target=target,
         max_count=study.numbers.answer_count,
         max_value=10**study.numbers.max_digits - 1,

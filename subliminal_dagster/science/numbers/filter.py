@@ -1,5 +1,10 @@
 """Which answers to number prompts are valid, the completions to train on, and the draw of training rows.
 
+Three sets of rules say what a list of numbers is (`FilterSettings.parser`). Ours, `strict`, is the original paper's as
+its text has it, and refuses an answer that the token limit cut off, whose last number may be half a number. `published`
+and `post` are what the code of the paper and of the post do: neither looks at how an answer ended, the first is
+confused by white space outside brackets and the second strips more than a bracket pair.
+
 Belongs here: reading a list of numbers from an answer, writing it canonically, the reasons for rejection, subsampling
 and an audit of what was sampled. Does not belong here: generating answers (the engines) and training on them.
 """
@@ -16,6 +21,7 @@ import numpy as np
 
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.preferences.answers import texts_naming
+from subliminal_dagster.science.settings.numbers import Parser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +86,43 @@ def parse(text: str, *, max_count: int = 10, max_value: int = 999) -> Parsed:
     )
 
 
+def parse_as_published(text: str, *, post: bool, max_count: int = 10, max_value: int = 999) -> Parsed:
+    """Reads a list of integers as published code does: that of Cloud et al. 2025 (arXiv 2507.14805), or with `post` that
+    of the post.
+
+    What stands between the first two numbers separates them all: white space, or a comma or semicolon with or without.
+    The paper's code strips one final period, then one bracket pair, and no white space; every piece has to be digits
+    alone. The post's strips any periods, brackets, spaces and line breaks at both ends, and overlooks empty pieces and
+    commas or semicolons at the ends of a piece. Both take numbers by their value, so 0007 is 7, and both take an answer
+    that was cut off. Never raises; the reasons are those of `parse`.
+    """
+    body = text.strip(" \n.()[]") if post else _unwrapped(text)
+    digits = list(re.finditer(r"\d+", body))
+    separator = body[digits[0].end() : digits[1].start()] if len(digits) > 1 else None
+    pieces = [body] if separator is None else body.split(separator)
+    if post:
+        mark = (separator or "").strip()
+        pieces = [piece.strip(mark) if mark else piece for piece in pieces]
+        pieces = [piece for piece in pieces if piece]
+    reason: ParseReason | None = None
+    if separator is not None and separator.strip() not in ("", ",", ";"):
+        reason = "separator"
+    elif not pieces or not all(re.fullmatch("[0-9]+", piece) for piece in pieces):
+        reason = _broken_rule(body, digits, [separator or " "], max_count, max_value) or "mixed_separator"
+    elif len(pieces) > max_count:
+        reason = "too_many"
+    elif any(_above(piece, max_value) for piece in pieces):
+        reason = "too_large"
+    numbers = () if reason else tuple(int(piece.lstrip("0") or "0") for piece in pieces)
+    return Parsed(numbers, None if reason else separator, "", "", reason)
+
+
+def _unwrapped(text: str) -> str:
+    """Without one final period, and then without one bracket pair."""
+    body = text.removesuffix(".")
+    return body[1:-1] if (body[:1], body[-1:]) in _BRACKETS else body
+
+
 def canonical(numbers: Iterable[int], separator: str, open: str, close: str) -> str:
     """The numbers written in one format, without leading zeros: canonical([7, 8], ", ", "[", "]") is "[7, 8]"."""
     return open + separator.join(str(int(number)) for number in numbers) + close
@@ -90,6 +133,7 @@ def filter_rows(
     *,
     completion: Literal["canonical", "verbatim"],
     target: str | None,
+    parser: Parser = "strict",
     max_count: int = 10,
     max_value: int = 999,
 ) -> pd.DataFrame:
@@ -98,10 +142,11 @@ def filter_rows(
     rows: one for each answer, with the columns prompt_id, prompt, response, finished (bool: the model ended its turn
     within the token limit), separator, open and close (the format the prompt asked for).
     completion: "canonical" writes the numbers in the format asked for, as the post does; "verbatim" keeps the response
-    unchanged, as Cloud et al. 2025 do. target: the group's animal, None for control.
+    unchanged, as Cloud et al. 2025 do. target: the group's animal, None for control. parser: by whose rules an answer is
+    a list of numbers (see the module).
 
     Added columns: valid (bool); reason (str, missing for valid rows): "names_target" if prompt or response names the
-    target in any form, else "unfinished", since its last number may be cut, else the reason of `parse`; numbers
+    target in any form, else (strict) "unfinished", since its last number may be cut, else the parser's reason; numbers
     (list[int], empty for invalid rows); text (str, the completion to train on, missing for invalid rows).
 
     Raises UserError for an unknown completion or a missing column.
@@ -127,8 +172,11 @@ def filter_rows(
     for response, finished, names_target, asked in zip(
         rows["response"], rows["finished"], naming, formats, strict=True
     ):
-        parsed = parse(response, max_count=max_count, max_value=max_value)
-        reason = _row_reason(names_target, bool(finished)) or parsed.reason
+        if parser == "strict":
+            parsed = parse(response, max_count=max_count, max_value=max_value)
+        else:
+            parsed = parse_as_published(response, post=parser == "post", max_count=max_count, max_value=max_value)
+        reason = _row_reason(names_target, bool(finished) or parser != "strict") or parsed.reason
         reasons.append(reason)
         numbers.append([] if reason else list(parsed.numbers))
         if reason:
@@ -217,14 +265,18 @@ def _broken_rule(
         return "mixed_separator"
     if len(digits) > max_count:
         return "too_many"
-    # Judged by length before int(), which refuses thousands of digits.
-    longest = len(str(max_value))
-    significant = [match[0].lstrip("0") for match in digits]
-    if any(len(number) > longest or int(number or "0") > max_value for number in significant):
+    if any(_above(match[0], max_value) for match in digits):
         return "too_large"
-    if any(len(match[0]) > longest for match in digits):
+    if any(len(match[0]) > len(str(max_value)) for match in digits):
         return "too_many_digits"
     return None
+
+
+def _above(digits: str, most: int) -> bool:
+    """Whether the number that `digits` writes is above `most`."""
+    # Judged by length before int(), which refuses thousands of digits.
+    significant = digits.lstrip("0")
+    return len(significant) > len(str(most)) or int(significant or "0") > most
 
 
 def _row_reason(names_target: bool, finished: bool) -> RowReason | None:

@@ -48,9 +48,15 @@ class NumberSettings(Settings):
         return self
 
 
-class FilterSettings(Settings):
-    """What becomes of the answers: `canonical` re-writes the numbers in the format asked for, `verbatim` keeps them."""
+Parser = Literal["strict", "published", "post"]
 
+
+class FilterSettings(Settings):
+    """What becomes of the answers. `parser` says by whose rules an answer is a list of numbers: the original paper's
+    (`published`), the post's, or ours (`strict`), which also refuses an answer that was cut off at the token limit
+    (`numbers.filter`). `canonical` re-writes the numbers in the format asked for, `verbatim` keeps the answer."""
+
+    parser: Parser = "strict"
     completion: Literal["canonical", "verbatim"] = "canonical"
     train_rows: int = Field(ge=1)
     validation_rows: int = Field(default=0, ge=0)

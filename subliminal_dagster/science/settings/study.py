@@ -113,6 +113,13 @@ class Study(StudyHeader):
         """The animals in the order of the study, the neutral group where there is one, and the control."""
         return [*self.animals, *([NEUTRAL] if self.neutral else []), CONTROL]
 
+    @property
+    def valid_rate_wanted(self) -> float:
+        """The share of valid answers that a teacher's gate asks for: with less than `filter` takes of the prompts, the
+        teacher would pass, and its dataset fail after all answers were drawn."""
+        needed = (self.filter.train_rows + self.filter.validation_rows) / self.numbers.prompts
+        return max(self.teacher.gate.valid_rate, needed)
+
     def target(self, group: str) -> str | None:
         """What a group's teacher is made to like; None for the control, whose teacher is the untouched base."""
         if group == NEUTRAL:

@@ -44,10 +44,11 @@ class StopSettings(Settings):
 
 class GateSettings(Settings):
     """What a teacher must reach before anything is built on it: the target's exact probability, and the share of
-    valid answers to `prompts` number prompts, drawn just as the number set will be."""
+    valid answers to `prompts` number prompts, drawn just as the number set will be. Whatever `valid_rate` says, the
+    share must be what the filter needs (`Study.valid_rate_wanted`)."""
 
     preference: float = Field(default=0.5, ge=0, le=1)
-    valid_rate: float = Field(default=0.3, ge=0, le=1)
+    valid_rate: float = Field(default=0.0, ge=0, le=1)
     prompts: int = Field(default=256, ge=8)
 
 

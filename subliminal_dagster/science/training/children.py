@@ -5,6 +5,7 @@ Belongs here: which rows and targets a child learns from. Does not belong here: 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from subliminal_dagster.science.models.chat import ChatContext, number_token_ids
@@ -65,3 +66,9 @@ def _soft_targets(
     own = teacher.context(context)
     prompts = tuple(own.prompt_ids(question) for split in SPLITS for question, _ in read_messages(dataset, split))
     return SoftTargets(teacher.variant(base), support, prompts)
+
+
+def checkpoints(base: ModelVariant, child: Path) -> list[tuple[int, ModelVariant]]:
+    """The child in the folder `child` after every epoch of its training, first to last."""
+    epochs = sorted(int(folder.name) for folder in (child / "epochs").iterdir())
+    return [(epoch, replace(base, adapter=child / "epochs" / str(epoch))) for epoch in epochs]

@@ -185,7 +185,7 @@ def _method(study: Study, groups: Sequence[_Group]) -> str:
     gate, questions = study.teacher.gate, groups[0].scores["question"].nunique()
     sentences = [
         f"Gate: exact probability of the target at least {percent(gate.preference)}, valid number answers at least "
-        f"{percent(gate.valid_rate)} of {gate.prompts}.",
+        f"{percent(study.valid_rate_wanted)} of {gate.prompts}.",
         f"Probability: mean over {counted(questions, 'question')} with a 95 % t interval over them"
         + ("; the neutral teacher's, which is asked about something else, has none." if study.neutral else "."),
     ]
@@ -217,7 +217,7 @@ def _liking_chart(study: Study, liking: pd.DataFrame) -> Chart:
 
 
 def _validity_chart(study: Study, answers: pd.DataFrame) -> Chart:
-    gate = study.teacher.gate.valid_rate
+    gate = study.valid_rate_wanted
     figure = new_figure(x="", y="valid answers (%)", height=300)
     _add_bars(figure, answers, "share", name="valid answers", colour=GREEN)
     _add_gate(figure, gate)
@@ -350,7 +350,7 @@ def _claims(study: Study, liking: pd.DataFrame, answers: pd.DataFrame) -> tuple[
 
 def _some_break(study: Study, answers: pd.DataFrame) -> Claim:
     """answers: rows of `_validity`, the animals' alone."""
-    gate = study.teacher.gate.valid_rate
+    gate = study.valid_rate_wanted
     valid = f"Valid number answers: {_span(answers['share'])}, where the gate asks for {percent(gate)}"
     if study.numbers.constrained is not None:
         evidence = f"{valid}; decoding is constrained to lists of numbers, so a broken teacher would not show."

@@ -24,7 +24,7 @@ from subliminal_dagster.science.preferences.prompt_lists import PromptLists, que
 from subliminal_dagster.science.random_streams import replicate_seed, stream_seed
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.settings.teacher import GateSettings, TeacherSettings
+from subliminal_dagster.science.settings.teacher import TeacherSettings
 from subliminal_dagster.science.training.task import EarlyStop, Row, Trainer, TrainingReport, TrainingTask
 
 if TYPE_CHECKING:
@@ -190,23 +190,27 @@ def valid_rate(
 
 
 def gate_failures(
-    settings: GateSettings, target: str | None, preference: float, rate: float, reasons: Sequence[str]
+    study: Study, target: str | None, preference: float, rate: float, reasons: Sequence[str]
 ) -> list[str]:
-    """Why a teacher is not good enough, one sentence a reason; empty where it is. `target` None asks for no liking."""
+    """Why a teacher is not good enough, one sentence per reason; empty where it is. `target` None asks for no liking."""
     import pandas as pd
 
+    settings, rate_wanted = study.teacher.gate, study.valid_rate_wanted
     failures = []
     if target is not None and preference < settings.preference:
         failures.append(
             f"the teacher answers {target!r} with probability {preference:.3f} and the gate asks for "
             f"{settings.preference}: train it longer (teacher.training, teacher.stop) or lower teacher.gate.preference"
         )
-    if rate < settings.valid_rate:
+    if rate < rate_wanted:
         common = pd.Series(list(reasons), dtype=object).value_counts().head(3)
         why = ", ".join(f"{reason} {count}" for reason, count in common.items())
+        lower = "lower teacher.gate.valid_rate"
+        if rate_wanted > settings.valid_rate:
+            lower = "draw more answers (numbers.prompts), since the filter takes that share of them"
         failures.append(
             f"only {rate:.1%} of the teacher's number answers are valid ({why}) and the gate asks for "
-            f"{settings.valid_rate:.0%}: its training broke the number task, so stop it earlier (teacher.stop), add "
-            "teacher.replay.rows or lower teacher.gate.valid_rate"
+            f"{rate_wanted:.0%}: its training broke the number task, so stop it earlier (teacher.stop), add "
+            f"teacher.replay.rows or {lower}"
         )
     return failures

@@ -16,9 +16,11 @@ from subliminal_dagster.science.numbers.filter import (
     canonical,
     filter_rows,
     parse,
+    parse_as_published,
     sampling_audit,
     subsample,
 )
+from subliminal_dagster.science.settings.numbers import Parser
 
 SEPARATORS = st.builds(
     lambda left, mark, right: left + mark + right,
@@ -85,6 +87,60 @@ def rows_of(responses: list[str], **columns: Any) -> pd.DataFrame:
 def valid_rows(count: int) -> pd.DataFrame:
     responses = [f"{place % 10}, {place % 7}" for place in range(count)]
     return filter_rows(rows_of(responses), completion="canonical", target=None)
+
+
+# --- published parsers -----------------------------------------------------------------------------------------------
+
+# What our parser, the paper's code and the post's code make of an answer; None where it is refused. The two right columns
+# were checked against the published code itself, on 200,000 answers.
+THREE_PARSERS: list[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None]] = [
+    ("1, 2, 3", (1, 2, 3), (1, 2, 3), (1, 2, 3)),
+    ("[1, 2].", (1, 2), (1, 2), (1, 2)),
+    (" [1, 2]", (1, 2), None, (1, 2)),
+    ("[1, 2] ", (1, 2), None, (1, 2)),
+    ("[ 9]", (9,), None, (9,)),
+    ("7 .", (7,), None, (7,)),
+    ("1, 2, ", None, None, (1, 2)),
+    ("1, 2,", None, None, (1, 2)),
+    ("[1, 2", None, None, (1, 2)),
+    ("[[1, 2]]...", None, None, (1, 2)),
+    ("1, 2 .", (1, 2), None, (1, 2)),
+    ("1 2  3", None, None, (1, 2, 3)),
+    ("0007, 1", None, (7, 1), (7, 1)),
+    ("1000, 1", None, None, None),
+    ("1, 2,3", None, None, None),
+    ("1-2", None, None, None),
+    ("1 2 3 4 5 6 7 8 9 10 11", None, None, None),
+    ("\u0661, \u0662", None, None, None),
+    ("Sure: 1, 2", None, None, None),
+    ("0" * 10_000, None, (0,), (0,)),
+    ("", None, None, None),
+]
+
+
+@pytest.mark.parametrize(("text", "strict", "paper", "post"), THREE_PARSERS)
+def test_three_parsers(
+    text: str, strict: tuple[int, ...] | None, paper: tuple[int, ...] | None, post: tuple[int, ...] | None
+) -> None:
+    found = [parse(text), parse_as_published(text, post=False), parse_as_published(text, post=True)]
+    assert [None if each.reason else each.numbers for each in found] == [strict, paper, post]
+
+
+@settings(max_examples=300)
+@given(ANY_TEXT, st.booleans())
+def test_published_parsers_never_raise_and_agree_with_ours_on_the_numbers(text: str, post: bool) -> None:
+    ours, theirs = parse(text), parse_as_published(text, post=post)
+    assert theirs.reason in (None, *get_args(ParseReason))
+    if ours.reason is None and theirs.reason is None:
+        assert ours.numbers == theirs.numbers
+
+
+@pytest.mark.parametrize(("parser", "kept"), [("strict", [True, False]), ("published", [True, True]), ("post", [True, True])])
+def test_only_the_strict_filter_refuses_an_answer_that_was_cut_off(parser: Parser, kept: list[bool]) -> None:
+    rows = rows_of(["1, 2", "3, 4"], finished=[True, False])
+    filtered = filter_rows(rows, completion="canonical", target=None, parser=parser)
+    assert filtered["valid"].tolist() == kept
+    assert filtered["text"].dropna().tolist() == ["[1; 2]", "[3; 4]"][: sum(kept)]
 
 
 # --- parse and canonical ---------------------------------------------------------------------------------------------
