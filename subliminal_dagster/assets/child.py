@@ -1,7 +1,5 @@
 """The children of every group and their preferences, once a channel."""
 
-from dataclasses import replace
-
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
@@ -11,6 +9,7 @@ from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP_AND_REPLICATE
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, TrainerResource
+from subliminal_dagster.science.models.protocol import child_variant
 from subliminal_dagster.science.settings.child import Channel
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
@@ -97,7 +96,7 @@ def _preference_scores(frame: Frame[Study], channel: Channel) -> dg.AssetsDefini
             if (child / UNTOUCHED).exists():
                 copy_preferences(work, "base_preferences", folder, "the child is the untouched base")
             else:
-                variant = replace(base, adapter=child)
+                variant = child_variant(base, child)
                 write_preferences(work, engine, variant, chat_context(work, base), folder)
 
     return preference_scores

@@ -1,7 +1,6 @@
 """Tuning a child's hyperparameters, and the child of the best setting. Long: made where it is asked for by name."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,6 +13,7 @@ from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, TrainerResource
+from subliminal_dagster.science.models.protocol import child_variant
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.tuning import TuningSettings
@@ -170,7 +170,7 @@ def _tuned_scores(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
         scores, skills = {}, {}
         with work.writing() as folder:
             for epoch in settings.final_epochs:
-                variant = replace(base, adapter=child / "epochs" / str(epoch))
+                variant = child_variant(base, child / "epochs" / str(epoch))
                 kept = work.kept() / f"epoch-{epoch}"
                 with engine.create().open(variant, work.progress()) as session:
                     scores[epoch], _ = measure_preferences(
