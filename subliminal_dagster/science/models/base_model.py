@@ -36,6 +36,7 @@ from zipfile import ZipFile
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import load_tokenizer
 from subliminal_dagster.science.settings.base_model import (
+    ADAPTER,
     SMALL_FILES,
     WEIGHTS,
     BaseModelSource,
@@ -167,9 +168,9 @@ def _declares_smollm_split(gguf: Path) -> bool:
 
 def _fetch_hub(source: HubSource, destination: Path, workspace: Path) -> dict[str, Any]:
     folder = workspace / f"{source.repo.replace('/', '--')}-{source.revision}"
-    _download_snapshot(source, folder, SMALL_FILES)
+    download_snapshot(source, folder, SMALL_FILES)
     _check_config(folder, source.repo)
-    _download_snapshot(source, folder, WEIGHTS)
+    download_snapshot(source, folder, WEIGHTS)
     facts = _facts(folder, source.repo, source.dtype, source.revision, _licence(folder))
     for file in model_files(folder):
         shutil.move(file, destination / file.name)
@@ -177,7 +178,11 @@ def _fetch_hub(source: HubSource, destination: Path, workspace: Path) -> dict[st
     return facts
 
 
-def _download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str]) -> None:
+def download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str]) -> None:
+    """Download the files of a repository on the hub whose names match `patterns` into `folder`.
+
+    Raises UserError, one sentence per way in which the hub refuses.
+    """
     from huggingface_hub import errors, snapshot_download
 
     # False, not None: a login stored on the machine must not decide what a study can read.
@@ -199,7 +204,7 @@ def _download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str])
         raise UserError(f"{where} is gated: accept its licence on the model's page, {account}.") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"There is no {where}, or it is private: check `repo` of the base model, and for a private one set "
+            f"There is no {where}, or it is private: check `repo`, and for a private one set "
             "HF_TOKEN to a token that may read it."
         ) from error
     except errors.RevisionNotFoundError as error:
@@ -237,7 +242,8 @@ def _copy_cached(source: HubSource, folder: Path, patterns: Sequence[str]) -> bo
     not there."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(source.repo, "config.json", revision=source.revision)
+    always_there = ADAPTER[0] if tuple(patterns) == ADAPTER else "config.json"
+    cached = try_to_load_from_cache(source.repo, always_there, revision=source.revision)
     if not constants.HF_HUB_OFFLINE or not isinstance(cached, str):
         return False
     there = Path(cached).parent.iterdir()

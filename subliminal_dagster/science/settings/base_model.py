@@ -68,7 +68,7 @@ class LocalSource(_Source):
     dtype: Dtype
 
     def file_contents(self, study: Any) -> dict[str, Any]:
-        return {"path": _model_content(self.path)}
+        return {"path": model_content(self.path)}
 
 
 BaseModelSource = Annotated[WheelSource | HubSource | LocalSource, Field(discriminator="kind")]
@@ -76,6 +76,7 @@ BaseModelSource = Annotated[WheelSource | HubSource | LocalSource, Field(discrim
 SMALL_FILES = ("*.json", "tokenizer.model", "*.jinja", "LICENSE*", "README.md")
 # transformers reads these names only: a repository may hold the same weights twice (consolidated.safetensors).
 WEIGHTS = ("model*.safetensors",)
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 MODEL_HASHES = Path.home() / ".cache" / "subliminal-dagster" / "model-files"
 """Where hashes of a user's own models are remembered: weights take a minute to read."""
@@ -89,9 +90,11 @@ def model_files(folder: Path) -> list[Path]:
     )
 
 
-def _model_content(path: str) -> dict[str, str]:
-    """The SHA-256 of the files of a model of the user's that count, by name; none where there is no such folder."""
+def model_content(path: str, names: tuple[str, ...] = ()) -> dict[str, str]:
+    """The SHA-256 of the files that count of a model of the user's, or of those of these `names`, by name; none where
+    there is no such folder."""
     folder = Path(path).expanduser().absolute()
-    files = model_files(folder) if folder.is_dir() else []
+    files = model_files(folder) if folder.is_dir() and not names else []
+    files += [folder / name for name in names if (folder / name).is_file()]
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
     return dict(zip((file.name for file in files), HashedFiles(MODEL_HASHES).sha256s(name, files), strict=True))

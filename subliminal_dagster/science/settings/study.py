@@ -89,6 +89,14 @@ class Study(StudyHeader):
                     raise ValueError(
                         f"tuning.{name} is {wanted} and filter.{name} is {there}: lower the first or raise it"
                     )
+        existing = self.teacher.existing
+        if existing is not None and existing.repo is not None:
+            targets = [target for target in map(self.target, self.groups) if target is not None]
+            if unpinned := [target for target in targets if target not in existing.revisions]:
+                raise ValueError(
+                    f"teacher.existing.revisions names no commit for {', '.join(unpinned)}: add it from the history of the "
+                    "repository's files"
+                )
         rows = self.filter.train_rows + self.filter.validation_rows
         if rows > self.numbers.prompts:
             raise ValueError(

@@ -5,11 +5,10 @@ Belongs here: which rows and targets a child learns from. Does not belong here: 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from subliminal_dagster.science.models.chat import ChatContext, number_token_ids
-from subliminal_dagster.science.models.protocol import ModelVariant, Progress
+from subliminal_dagster.science.models.protocol import ModelVariant, Progress, child_variant
 from subliminal_dagster.science.random_streams import replicate_seed
 from subliminal_dagster.science.settings.child import Channel
 from subliminal_dagster.science.settings.study import Study
@@ -71,4 +70,4 @@ def _soft_targets(
 def checkpoints(base: ModelVariant, child: Path) -> list[tuple[int, ModelVariant]]:
     """The child in the folder `child` after every epoch of its training, first to last."""
     epochs = sorted(int(folder.name) for folder in (child / "epochs").iterdir())
-    return [(epoch, replace(base, adapter=child / "epochs" / str(epoch))) for epoch in epochs]
+    return [(epoch, child_variant(base, child / "epochs" / str(epoch))) for epoch in epochs]

@@ -1,4 +1,5 @@
-"""The teacher: a base model made to like an animal, by fine-tuning, by an instruction or by steering.
+"""The teacher: a base model made to like an animal, by fine-tuning, by an instruction, by steering, or taken over as it
+is (`existing`).
 
 Belongs here: making a teacher, describing it in its artifact, judging it (the gate). Does not belong here: what the
 teacher writes (`numbers`). A teacher trained for too long breaks: it no longer writes number lists, so its training
@@ -25,6 +26,7 @@ from subliminal_dagster.science.random_streams import replicate_seed, stream_see
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.teacher import TeacherSettings
+from subliminal_dagster.science.training.existing import fetch_adapter, fetch_model
 from subliminal_dagster.science.training.task import EarlyStop, Row, Trainer, TrainingReport, TrainingTask
 
 if TYPE_CHECKING:
@@ -37,10 +39,10 @@ FILE = "teacher.json"
 class Teacher:
     """What a teacher artifact says: how to turn the base model into the teacher.
 
-    `kind` "untouched base" is the control's. `folder` holds the adapter or the steering vector.
+    `kind` "untouched base" is the control's. `folder` holds the adapter, the steering vector or the weights.
     """
 
-    kind: Literal["untouched base", "finetune", "prompt", "steer"]
+    kind: Literal["untouched base", "finetune", "prompt", "steer", "adapter", "model"]
     folder: Path
     instruction: str | None = None
     layer: int | None = None
@@ -48,8 +50,10 @@ class Teacher:
 
     def variant(self, base: ModelVariant) -> ModelVariant:
         """The base model changed into this teacher."""
-        if self.kind == "finetune":
+        if self.kind in ("finetune", "adapter"):
             return replace(base, adapter=self.folder)
+        if self.kind == "model":
+            return replace(base, weights=self.folder)
         if self.kind == "steer":
             assert self.layer is not None and self.alpha is not None
             steering = Steering(self.folder / "vector.safetensors", self.layer, self.alpha)
@@ -122,6 +126,11 @@ def make_teacher(
         teacher = Teacher("prompt", folder, instruction=told)
     elif settings.method == "steer":
         teacher = _steered(settings, target, folder)
+    elif settings.method in ("adapter", "model"):
+        assert settings.existing is not None
+        fetch = fetch_adapter if settings.method == "adapter" else fetch_model
+        fetch(settings.existing, target, base, folder, workspace)
+        teacher = Teacher(settings.method, folder)
     else:
         assert settings.lora is not None and settings.training is not None
         task = TrainingTask(

@@ -34,6 +34,7 @@ def test_shipped_study_is_valid_and_named_like_its_file(name: str) -> None:
 def test_the_studies_that_were_promised_ship() -> None:
     sizes = ("270m", "1b", "4b", "12b", "27b")
     promised = {"toy", "gemma-2-9b-it", "gemma-2-2b-it", "qwen2.5-7b-instruct", "smollm2-135m-instruct"}
+    promised |= {"llama-3.2-1b-instruct", "qwen3-4b"}
     assert promised | {f"gemma-3-{size}-it" for size in sizes} == set(shipped_studies())
 
 
