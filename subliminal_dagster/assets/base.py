@@ -102,7 +102,15 @@ def _replay_set(frame: Frame[Study]) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "numbers", "filter.completion", "filter.parser", "teacher.replay"],
+        reads=[
+            "seed",
+            "system_prompt",
+            "prompt_lists",
+            "numbers",
+            "filter.completion",
+            "filter.parser",
+            "teacher.replay",
+        ],
         deps=["base_model"],
         kinds={"pytorch", "parquet"},
         gpu=True,

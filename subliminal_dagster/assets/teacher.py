@@ -38,7 +38,10 @@ def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
 def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
     replay = ["replay_set"] if study.teacher.replay.rows else []
-    making = [f"teacher.{name}" for name in ("method", "lora", "training", "stop", "instruction", "steering", "existing", "replay")]
+    making = [
+        f"teacher.{name}"
+        for name in ("method", "lora", "training", "stop", "instruction", "steering", "existing", "replay")
+    ]
 
     @asset(
         frame,

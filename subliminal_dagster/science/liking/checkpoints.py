@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 PROBABILITY, SHIFT, SAMPLED = "exact probability", "shift of the log share (nats)", "share of sampled answers"
 
 
-def liking_by_epoch(
-    base: pd.DataFrame, by_epoch: Mapping[int, pd.DataFrame], animals: Sequence[str]
-) -> pd.DataFrame:
+def liking_by_epoch(base: pd.DataFrame, by_epoch: Mapping[int, pd.DataFrame], animals: Sequence[str]) -> pd.DataFrame:
     """What every checkpoint of a child likes, means over questions with 95 % t intervals over them, which speak of
     exactly this child.
 

@@ -135,7 +135,9 @@ def test_published_parsers_never_raise_and_agree_with_ours_on_the_numbers(text: 
         assert ours.numbers == theirs.numbers
 
 
-@pytest.mark.parametrize(("parser", "kept"), [("strict", [True, False]), ("published", [True, True]), ("post", [True, True])])
+@pytest.mark.parametrize(
+    ("parser", "kept"), [("strict", [True, False]), ("published", [True, True]), ("post", [True, True])]
+)
 def test_only_the_strict_filter_refuses_an_answer_that_was_cut_off(parser: Parser, kept: list[bool]) -> None:
     rows = rows_of(["1, 2", "3, 4"], finished=[True, False])
     filtered = filter_rows(rows, completion="canonical", target=None, parser=parser)
