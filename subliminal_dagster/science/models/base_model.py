@@ -22,7 +22,6 @@ import email
 import hashlib
 import json
 import mmap
-import os
 import re
 import shutil
 import struct
@@ -35,6 +34,7 @@ from zipfile import ZipFile
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import load_tokenizer
+from subliminal_dagster.science.models.hub import hub_failures, hub_refusal, hub_token
 from subliminal_dagster.science.settings.base_model import (
     ADAPTER,
     SMALL_FILES,
@@ -178,16 +178,13 @@ def _fetch_hub(source: HubSource, destination: Path, workspace: Path) -> dict[st
     return facts
 
 
-def download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str]) -> None:
-    """Download the files of a repository on the hub whose names match `patterns` into `folder`.
+def download_snapshot(
+    source: HubSource, folder: Path, patterns: Sequence[str], named_in: str = "`repo` of the base model"
+) -> None:
+    """Download the files of a repository on the hub whose names match `patterns` into `folder`; `named_in` is where the
+    study names it. Raises UserError, one sentence per way in which the hub refuses."""
+    from huggingface_hub import snapshot_download
 
-    Raises UserError, one sentence per way in which the hub refuses.
-    """
-    from huggingface_hub import errors, snapshot_download
-
-    # False, not None: a login stored on the machine must not decide what a study can read.
-    token = os.environ.get("HF_TOKEN") or False
-    where = f"{source.repo} on the Hugging Face hub"
     if _copy_cached(source, folder, patterns):
         return
     try:
@@ -197,55 +194,24 @@ def download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str]) 
             local_dir=folder,
             allow_patterns=list(patterns),
             ignore_patterns=["*/*"],
-            token=token,
+            token=hub_token(),
         )
-    except errors.GatedRepoError as error:
-        account = "with the account of HF_TOKEN" if token else "and set HF_TOKEN to a token of that account"
-        raise UserError(f"{where} is gated: accept its licence on the model's page, {account}.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"There is no {where}, or it is private: check `repo`, and for a private one set "
-            "HF_TOKEN to a token that may read it."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(
-            f"{where} has no revision {source.revision}: take the commit from the history of its files."
-        ) from error
-    except (
-        errors.HTTPError,  # the base of the transport errors, whichever library sends
-        errors.LocalEntryNotFoundError,
-        errors.XetDownloadError,
-        ConnectionError,
-    ) as error:
-        # snapshot_download hides refusals and outages alike behind a missing local file; the cause tells them apart.
-        causes = (error, error.__cause__)
-        status = next((c.response.status_code for c in causes if isinstance(c, errors.HfHubHTTPError)), None)
-        if status in (401, 403):
-            remedy = "HF_TOKEN may not read it" if token else "it wants a token"
-            raise UserError(
-                f"{where} refused the download (HTTP {status}; {remedy}): set HF_TOKEN to a valid token with read "
-                "access to it."
-            ) from error
-        if any(isinstance(c, errors.OfflineModeIsEnabled) for c in causes):
-            raise UserError(
-                f"{where} at {source.revision} is not in this machine's cache and cannot be downloaded in offline "
-                "mode: fill the cache where there is a network (hf download), or unset HF_HUB_OFFLINE."
-            ) from error
-        reason = f"HTTP {status}" if status else type(error.__cause__ or error).__name__
-        raise UserError(
-            f"{where} could not be downloaded ({reason}): check the network and try again; what has arrived is kept."
-        ) from error
+    except hub_failures() as error:
+        raise hub_refusal(error, source.repo, source.revision, named_in) from error
 
 
-def _copy_cached(source: HubSource, folder: Path, patterns: Sequence[str]) -> bool:
-    """Take the files from the hub's own cache on this machine, as a node in offline mode has them; False where they are
-    not there."""
+def cached_files(source: HubSource, patterns: Sequence[str]) -> list[Path] | None:
+    """The files that match `patterns` in the hub's own cache on this machine, as a node in offline mode has them; None
+    where offline mode is off or the cache holds nothing of the repository.
+
+    Raises UserError where it holds the repository in part.
+    """
     from huggingface_hub import constants, try_to_load_from_cache
 
     always_there = ADAPTER[0] if tuple(patterns) == ADAPTER else "config.json"
     cached = try_to_load_from_cache(source.repo, always_there, revision=source.revision)
     if not constants.HF_HUB_OFFLINE or not isinstance(cached, str):
-        return False
+        return None
     there = Path(cached).parent.iterdir()
     files = [file for file in there if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns)]
     if not files:
@@ -254,6 +220,14 @@ def _copy_cached(source: HubSource, folder: Path, patterns: Sequence[str]) -> bo
             f"{' or '.join(patterns)}) and HF_HUB_OFFLINE is set: fill the cache where there is a network (`hf "
             f"download {source.repo} --revision {source.revision}`), or unset it."
         )
+    return files
+
+
+def _copy_cached(source: HubSource, folder: Path, patterns: Sequence[str]) -> bool:
+    """Take the files from the hub's own cache on this machine; False where they are not there."""
+    files = cached_files(source, patterns)
+    if files is None:
+        return False
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)

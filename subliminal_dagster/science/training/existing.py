@@ -35,7 +35,7 @@ def fetch_adapter(source: ExistingTeacher, target: str, base: ModelVariant, fold
     else:
         name = source.repository(target)
         there = workspace / name.replace("/", "--")
-        download_snapshot(_hub(source, target, base), there, ADAPTER)
+        download_snapshot(_hub(source, target, base), there, ADAPTER, "`teacher.existing.repo`")
     if missing := [file for file in ADAPTER if not (there / file).is_file()]:
         raise UserError(
             f"{name} holds no {' and no '.join(missing)}: correct `teacher.existing`, which wants PEFT adapters in "

@@ -1,0 +1,322 @@
+"""What every stage of a study needs on a card: memory, and time of one run of it.
+
+Belongs here: how much work each stage has, and the words that say so. Does not belong here: formulas of one piece of
+work (`work`), the document (`document`).
+
+Part of no version: what a stage costs does not change what it makes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from subliminal_dagster.science.budget.card import GIB, Card
+from subliminal_dagster.science.budget.shape import ModelShape
+from subliminal_dagster.science.budget.work import (
+    FORWARD_NUMBERS,
+    NUMBER,
+    SCORE_BYTES,
+    Work,
+    cache_a_token,
+    decoding_seconds,
+    forward,
+    recomputed_memory,
+    recomputed_training,
+    rows_that_fit,
+    training,
+    training_memory,
+    weights,
+)
+from subliminal_dagster.science.settings.preferences import QUESTIONS
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
+
+PROMPT, ANSWER = 90, 40
+"""Tokens of a number prompt with its chat template, and of an answer with its end of turn, on average."""
+
+QUESTION, NAME, FORMS = 25, 3, 250
+"""Tokens of a question for the favourite animal with its template, of a sampled answer, and inner nodes of the tree of
+all spellings of all candidates."""
+
+EXAM_QUESTION, EXAM_ANSWER = 300, 3
+"""Tokens of a question of MMLU-Pro with its options and the instruction, and of what is written: a letter. The first is
+an assumption."""
+
+EXAM_QUESTIONS, OWN_EXAM_QUESTIONS = 12_032, 160
+"""Questions of the test split of MMLU-Pro, and of the exam that ships."""
+
+LIST = 40
+"""Tokens of a bare list of numbers."""
+
+DISK = 2e9
+"""Bytes a second from a local disk onto the card. An assumption."""
+
+NETWORK = 100e6
+"""Bytes a second from the hub. An assumption."""
+
+ENGINE_START = 60.0
+"""Seconds that vLLM takes beside reading the weights: its process, profiling, CUDA graphs. An assumption."""
+
+SERVED_ADAPTER = 1.15
+"""Time with an adapter laid over the weights by vLLM's kernels, as a multiple of that without. An assumption."""
+
+GPU_SHARE = 0.85
+"""Of the memory that vLLM takes (`VllmEngine.gpu_memory_share`)."""
+
+MOST_SEQUENCES = 256
+"""Sequences that vLLM writes at a step at most, its own default on cards below 70 GB."""
+
+SAE_WIDTH, SAE_ROWS = 16_384, 256
+"""Features of the published autoencoders that the shipped studies use, and rows that are encoded at once."""
+
+READ_TOKENS = 2048
+"""Positions in a pass that reads activations (`activations.BATCH_TOKENS`)."""
+
+STEERED_VECTORS, STEERED_ROWS = 4, 16
+"""Vectors that are tried at every strength, and rows in a pass at most (`steering.scores`)."""
+
+CONTEXT_MEMORY = GIB
+"""CUDA's context and the work space of its libraries."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one run of a stage needs: the most memory held at once, in bytes (on the card; of `base_model` on disk), and
+    seconds, loading the model included. `formula` says in words what was multiplied. `per`: what it is run once for
+    ("study", "group", "group and layer", "layer"). `post`: whether the post's own pipeline has it for every group."""
+
+    stage: str
+    memory_bytes: int
+    seconds: float
+    formula: str
+    per: str = "group"
+    post: bool = False
+
+
+def needs(study: Study, shape: ModelShape, card: Card) -> list[Need]:
+    """The needs of a study's stages, in the order in which they run; stages that the study has not are left out.
+
+    Where a layer matters it is the deepest that is looked into. A need may be above what the card has.
+    """
+    found = [_base_model(shape)]
+    if study.teacher.method == "finetune":
+        found.append(_teacher(study, shape, card))
+    found += [
+        _preferences("teacher_preferences", study, shape, card, study.teacher.gate.prompts),
+        _number_set(study, shape, card),
+        _child(study, shape, card),
+        _preferences("preference_scores", study, shape, card, 0),
+    ]
+    if study.capability is not None:
+        found.append(_capability(study, shape, card))
+    if study.layers:
+        found += _activations(study, shape, card)
+    if study.sae is not None:
+        found.append(_sae_features(study, shape, card))
+    if study.steering is not None:
+        found += _steering(study, shape, card)
+    return found
+
+
+def cached_sequences(shape: ModelShape, card: Card, tokens: float) -> int:
+    """Sequences of `tokens` that fit into the key-value cache that vLLM makes, at most `MOST_SEQUENCES`; 0 where not
+    even the weights fit."""
+    left = GPU_SHARE * card.memory - weights(shape) - CONTEXT_MEMORY
+    return max(0, min(MOST_SEQUENCES, int(left / (cache_a_token(shape) * tokens))))
+
+
+def load_seconds(shape: ModelShape) -> float:
+    """Reading the weights from disk onto the card."""
+    return weights(shape) / DISK
+
+
+def _base_model(shape: ModelShape) -> Need:
+    size = weights(shape)
+    return Need("base_model", size, size / NETWORK, "2 bytes x N from the hub at 100 MB/s, kept on disk", "study")
+
+
+def _teacher(study: Study, shape: ModelShape, card: Card) -> Need:
+    lora, plan = study.teacher.lora, study.teacher.training
+    assert lora is not None and plan is not None
+    return _training("teacher_lora", shape, card, lora, plan, QUESTIONS + study.teacher.replay.rows, 0, QUESTION, NAME)
+
+
+def _child(study: Study, shape: ModelShape, card: Card) -> Need:
+    rows = study.filter
+    lora, plan = study.child.lora, study.child.training
+    return _training(
+        "child_lora", shape, card, lora, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER
+    )
+
+
+def _training(
+    stage: str,
+    shape: ModelShape,
+    card: Card,
+    lora: LoraSettings,
+    plan: TrainingSettings,
+    rows: int,
+    validation: int,
+    prompt: int,
+    answer: int,
+) -> Need:
+    """Micro-batches of as many rows as fit, nothing recomputed; where none fits, one row at a time, recomputed."""
+    tokens = prompt + answer
+    fit = min(
+        rows, plan.batch_size * plan.accumulation, rows_that_fit(shape, free_memory(card), lora.rank, tokens, answer)
+    )
+    step = training if fit else recomputed_training
+    work = step(shape, rows * tokens, tokens, rows * answer, lora.rank)
+    work += forward(shape, validation * tokens, tokens, validation * answer)
+    if fit:
+        memory = training_memory(shape, lora.rank, fit, tokens, answer)
+        how = f"4 FLOP a weight, micro-batches of {fit} rows, nothing recomputed"
+    else:
+        memory = recomputed_memory(shape, lora.rank, 1, tokens, answer)
+        how = "6 FLOP a weight, one row at a time, recomputed"
+    trained = f"{plan.epochs} epochs x ({rows:,} rows x {tokens} tokens x {how}"
+    judged = f" + {validation:,} x {tokens} x 2 FLOP)" if validation else ")"
+    return Need(
+        stage,
+        int(memory) + CONTEXT_MEMORY,
+        (work * plan.epochs).seconds(card) + load_seconds(shape),
+        trained + judged,
+        post=True,
+    )
+
+
+def free_memory(card: Card) -> int:
+    """Bytes that a training may fill with weights, adapter and rows."""
+    return card.usable - CONTEXT_MEMORY
+
+
+def _generated(shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool) -> float:
+    """Seconds of `requests` answers on vLLM, its start left out."""
+    batch = max(1, cached_sequences(shape, card, prompt + answer))
+    read = forward(shape, requests * prompt, prompt, requests).seconds(card)
+    written = decoding_seconds(shape, card, requests * answer, batch, prompt + answer / 2)
+    return (read + written) * (SERVED_ADAPTER if adapter else 1.0)
+
+
+def _preferences(stage: str, study: Study, shape: ModelShape, card: Card, number_prompts: int) -> Need:
+    asked = study.preferences
+    samples = asked.questions * asked.samples_per_question
+    tree = forward(shape, asked.questions * (QUESTION + FORMS), QUESTION + FORMS, asked.questions * FORMS)
+    begun = forward(shape, asked.questions * len(asked.begun) * (QUESTION + 8), QUESTION + 8, asked.questions)
+    seconds = _generated(shape, card, samples, QUESTION, NAME, True) + (tree + begun).seconds(card)
+    words = f"{samples:,} answers of {NAME} tokens to {QUESTION}; {asked.questions} x {FORMS} nodes of the answers' tree"
+    if number_prompts:
+        seconds += _generated(shape, card, number_prompts, PROMPT, ANSWER, True)
+        words += f"; {number_prompts} number answers"
+    return Need(stage, _engine_memory(shape, card), seconds + _engine_start(shape), words, post=True)
+
+
+def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
+    prompts = study.numbers.prompts
+    batch = cached_sequences(shape, card, PROMPT + ANSWER)
+    return Need(
+        "number_set",
+        _engine_memory(shape, card),
+        _generated(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
+        f"{prompts:,} x ({PROMPT} tokens read x 2 FLOP a weight + {ANSWER} written, {batch} at a step), with an adapter",
+        post=True,
+    )
+
+
+def _capability(study: Study, shape: ModelShape, card: Card) -> Need:
+    assert study.capability is not None
+    questions = EXAM_QUESTIONS if study.capability.exam.kind == "hub" else OWN_EXAM_QUESTIONS
+    return Need(
+        "child_capability",
+        _engine_memory(shape, card),
+        _generated(shape, card, questions, EXAM_QUESTION, EXAM_ANSWER, True) + _engine_start(shape),
+        f"{questions:,} questions x ({EXAM_QUESTION} tokens read + {EXAM_ANSWER} written); as much for its teacher",
+    )
+
+
+def _engine_memory(shape: ModelShape, card: Card) -> int:
+    """What vLLM takes: its share of the card, or what weights and a cache of one long request need, if that is more."""
+    return max(int(GPU_SHARE * card.memory), weights(shape) + CONTEXT_MEMORY + 1024 * cache_a_token(shape))
+
+
+def _engine_start(shape: ModelShape) -> float:
+    return ENGINE_START + load_seconds(shape)
+
+
+def _reading_memory(shape: ModelShape, tokens: int) -> int:
+    """A pass without gradients over `tokens`: weights, and one block's own work."""
+    block = 4 * (FORWARD_NUMBERS * shape.hidden + 3 * shape.intermediate) * tokens
+    return weights(shape) + block + CONTEXT_MEMORY
+
+
+def _activations(study: Study, shape: ModelShape, card: Card) -> list[Need]:
+    rows, deepest = study.activations.rows, max(study.layers) + 1
+
+    def read(blocks: int) -> float:
+        return forward(shape, rows * LIST, LIST, blocks=blocks).seconds(card) + load_seconds(shape)
+
+    memory = _reading_memory(shape, READ_TOKENS)
+    kept = NUMBER * len(study.layers) * shape.hidden * READ_TOKENS
+    text = f"{rows:,} lists x {LIST} tokens x 2 FLOP a weight of"
+    layer_by_layer = sum(read(layer + 1) for layer in study.layers)
+    return [
+        Need("activations", memory, read(deepest), f"{text} {deepest} blocks", "group and layer"),
+        Need(
+            "activations, all layers in one pass",
+            memory + kept,
+            read(deepest),
+            f"{text} {deepest} blocks; layer by layer {layer_by_layer / 60:.1f} min",
+        ),
+    ]
+
+
+def _sae_features(study: Study, shape: ModelShape, card: Card) -> Need:
+    rows, width = study.activations.rows, SAE_WIDTH
+    if study.sae is not None and study.sae.trained is not None:
+        width = study.sae.trained.width
+    encoded = Work(4 * rows * width * shape.hidden, 4 * rows * (3 * width + shape.hidden))
+    size = 4 * 2 * width * shape.hidden
+    return Need(
+        "sae_features",
+        size + 4 * SAE_ROWS * (3 * width + 2 * shape.hidden) + CONTEXT_MEMORY,
+        # In float32: a quarter of the peak of bfloat16, that of the TF32 units being half of it.
+        4 * encoded.seconds(card) + size / DISK,
+        f"{rows:,} rows x 4 x {width:,} features x {shape.hidden:,} FLOP, encoded and decoded in float32",
+        "group and layer",
+    )
+
+
+def _steering(study: Study, shape: ModelShape, card: Card) -> list[Need]:
+    assert study.steering is not None
+    sweep, pairs = study.steering.sweep, study.steering.pairs
+    deepest, first = max(study.layers) + 1, min(study.layers) + 1
+    tokens = PROMPT + ANSWER
+    vectors = forward(shape, 2 * pairs * tokens, tokens, blocks=deepest)
+    # Alpha 0 is measured once, and every other strength with every vector.
+    rows = STEERED_VECTORS * len(sweep.alphas) + 1
+    nodes = QUESTION + FORMS
+    asked = len(sweep.positions) * sweep.questions
+    exact = forward(shape, asked * rows * nodes, nodes, asked * rows * FORMS, blocks=shape.layers - first)
+    exact += forward(shape, asked * nodes, nodes, blocks=first)
+    greedy = len(sweep.positions) * rows * sweep.max_new_tokens
+    written = decoding_seconds(
+        shape, card, greedy * sweep.greedy_questions, sweep.greedy_questions, QUESTION + sweep.max_new_tokens / 2
+    )
+    logits = STEERED_ROWS * (FORMS * SCORE_BYTES) * shape.vocabulary
+    return [
+        Need(
+            "response_activations",
+            _reading_memory(shape, READ_TOKENS),
+            vectors.seconds(card) / 2 + load_seconds(shape),
+            f"{pairs:,} answers x {tokens} tokens x 2 FLOP a weight of {deepest} blocks",
+            "group and layer",
+        ),
+        Need(
+            "steering_scores",
+            _reading_memory(shape, STEERED_ROWS * nodes) + logits,
+            exact.seconds(card) + written + load_seconds(shape),
+            f"{asked} questions x {rows} vectors and strengths x {nodes} positions x 2 FLOP a weight of "
+            f"{shape.layers - first} blocks; {rows} x {sweep.greedy_questions} greedy answers",
+            "group and layer",
+        ),
+    ]
