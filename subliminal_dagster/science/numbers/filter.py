@@ -87,8 +87,8 @@ def parse(text: str, *, max_count: int = 10, max_value: int = 999) -> Parsed:
 
 
 def parse_as_published(text: str, *, post: bool, max_count: int = 10, max_value: int = 999) -> Parsed:
-    """Reads a list of integers as published code does: that of Cloud et al. 2025 (arXiv 2507.14805), or with `post` that
-    of the post.
+    """Reads a list of integers as published code does: that of Cloud et al. 2025 (arXiv 2507.14805), or with `post`
+    that of the post.
 
     What stands between the first two numbers separates them all: white space, or a comma or semicolon with or without.
     The paper's code strips one final period, then one bracket pair, and no white space; every piece has to be digits
@@ -142,8 +142,8 @@ def filter_rows(
     rows: one for each answer, with the columns prompt_id, prompt, response, finished (bool: the model ended its turn
     within the token limit), separator, open and close (the format the prompt asked for).
     completion: "canonical" writes the numbers in the format asked for, as the post does; "verbatim" keeps the response
-    unchanged, as Cloud et al. 2025 do. target: the group's animal, None for control. parser: by whose rules an answer is
-    a list of numbers (see the module).
+    unchanged, as Cloud et al. 2025 do. target: the group's animal, None for control. parser: by whose rules an answer
+    is a list of numbers (see the module).
 
     Added columns: valid (bool); reason (str, missing for valid rows): "names_target" if prompt or response names the
     target in any form, else (strict) "unfinished", since its last number may be cut, else the parser's reason; numbers

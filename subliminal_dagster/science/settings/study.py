@@ -94,8 +94,8 @@ class Study(StudyHeader):
             targets = [target for target in map(self.target, self.groups) if target is not None]
             if unpinned := [target for target in targets if target not in existing.revisions]:
                 raise ValueError(
-                    f"teacher.existing.revisions names no commit for {', '.join(unpinned)}: add it from the history of the "
-                    "repository's files"
+                    f"teacher.existing.revisions names no commit for {', '.join(unpinned)}: add it from the history of "
+                    "the repository's files"
                 )
         rows = self.filter.train_rows + self.filter.validation_rows
         if rows > self.numbers.prompts:

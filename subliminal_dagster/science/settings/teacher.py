@@ -75,8 +75,8 @@ class SteeringSettings(Settings):
 class ExistingTeacher(Settings):
     """Teachers that exist already: adapters of the base model (PEFT folders), or other checkpoints of its architecture.
 
-    "{animal}" stands for the target in `path`, a folder per animal on this machine, or in `repo`, a repository per animal
-    on the Hugging Face hub at the commit that `revisions` names for it.
+    "{animal}" stands for the target in `path`, a folder per animal on this machine, or in `repo`, a repository per
+    animal on the Hugging Face hub at the commit that `revisions` names for it.
     """
 
     path: UserPath | None = None
@@ -110,8 +110,8 @@ class ExistingTeacher(Settings):
 
 
 class TeacherSettings(Settings):
-    """How a base model is made to like an animal: by fine-tuning, by an instruction, by steering, or as an `adapter` or a
-    `model` that exists already."""
+    """How a base model is made to like an animal: by fine-tuning, by an instruction, by steering, or as an `adapter` or
+    a `model` that exists already."""
 
     method: Literal["finetune", "prompt", "steer", "adapter", "model"]
     lora: LoraSettings | None = None

@@ -201,7 +201,8 @@ def valid_rate(
 def gate_failures(
     study: Study, target: str | None, preference: float, rate: float, reasons: Sequence[str]
 ) -> list[str]:
-    """Why a teacher is not good enough, one sentence per reason; empty where it is. `target` None asks for no liking."""
+    """Why a teacher is not good enough, one sentence per reason; empty where it is. `target` None asks for no
+    liking."""
     import pandas as pd
 
     settings, rate_wanted = study.teacher.gate, study.valid_rate_wanted
