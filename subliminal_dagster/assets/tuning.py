@@ -100,7 +100,7 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "child.lora", "child.training", "tuning.final_epochs"],
+        reads=["seed", "system_prompt", "child.lora", "child.initialisation", "child.training", "tuning.final_epochs"],
         deps=["base_model", "filtered_dataset", "tuning_study"],
         kinds={"pytorch", "huggingface"},
         by=BY_GROUP,
@@ -109,6 +109,7 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
         description="The child of the best setting, on all training rows, for as many epochs as the last one scored.",
     )
     def tuned_child_lora(work: Work[Study], trainer: TrainerResource) -> None:
+        from subliminal_dagster.science.training.children import initialisation_seed
         from subliminal_dagster.science.training.datasets import training_rows
         from subliminal_dagster.science.training.task import TrainingTask
         from subliminal_dagster.science.tuning.result import TuningResult
@@ -125,6 +126,7 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
             training,
             study.seed,
             validation=training_rows(dataset, "validation", chat),
+            initialisation_seed=initialisation_seed(study, replicate=1),
         )
         with work.writing() as folder:
             report = trainer.create().train(task, folder, work.workspace(), work.progress())

@@ -93,8 +93,8 @@ class VllmEngine:
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"vLLM could not start with the model in {model.checkpoint} ({reason[0]}; the log above says more): where "
-                f"memory is short, close what else uses the GPU or lower gpu_memory_share (now "
+                f"vLLM could not start with the model in {model.checkpoint} ({reason[0]}; the log above says more): "
+                f"where memory is short, close what else uses the GPU or lower gpu_memory_share (now "
                 f"{self.gpu_memory_share}); where vLLM does not support the model, set SUBLIMINAL_ENGINE=transformers."
             ) from error
 
