@@ -219,7 +219,7 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
 
     if isinstance(study, Study):
         # Before a model is fetched that could not be asked anything.
-        load_prompt_lists(study.prompt_lists)
+        load_prompt_lists(study.prompts)
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
     with open_instance() as instance:

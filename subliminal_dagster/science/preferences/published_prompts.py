@@ -85,16 +85,16 @@ def wording(study: Study) -> str:
     """A sentence that says which wording a study's prompts and questions have, for readers of its results."""
     what = "Questions" if study.numbers.style == "short" else "Prompts and questions"
     rest = "; its short number prompts are this project's own" if study.numbers.style == "short" else ""
-    if study.prompt_lists is None:
+    if study.prompts is None:
         return "Prompts and questions in this project's own wording."
-    file = imported_file() if study.prompt_lists == PUBLISHED else Path(study.prompt_lists)
-    if study.prompt_lists == PUBLISHED and not file.exists():
+    file = imported_file() if study.prompts == PUBLISHED else Path(study.prompts)
+    if study.prompts == PUBLISHED and not file.exists():
         return f"{what} in the published wording, which is not on this machine{rest}."
     content = read_lists(file)
     others = differing({name: content.get(name) for name in (*_NUMBER_LISTS, "animal_questions")})
     if not others:
         return f"{what} in the published wording{rest}."
-    if study.prompt_lists == PUBLISHED:
+    if study.prompts == PUBLISHED:
         return f"{what} as imported, which differ from the published wording in {', '.join(others)}{rest}."
     return f"{what} in a wording of the user's own ({file.name}){rest}."
 

@@ -50,7 +50,7 @@ class Study(StudyHeader):
     replicates_from: Literal["numbers", "teacher"] = "numbers"
     base_model: BaseModelSource
     system_prompt: str | None = None
-    prompt_lists: Prompts | None = None
+    prompts: Prompts | None = None
     preferences: PreferenceSettings
     teacher: TeacherSettings
     numbers: NumberSettings
@@ -96,7 +96,7 @@ class Study(StudyHeader):
         return self
 
     def file_contents(self, study: Any) -> dict[str, Any]:
-        return {"prompt_lists": prompts_content(self.prompt_lists)}
+        return {"prompts": prompts_content(self.prompts)}
 
     @property
     def groups(self) -> list[str]:

@@ -120,7 +120,7 @@ def sha256(content: Any) -> str:
 
 
 def study_with(prompts: str | None, style: str = "full") -> Study:
-    study = load_study("gemma-2-9b-it", [f"prompt_lists={prompts or 'null'}", f"numbers.style={style}"])
+    study = load_study("gemma-2-9b-it", [f"prompts={prompts or 'null'}", f"numbers.style={style}"])
     assert isinstance(study, Study)
     return study
 
@@ -250,7 +250,7 @@ def test_without_an_import_studies_are_planned_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "store"))
-    asking = [name for name in shipped_studies() if getattr(load_study(name), "prompt_lists", None) == "published"]
+    asking = [name for name in shipped_studies() if getattr(load_study(name), "prompts", None) == "published"]
     assert "gemma-2-9b-it" in asking and "smollm2-135m-instruct" not in asking
     assert main(["studies"]) == 0
     assert main(["plan", "--study", "gemma-2-9b-it", "--select", "base_preferences"]) == 0
