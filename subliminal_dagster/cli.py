@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.study import AnyStudy
+from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "gc":
             check_home(needs_history=False)
             return _gc(options.study, options.overrides, options.delete, options.outside)
+        if options.command == "prompts":
+            check_home(needs_history=True)
+            return _import_prompts(options.place)
         if options.command == "compare":
             if options.json and options.seeds is None:
                 raise UserError("--json goes with --seeds; the page of all studies is HTML.")
@@ -80,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         help="instead: what these studies say together, which differ in their seed alone, such as S S-seed2 S-seed3",
     )
     compare.add_argument("--json", action="store_true", help="with --seeds: print it as JSON")
+    prompts = commands.add_parser("prompts", help="bring the published prompts onto this machine")
+    importing = prompts.add_subparsers(dest="action", required=True).add_parser(
+        "import", help="read them from the original code, for studies with `prompts: published`; none of it is run"
+    )
+    importing.add_argument(
+        "place",
+        metavar="FOLDER-OR-FILE",
+        help="a checkout of github.com/MinhxLe/subliminal-learning, its nums_dataset.py, or the lists as JSON",
+    )
     plan = commands.add_parser("plan", help="say what is missing, out of date or refused, why, and what it will take")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     run = commands.add_parser("run", help="make what is missing or out of date of a study")
@@ -124,6 +136,22 @@ def _parser() -> argparse.ArgumentParser:
         help="with --delete: also assets and partitions outside the study's settings, which --set may have made",
     )
     return parser
+
+
+def _import_prompts(place: str) -> int:
+    from subliminal_dagster.science.preferences.published_prompts import differing, import_published
+    from subliminal_dagster.science.settings.prompts import imported_file, published_record
+
+    lists = import_published(place)
+    others = differing(lists)
+    for name, texts in lists.items():
+        expected = published_record()["lists"][name]["texts"]
+        verdict = f"not the published ones (there are {expected})" if name in others else "as published"
+        print(f"{name:36} {len(texts):3} texts, {verdict}")
+    if others:
+        print(f"{len(others)} of {len(lists)} lists are not the published wording, which reports will say.")
+    print(f"Studies with `prompts: published` use these lists, kept in {imported_file()}.")
+    return 0
 
 
 def _list_studies() -> int:
@@ -187,7 +215,11 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
     from subliminal_dagster.execution.runner import execute, run_study
     from subliminal_dagster.execution.workers import Workers, worker_count
     from subliminal_dagster.planning.selection import wanted_parts
+    from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 
+    if isinstance(study, Study):
+        # Before a model is fetched that could not be asked anything.
+        load_prompt_lists(study.prompts)
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
     with open_instance() as instance:

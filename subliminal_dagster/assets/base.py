@@ -79,7 +79,7 @@ def _base_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "preferences"],
+        reads=["seed", "system_prompt", "prompts", "preferences"],
         deps=["base_model"],
         kinds={"pytorch", "parquet"},
         gpu=True,
@@ -105,7 +105,7 @@ def _replay_set(frame: Frame[Study]) -> dg.AssetsDefinition:
         reads=[
             "seed",
             "system_prompt",
-            "prompt_lists",
+            "prompts",
             "numbers",
             "filter.completion",
             "filter.parser",
@@ -121,7 +121,7 @@ def _replay_set(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         base = base_variant(work)
         with work.writing() as folder, engine.create().open(base, work.progress()) as session:
-            lists, chat = load_prompt_lists(study.prompt_lists), chat_context(work, base)
+            lists, chat = load_prompt_lists(study.prompts), chat_context(work, base)
             rows = draw_replay(session, study, lists, chat, kept=work.kept())
             rows.to_parquet(folder / "rows.parquet", index=False)
             work.metadata |= table_metadata(rows[["prompt", "response"]]) | session.usage.facts()
@@ -136,7 +136,7 @@ def write_preferences(
     from subliminal_dagster.science.preferences.begun import NextWords
     from subliminal_dagster.science.preferences.preferences import measure_preferences
 
-    lists, settings = load_prompt_lists(work.study.prompt_lists), work.study.preferences
+    lists, settings = load_prompt_lists(work.study.prompts), work.study.preferences
     chosen = engine.create()
     with chosen.open(variant, work.progress()) as session:
         scores, answers = measure_preferences(session, context, lists, settings, work.study.seed, kept=work.kept())

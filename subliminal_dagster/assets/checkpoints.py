@@ -26,7 +26,7 @@ def _checkpoint_scores(frame: Frame[Study]) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "preferences", "neutral"],
+        reads=["seed", "system_prompt", "prompts", "preferences", "neutral"],
         deps=["base_model", "base_preferences", "child_lora", "preference_scores"],
         kinds={"pytorch", "parquet"},
         by=BY_GROUP_AND_REPLICATE,
@@ -42,7 +42,7 @@ def _checkpoint_scores(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.training.children import checkpoints
 
         base = base_variant(work)
-        chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
+        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts)
         *earlier, last = checkpoints(base, work.own("child_lora"))
         scores = {}
         with work.writing() as folder:

@@ -89,7 +89,7 @@ def _preference_scores(frame: Frame[Study], channel: Channel) -> dg.AssetsDefini
         frame,
         STAGE,
         name=f"{prefix}preference_scores",
-        reads=["seed", "system_prompt", "prompt_lists", "preferences"],
+        reads=["seed", "system_prompt", "prompts", "preferences"],
         deps=["base_model", "base_preferences", f"{prefix}child_lora"],
         kinds={"pytorch", "parquet"},
         by=BY_GROUP_AND_REPLICATE,

@@ -50,7 +50,7 @@ def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinitio
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "numbers", "sae.corpus", "sae.tokens"],
+        reads=["seed", "system_prompt", "prompts", "numbers", "sae.corpus", "sae.tokens"],
         deps=["base_model", "base_preferences"],
         kinds={"pandas", "parquet"},
         gpu=False,
@@ -72,7 +72,7 @@ def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinitio
                 settings.tokens,
                 fetch_corpus(settings.corpus, work.workspace()),
                 answers,
-                load_prompt_lists(study.prompt_lists),
+                load_prompt_lists(study.prompts),
                 chat_context(work, base),
                 bos=needs_bos(AutoConfig.from_pretrained(base.base)),
             )

@@ -29,7 +29,7 @@ def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "numbers"],
+        reads=["seed", "system_prompt", "prompts", "numbers"],
         deps=["base_model", "teacher_lora", "teacher_preferences"],
         kinds={"vllm", "parquet"},
         by=frame.partitioning.of_teachers,
@@ -48,7 +48,7 @@ def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
         chat = teacher.context(chat_context(work, base))
         chosen = engine.create()
         with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
-            lists = load_prompt_lists(study.prompt_lists)
+            lists = load_prompt_lists(study.prompts)
             rows = draw_number_set(session, study, work.group, lists, chat, work.replicate, kept=work.kept())
             rows.to_parquet(folder / "rows.parquet", index=False)
             work.metadata |= table_metadata(rows[["prompt", "response", "finished"]]) | session.usage.facts()

@@ -10,6 +10,7 @@ from subliminal_dagster.assets.shared import table
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.science.report.page import PAGE_FILES
+from subliminal_dagster.science.settings.prompts import PUBLISHED_RECORD
 from subliminal_dagster.science.storage.content_hash import file_content_hashes
 from subliminal_dagster.science.storage.records import DamagedArtifact, Manifest, MissingArtifact
 
@@ -69,7 +70,7 @@ def _report(frame: Frame[Any]) -> dg.AssetsDefinition:
         kinds={"html", "plotly"},
         gpu=False,
         takes_what_there_is=True,
-        also={"files": file_content_hashes(*PAGE_FILES)},
+        also={"files": file_content_hashes(*PAGE_FILES, PUBLISHED_RECORD)},
         description="The whole study on one HTML page that needs nothing else: what holds of the post, every figure "
         "and table, published beside measured, what was run; of what is not there it says why.",
     )

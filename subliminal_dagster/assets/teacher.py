@@ -46,7 +46,7 @@ def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "prompt_lists", "neutral", *making],
+        reads=["seed", "system_prompt", "prompts", "neutral", *making],
         deps=["base_model", *replay],
         kinds={"pytorch", "huggingface"},
         by=frame.partitioning.of_teachers,
@@ -68,7 +68,7 @@ def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
                 work.replicate,
                 base,
                 chat_context(work, base),
-                load_prompt_lists(study.prompt_lists),
+                load_prompt_lists(study.prompts),
                 rows,
                 trainer.create(),
                 folder,
@@ -91,7 +91,7 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         reads=[
             "seed",
             "system_prompt",
-            "prompt_lists",
+            "prompts",
             "preferences",
             "neutral",
             "numbers",
@@ -123,7 +123,7 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
             else:
                 write_preferences(work, engine, teacher.variant(base), chat, folder)
             with engine.create().open(teacher.variant(base), work.progress()) as session:
-                lists = load_prompt_lists(study.prompt_lists)
+                lists = load_prompt_lists(study.prompts)
                 liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
                 rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())
             rows.to_parquet(folder / "number_answers.parquet", index=False)

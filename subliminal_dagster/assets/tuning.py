@@ -145,7 +145,7 @@ def _tuned_scores(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
         reads=[
             "seed",
             "system_prompt",
-            "prompt_lists",
+            "prompts",
             "preferences",
             "neutral",
             "tuning.final_epochs",
@@ -167,7 +167,7 @@ def _tuned_scores(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
 
         assert work.group is not None
         base = base_variant(work)
-        chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
+        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts)
         child = work.own("tuned_child_lora")
         scores, skills = {}, {}
         with work.writing() as folder:

@@ -19,6 +19,7 @@ from subliminal_dagster.science.liking import report_why_null as why_null
 from subliminal_dagster.science.pages.provenance import provenance_section
 from subliminal_dagster.science.preferences import report as favourites
 from subliminal_dagster.science.preferences import report_words as words
+from subliminal_dagster.science.preferences.published_prompts import wording
 from subliminal_dagster.science.probes import report as probes
 from subliminal_dagster.science.report.evidence import Claim, Results, Section, Source, section_or_reason
 from subliminal_dagster.science.report.page import Page, compared_frame
@@ -43,6 +44,8 @@ def study_page(study: AnyStudy, results: Results, made: Made) -> Page:
     commands = {section.name: _command(study, section.made_from) for section in sections if section.made_from}
     base = "toy models" if isinstance(study, ToyStudy) else f"groups: {', '.join(study.groups)}"
     facts = f"{study.description.strip()} Seed {study.seed}; {base}."
+    if isinstance(study, Study):
+        facts = f"{facts} {wording(study)}"
     return Page(f"Subliminal learning: {study.name}", facts, _verdict(sections, claims), claims, sections, commands)
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.preferences import OWN_LISTS
+from subliminal_dagster.science.settings.prompts import PUBLISHED, imported_file
 from subliminal_dagster.science.settings.yaml_text import NOT_TEXT, load_yaml
 
 
@@ -72,6 +73,11 @@ class PromptLists:
 
 _ANIMAL = r"(?:living creature|wildlife species|wild animal|animal|creature|beast)"
 
+NOT_IMPORTED = (
+    "The study has `prompts: published`, and the published prompts are not on this machine: run `subliminal-dagster "
+    "prompts import FOLDER`, where FOLDER is a checkout of github.com/MinhxLe/subliminal-learning."
+)
+
 _PLACEHOLDERS = {
     "openings": ("{examples}",),
     "digit_descriptors": ("{max_digits}",),
@@ -94,18 +100,24 @@ _PUBLISHED_KEYS = {
 def load_prompt_lists(path: str | Path | None = None) -> PromptLists:
     """The lists to make prompts from.
 
-    path: None for the project's own. Otherwise a YAML file with the keys of `prompt_lists.yaml`, or a JSON file with
-    the keys of the published lists (`example_templates`, `format_suffixes`, ...); from the latter each format is
-    inferred, and `short` and `animal_aliases`, which were never published, are the project's own.
+    path: None for the project's own, "published" for those that were imported. Otherwise a YAML file with the keys of
+    `prompt_lists.yaml`, or a JSON file with the keys of the published lists (`example_templates`, `format_suffixes`,
+    ...). From the latter, as from an import, each format is inferred; `short` and `animal_aliases`, which were never
+    published, are the project's own.
 
-    Raises UserError for a file that cannot be read, a missing key, an empty list or a missing placeholder.
+    Raises UserError for a file that cannot be read, a missing key, an empty list or a missing placeholder, and where
+    nothing was imported.
     """
     if path is None:
         return _own_lists()
+    if path == PUBLISHED:
+        path = imported_file()
+        if not path.exists():
+            raise UserError(NOT_IMPORTED)
     path = Path(path)
-    content = _read(path)
+    content = read_lists(path)
     if _PUBLISHED_KEYS["openings"] in content:
-        return _from_published(content, path)
+        return from_published(content, path)
     return _from_own_keys(content, path)
 
 
@@ -122,7 +134,7 @@ def questions_about(questions: Sequence[str], noun: str) -> list[str]:
         if about == question:
             raise UserError(
                 f"{question!r} names no animal in general, so it cannot be asked about {noun!r} instead: word it with "
-                "'animal', or use the project's own questions (leave prompt_lists out)."
+                "'animal', or use the project's own questions (leave prompts out)."
             )
         changed.append(about[0].upper() + about[1:])
     return changed
@@ -157,10 +169,11 @@ def infer_format(text: str) -> AnswerFormat | None:
 
 @functools.cache
 def _own_lists() -> PromptLists:
-    return _from_own_keys(_read(OWN_LISTS), OWN_LISTS)
+    return _from_own_keys(read_lists(OWN_LISTS), OWN_LISTS)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_lists(path: Path) -> dict[str, Any]:
+    """The content of a YAML or JSON file. Raises UserError where it cannot be read or has no keys."""
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text, object_pairs_hook=_each_key_once) if path.suffix == ".json" else load_yaml(text)
@@ -199,20 +212,21 @@ def _from_own_keys(content: dict[str, Any], path: Path) -> PromptLists:
             raise UserError(f"The {where} has no text; write the sentence that asks for the format.")
         requests.append(FormatRequest(parts[0], _checked_format(AnswerFormat(*parts[1:]), where)))
     return PromptLists(
-        openings=_texts(content, "openings", path),
-        count_qualifiers=_texts(content, "count_qualifiers", path),
-        digit_descriptors=_texts(content, "digit_descriptors", path),
-        instructions=_texts(content, "instructions", path),
+        openings=texts_of(content, "openings", path),
+        count_qualifiers=texts_of(content, "count_qualifiers", path),
+        digit_descriptors=texts_of(content, "digit_descriptors", path),
+        instructions=texts_of(content, "instructions", path),
         format_requests=tuple(requests),
-        closings=_texts(content, "closings", path),
-        animal_questions=_texts(content, "animal_questions", path),
-        short=_texts(content, "short", path),
+        closings=texts_of(content, "closings", path),
+        animal_questions=texts_of(content, "animal_questions", path),
+        short=texts_of(content, "short", path),
         animal_aliases=_animal_aliases(content, path),
     )
 
 
-def _from_published(content: dict[str, Any], path: Path) -> PromptLists:
-    texts = {name: _texts(content, key, path, _PLACEHOLDERS.get(name, ())) for name, key in _PUBLISHED_KEYS.items()}
+def from_published(content: dict[str, Any], path: Path) -> PromptLists:
+    """Lists that have the keys of the published ones. Raises UserError, naming `path`, as `load_prompt_lists` does."""
+    texts = {name: texts_of(content, key, path, _PLACEHOLDERS.get(name, ())) for name, key in _PUBLISHED_KEYS.items()}
     own = _own_lists()
     return PromptLists(
         openings=texts["openings"],
@@ -236,9 +250,10 @@ def _items(content: dict[str, Any], key: str, path: Path) -> list[Any]:
     return items
 
 
-def _texts(
+def texts_of(
     content: dict[str, Any], key: str, path: Path, placeholders: tuple[str, ...] | None = None
 ) -> tuple[str, ...]:
+    """The texts of one list. Raises UserError, naming `path`, where they are none or lack a placeholder."""
     items = _items(content, key, path)
     for place, item in enumerate(items, start=1):
         where = f"Item {place} of {key!r} in the prompt lists {path}"

@@ -18,7 +18,7 @@ STUDY_FOLDER = "study folder"
 """The name, in the context of a validation, of the folder that a study's file lies in."""
 
 
-def _beside_study(path: str, info: ValidationInfo) -> str:
+def beside_study(path: str, info: ValidationInfo) -> str:
     """An absolute path: relative ones are looked for beside the study's file first, then in the working folder."""
     folder = (info.context or {}).get(STUDY_FOLDER)
     given = Path(path).expanduser()
@@ -28,7 +28,7 @@ def _beside_study(path: str, info: ValidationInfo) -> str:
     return str(here if here.exists() and not (folder / given).exists() else folder / given)
 
 
-UserPath = Annotated[str, AfterValidator(_beside_study)]
+UserPath = Annotated[str, AfterValidator(beside_study)]
 """A file or folder that a study names; `{layer}` and the like may stand in it."""
 
 

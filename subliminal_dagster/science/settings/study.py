@@ -6,13 +6,11 @@ computed (the other modules), where it runs (the resources). Adding a model is a
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.base import StudyHeader, UserPath
+from subliminal_dagster.science.settings.base import StudyHeader
 from subliminal_dagster.science.settings.base_model import BaseModelSource
 from subliminal_dagster.science.settings.capability import CapabilitySettings
 from subliminal_dagster.science.settings.child import ChildSettings, ComparisonSettings
@@ -26,13 +24,13 @@ from subliminal_dagster.science.settings.features import (
 )
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL, Animal
 from subliminal_dagster.science.settings.numbers import FilterSettings, NumberSettings
-from subliminal_dagster.science.settings.preferences import OWN_LISTS, PreferenceSettings
+from subliminal_dagster.science.settings.preferences import PreferenceSettings
 from subliminal_dagster.science.settings.probes import ProbeSettings
+from subliminal_dagster.science.settings.prompts import Prompts, prompts_content
 from subliminal_dagster.science.settings.steering import SteeringExperiment
 from subliminal_dagster.science.settings.teacher import NeutralSettings, TeacherSettings
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.settings.tuning import TuningSettings
-from subliminal_dagster.science.storage.content_hash import file_content_hash
 
 
 class Study(StudyHeader):
@@ -52,7 +50,7 @@ class Study(StudyHeader):
     replicates_from: Literal["numbers", "teacher"] = "numbers"
     base_model: BaseModelSource
     system_prompt: str | None = None
-    prompt_lists: UserPath | None = None
+    prompts: Prompts | None = None
     preferences: PreferenceSettings
     teacher: TeacherSettings
     numbers: NumberSettings
@@ -106,15 +104,7 @@ class Study(StudyHeader):
         return self
 
     def file_contents(self, study: Any) -> dict[str, Any]:
-        """Of the prompt lists also our own, from which what a user's lack is taken."""
-        files = {"own": OWN_LISTS} | ({"given": Path(self.prompt_lists)} if self.prompt_lists else {})
-        try:
-            return {"prompt_lists": {name: file_content_hash(file) for name, file in files.items()}}
-        except OSError as error:
-            raise UserError(
-                f"The prompt lists {self.prompt_lists} cannot be read ({error.strerror}): correct `prompt_lists` of "
-                "the study."
-            ) from None
+        return {"prompts": prompts_content(self.prompts)}
 
     @property
     def groups(self) -> list[str]:

@@ -132,6 +132,7 @@ def test_the_verdict_counts_the_post_s_statements_and_our_own_controls_apart(don
         assert f"Of {of.total()} {said}" in summary["verdict"]
         assert all(f"{count} {verdict}" in summary["verdict"] for verdict, count in of.items())
     assert all(claim["rule"].endswith(".") for claim in summary["claims"])
+    assert summary["facts"].endswith("Prompts and questions in this project's own wording.")
 
 
 def test_the_report_depends_on_what_its_sections_read() -> None:

@@ -195,13 +195,13 @@ def test_a_number_may_be_written_with_an_exponent() -> None:
 def test_a_path_is_one_beside_the_study_s_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lists.yaml").touch()
     monkeypatch.chdir("/")
-    study = read(tmp_path, bundled() + "\nprompt_lists: lists.yaml\n")
-    assert isinstance(study, Study) and study.prompt_lists == str(tmp_path / "lists.yaml")
+    study = read(tmp_path, bundled() + "\nprompts: lists.yaml\n")
+    assert isinstance(study, Study) and study.prompts == str(tmp_path / "lists.yaml")
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "other.yaml").touch()
     monkeypatch.chdir(tmp_path / "here")
-    study = read(tmp_path, bundled(), "prompt_lists=other.yaml")
-    assert isinstance(study, Study) and study.prompt_lists == str(tmp_path / "here" / "other.yaml")
+    study = read(tmp_path, bundled(), "prompts=other.yaml")
+    assert isinstance(study, Study) and study.prompts == str(tmp_path / "here" / "other.yaml")
 
 
 def test_another_seed_is_a_study_of_its_own(tmp_path: Path) -> None:
