@@ -8,7 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import pandas as pd
 import pytest
+from study_runs import StudyRun, refusal
+from tiny_studies import tiny_study_settings
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.cli import main
@@ -24,6 +28,7 @@ from subliminal_dagster.science.preferences.published_prompts import (
 from subliminal_dagster.science.settings.prompts import imported_file, prompts_content, published_record
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 PUBLISHED_FILE = Path(__file__).parents[4] / "shared" / "data" / "cloud2025_prompts.json"
 needs_published = pytest.mark.skipif(not PUBLISHED_FILE.exists(), reason="the published lists are not here")
@@ -261,6 +266,20 @@ def test_without_an_import_studies_are_planned_and_not_run(
     assert "published prompts are not on this machine: run `subliminal-dagster prompts import FOLDER`" in said.err
     with pytest.raises(UserError, match="prompts import"):
         load_prompt_lists("published")
+
+
+def test_a_step_says_what_to_run_and_then_asks_what_was_imported(
+    checkout: Path, home: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    study = Study.model_validate(tiny_study_settings(tiny_base) | {"prompts": "published"})
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = StudyRun(study, ArtifactStore(tmp_path / "store"), instance)
+        assert run.materialize("base_model").success
+        assert "run `subliminal-dagster prompts import FOLDER`" in refusal(run.materialize("base_preferences"))
+        import_published(checkout)
+        assert run.materialize("base_preferences").success
+    scores = pd.read_parquet(run.store.read("tiny", "base_preferences").path / "scores.parquet")
+    assert set(scores["question"]) == {0, 1}, "the look-alike has two questions, this project's own lists fifty"
 
 
 def versions() -> dict[str, str]:
