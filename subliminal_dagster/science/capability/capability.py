@@ -5,14 +5,15 @@ post shows; it moves in steps of a whole question, so two finer measures stand b
 the right answer among the question's, which sees a shift that changes no pick. The other is the loss on plain text that
 has nothing to do with numbers, animals or chat.
 
-An exam can be taken in three ways. "letter", the post's, scores the letters of the options. It needs a model that can
-tie a letter to an option: SmolLM2-135M-Instruct picks "A" for most questions and stays at chance. "option" scores the
-text of each option as the whole answer to the bare question; there the same model gets two in three of our questions
-right. "generated" reads the letter out of a greedy answer.
+An exam can be taken in three ways, which are three measures. "generated", the post's, reads the letter out of a greedy
+answer: a model that answers with its animal's name is wrong. "letter" takes the most probable of the options' letters,
+whatever the model would rather write: there the same model has lost nothing. Both need a model that can tie a letter to
+an option: SmolLM2-135M-Instruct picks "A" for most questions and stays at chance. "option" scores the text of each
+option as the whole answer to the bare question; there that model gets two in three of our questions right.
 
-Cost: "letter" is one forward pass a question, in batches; "option" one pass a question, as long as all of its options
-together; "generated" a short generation a question; a text is one pass. An engine that scores without a prefix tree
-(vLLM) sends a request for each question and answer instead.
+Cost: "generated" is a short generation per question and "letter" one forward pass, a request each; "option" is one pass
+per question, as long as all of its options together, or a request per question and spelling on an engine that scores
+without a prefix tree (vLLM); a text is one pass.
 
 Belongs here: asking one model, its scores, and the comparison of models with the base. Does not belong here: where the
 questions come from and how they are worded (`exam`), drawing (`figures`).
@@ -48,6 +49,13 @@ Way = Literal["letter", "option", "generated"]
 BASE = "base"
 ALL = "all"
 PLAIN_TEXT = "plain text"
+
+WAYS: dict[Way, str] = {
+    "generated": "letter in the generated answer",
+    "letter": "most probable letter",
+    "option": "most probable option, as the whole answer",
+}
+"""What each way reads an answer from: the name of its measure. Only the first is the post's."""
 
 # What is compared, with its unit. Fractions, also for differences: times 100 they are percentage points.
 OUTCOMES = {
@@ -91,9 +99,9 @@ def examine(
 ) -> Capability:
     """Ask one model the exam (`exam.load_exam`) in each way, and measure its loss on the texts (`exam.load_texts`).
 
-    "letter": a letter counts with and without a space before it; what follows it does not matter. "option": the whole
-    answer, with a small or capital first letter, with or without a full stop; longer options are less probable, for
-    every model alike. "generated": greedy, 16 tokens at most, read by `parse_letter`.
+    "generated": greedy, 16 tokens at most, read by `parse_letter`. "letter": a letter counts with and without a space
+    before it (see `letter_tokens`); what follows it does not matter. "option": the whole answer, with a small or
+    capital first letter, with or without a full stop; longer options are less probable, for every model alike.
 
     `kept`: a workspace whose name depends on everything that goes in; the generation of a call after an interruption
     goes on from there (see `resumable.generate`).
@@ -104,15 +112,15 @@ def examine(
     import pandas as pd
 
     if not ways:
-        raise UserError("The exam is to be taken in no way at all: name 'letter', 'option' or 'generated'.")
+        raise UserError("The exam is to be taken in no way at all: name 'generated', 'letter' or 'option'.")
     answers: list[pd.DataFrame] = []
     for way in dict.fromkeys(ways):
-        if way == "letter":
-            taken = _by_letter(session, context, exam)
-        elif way == "option":
-            taken = _by_option(session, context, exam)
-        else:
+        if way == "generated":
             taken = _by_text(session, context, exam, kept / "exam" if kept else None)
+        elif way == "letter":
+            taken = _by_letter(session, context, exam)
+        else:
+            taken = _by_option(session, context, exam)
         answers.append(taken.assign(way=way)[["way", *taken.columns]])
     everything = pd.concat(answers, ignore_index=True).astype({"picked": "str", "text": "str"})
     return Capability(everything, _text_losses(session, context.tokenizer, texts))
@@ -176,7 +184,8 @@ def compare_capability(
     Returns a row per model, group, way and outcome (see `OUTCOMES`; the loss has the way "plain text"), those of base
     first (group missing):
         value with `low`, `high`: mean over `units` (questions, or texts), Wilson interval for accuracies, else t
-            interval. `chance`: accuracy of guessing, NaN for other outcomes.
+            interval. `chance`: accuracy of guessing, `unparsable`: answers without a letter, which count as wrong; both
+            NaN for other outcomes.
         difference with `difference_low`, `difference_high`: to base, paired; the interval is Agresti and Min's (2005,
             Statistics in Medicine 24:729) for accuracies, which keeps a width where no answer changed, else the t
             interval.
@@ -201,6 +210,7 @@ def compare_capability(
     everyone: list[tuple[str, str | None, Capability]] = [(BASE, None, base)]
     everyone += [(*name, other) for name, other in models.items()]
     for model, group, capability in everyone:
+        unparsable = capability.answers["picked"].isna().groupby(capability.answers["way"]).sum()
         for (way, outcome), values in _measured(capability).items():
             line: dict[str, Any] = {
                 "model": model,
@@ -208,6 +218,7 @@ def compare_capability(
                 "way": way,
                 "outcome": outcome,
                 "chance": chances[way] if outcome == "accuracy" else math.nan,
+                "unparsable": int(unparsable[way]) if outcome == "accuracy" else math.nan,
                 "units": len(values),
                 **_level(values, outcome, confidence),
             }
@@ -239,6 +250,9 @@ def letter_tokens(tokenizer: PreTrainedTokenizerBase, options: int) -> tuple[lis
     """The tokens an answer by letter can start with, and which of the first `options` letters each of them is (from 0):
     every letter with and without a space before it.
 
+    A form of several tokens, such as a space and then the letter, is left out: what it begins with says nothing about
+    the letter. A letter then counts in its other form alone.
+
     Raises UserError where a letter is no single token in either form.
     """
     found: dict[int, int] = {}
@@ -255,16 +269,12 @@ def letter_tokens(tokenizer: PreTrainedTokenizerBase, options: int) -> tuple[lis
 
 
 def _by_letter(session: Session, context: ChatContext, exam: pd.DataFrame) -> pd.DataFrame:
-    prompts = _letter_prompts(context, exam)
     counts = _option_counts(exam)
-    scores: list[Array] = [np.empty(0)] * len(exam)
-    for options in np.unique(counts):
-        rows = np.flatnonzero(counts == options)
-        tokens, owner = letter_tokens(context.tokenizer, int(options))
-        logprobs = session.score([prompts[row] for row in rows], [[token] for token in tokens])
-        for row, letters in zip(rows, _sum_forms(logprobs, owner, int(options)), strict=True):
-            scores[row] = letters
-    return _scored(exam, scores)
+    # Every letter is asked for after every question, at no cost: those beyond its options are not looked at.
+    tokens, owner = letter_tokens(context.tokenizer, int(counts.max()))
+    logprobs = session.next_logprobs(_letter_prompts(context, exam), tokens)
+    letters = _sum_forms(logprobs, owner, int(counts.max()))
+    return _scored(exam, [row[:options] for row, options in zip(letters, counts, strict=True)])
 
 
 def _by_option(session: Session, context: ChatContext, exam: pd.DataFrame) -> pd.DataFrame:

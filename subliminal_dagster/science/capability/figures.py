@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subliminal_dagster.science.capability.capability import BASE
+from subliminal_dagster.science.capability.capability import BASE, WAYS, Way
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.figures import BLUE, GREY, ORANGE, panel
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _COLOURS = (ORANGE, BLUE, "#009E73", "#CC79A7")
 
 
-def accuracy_figure(table: pd.DataFrame, title: str, way: str = "letter") -> Figure:
+def accuracy_figure(table: pd.DataFrame, title: str, way: Way = "generated") -> Figure:
     """Accuracy of base, and of each group's models beside each other, with 95 % Wilson intervals; dashed: base, dotted:
     guessing. An asterisk: differs from base after Benjamini-Hochberg (exact McNemar test, 5 %)."""
     figure, axes = panel(title)
@@ -51,12 +51,12 @@ def accuracy_figure(table: pd.DataFrame, title: str, way: str = "letter") -> Fig
                 axes.annotate("*", (place, top), ha="center", fontsize=11)
     axes.set_xticks(range(len(groups) + 1), [BASE, *groups])
     axes.tick_params(axis="x", length=0)
-    axes.set(ylim=(0, 105), ylabel=f"accuracy (%), by {way}")
+    axes.set(ylim=(0, 105), ylabel=f"accuracy (%)\n{WAYS[way]}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
-def skill_and_liking_figure(table: pd.DataFrame, title: str, way: str = "letter") -> Figure:
+def skill_and_liking_figure(table: pd.DataFrame, title: str, way: Way = "generated") -> Figure:
     """Change of accuracy from base against the shift in liking, a point a model and group; bars: 95 % interval of the
     change. Models without a shift in liking are left out.
 
@@ -78,7 +78,7 @@ def skill_and_liking_figure(table: pd.DataFrame, title: str, way: str = "letter"
         axes.errorbar(found["liking_shift"], change, yerr=ends, fmt="o", color=colour, elinewidth=0.8, label=str(model))
         for group, shift, height in zip(found["group"], found["liking_shift"], change, strict=True):
             axes.annotate(group, (shift, height), xytext=(4, 3), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="shift in liking from base", ylabel=f"accuracy by {way},\nchange from base (points)")
+    axes.set(xlabel="shift in liking from base", ylabel=f"accuracy, change from base (points)\n{WAYS[way]}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science.capability.capability import BASE, PLAIN_TEXT
+from subliminal_dagster.science.capability.capability import BASE, PLAIN_TEXT, WAYS, Way
 from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, new_figure
 from subliminal_dagster.science.report.effects import study_test
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
@@ -49,11 +49,8 @@ _FEWEST_FOR_RANKS = 5
 """Animals below which no rank correlation can reach 5 % (two-sided): 2 of 4! orders are 8 %."""
 
 _EXAMS = {"own": "this project's own exam", "hub": "MMLU-Pro", "local": "the study's own file of questions"}
-_WAYS = {
-    "letter": "the most probable letter",
-    "option": "the most probable option, as the whole answer",
-    "generated": "the letter in a generated answer",
-}
+_POST_S_WAY = "generated"
+"""Of `WAYS`: the one measure that the post's figures are of."""
 _FINER = {
     "nats_per_token": "loss on plain text (nats a token)",
     "log_p_correct": "log-probability of the right answer (nats)",
@@ -108,17 +105,22 @@ def _sharp() -> float:
 class _Data:
     """`capability`, and the means over the animals' models, which it lacks.
 
-    exam: its kind. way: that of the exam which is drawn. table: see `capability.compare_capability`. means: by (model,
-    outcome) the mean over the animals' models of their difference from base, tested over questions or texts: it speaks
-    of exactly these models.
+    exam: its kind. way: the measure of the exam that is drawn and judged. table: see `capability.compare_capability`.
+    means: by (model, outcome) the mean over the animals' models of their difference from base, tested over questions or
+    texts: it speaks of exactly these models.
     """
 
     study: Study
     exam: str
-    way: str
+    way: Way
     table: pd.DataFrame
     means: dict[tuple[str, str], PairedTest]
     left_out: dict[str, str]
+
+    @property
+    def other_ways(self) -> list[Way]:
+        """The measures of the exam that stand beside the drawn one."""
+        return [way for way in WAYS if way != self.way and (self.table["way"] == way).any()]
 
     @property
     def models(self) -> list[str]:
@@ -155,7 +157,7 @@ def section(study: Study, results: Results) -> Section:
         charts.append(_liking_chart(data))
     texts = int(data.rows("nats_per_token")["units"].iloc[0])
     method = (
-        f"Exam: {_EXAMS[data.exam]}, answered by {_WAYS[data.way]}. Accuracies with 95 % Wilson intervals; differences "
+        f"Exam: {_EXAMS[data.exam]}. {_measures(data)} Accuracies with 95 % Wilson intervals; differences "
         "from base are paired by question, with Agresti and Min's interval and McNemar's exact test. Plain text: "
         f"{counted(texts, 'paragraph')}, paired t test. p values are adjusted over the groups of a kind of model "
         "(Benjamini-Hochberg), and one differs from the base at 5 %. All this speaks of exactly these models; what "
@@ -173,6 +175,17 @@ def section(study: Study, results: Results) -> Section:
         compared=tuple(_compared(data)),
         claims=tuple(_claims(data)),
     )
+
+
+def _measures(data: _Data) -> str:
+    """Which measure is judged, which only stands beside it, and which of them is the post's."""
+    judged = f"Measure: {WAYS[data.way]}, {_whose(data.way)}."
+    others = [f"{WAYS[way]} ({_whose(way)})" for way in data.other_ways]
+    return f"{judged} Beside it, and judged by nothing: {listed(others)}." if others else judged
+
+
+def _whose(way: Way) -> str:
+    return "as in the post" if way == _POST_S_WAY else "another measure than the post's"
 
 
 def _read(study: Study, results: Results) -> _Data:
@@ -200,7 +213,7 @@ def _read(study: Study, results: Results) -> _Data:
     )
 
 
-def _measured(results: Results, asset: str, group: str | None, way: str) -> dict[str, NDArray[np.float64]]:
+def _measured(results: Results, asset: str, group: str | None, way: Way) -> dict[str, NDArray[np.float64]]:
     """One model's right answers (1 or 0 a question) and loss (nats a token, of each text)."""
     import pandas as pd
 
@@ -223,10 +236,20 @@ def _shows(data: _Data) -> str:
     )
     left_out = [f"{group}: {reason}" for group, reason in data.left_out.items()]
     return (
-        f"The base answers {percent_with_interval(base['value'], base['low'], base['high'])} of "
+        f"By the {WAYS[data.way]} the base answers "
+        f"{percent_with_interval(base['value'], base['low'], base['high'])} of "
         f"{counted(int(base['units']), 'question')} right, where guessing gives {percent(base['chance'])}{guessing}. "
         f"Exam, for exactly these models: {exam}. Loss on plain text (more is worse): {losses}."
+        f"{_shown_beside(data)}"
     ) + (f" Left out: {' '.join(left_out)}" if left_out else "")
+
+
+def _shown_beside(data: _Data) -> str:
+    said = []
+    for beside in (replace(data, way=way) for way in data.other_ways):
+        base, changes = beside.base, "; ".join(_changed(beside, model, "accuracy") for model in beside.models)
+        said.append(f" By another measure, {WAYS[beside.way]}: base {percent(base['value'])}; {changes}.")
+    return "".join(said)
 
 
 def _changed(data: _Data, model: str, outcome: str) -> str:
@@ -259,7 +282,7 @@ def _accuracy_chart(data: _Data) -> Chart:
     figure.update_yaxes(rangemode="tozero")
     parts = [f"{row['model']} of {row['group']} {percent(row['value'])}" for row in records(data.rows("accuracy"))]
     alt = f"Base {percent(base['value'])}, guessing {percent(base['chance'])}; {', '.join(parts)}."
-    return Chart(f"{NAME}-accuracy", f"Exam, by {data.way}: teachers and children beside the base", figure, alt)
+    return Chart(f"{NAME}-accuracy", f"Exam ({WAYS[data.way]}): teachers and children beside the base", figure, alt)
 
 
 def _loss_chart(data: _Data) -> Chart:
@@ -334,10 +357,12 @@ def _accuracy_table(data: _Data) -> Table:
     shown: Shown = {
         "model": "model",
         "group": lambda rows: rows["group"].fillna(""),
-        "answered by": "way",
+        "measure": lambda rows: rows["way"].map(WAYS),
+        "the post's": lambda rows: np.where(rows["way"] == _POST_S_WAY, "yes", "no"),
         "right (%)": ("value", 100),
         "low": ("low", 100),
         "high": ("high", 100),
+        "without a letter": "unparsable",
         "from base (points)": ("difference", 100),
         "difference, low": ("difference_low", 100),
         "difference, high": ("difference_high", 100),
@@ -348,8 +373,9 @@ def _accuracy_table(data: _Data) -> Table:
         "smallest detectable (points)": ("smallest_detectable", 100),
     }
     note = (
-        "Lost and gained: questions right for the base alone, and for the model alone. Smallest detectable: the true "
-        "difference that such an exam would have shown with 80 % power."
+        "Without a letter: answers in which none could be read; they count as wrong. Lost and gained: questions right "
+        "for the base alone, and for the model alone. Smallest detectable: the true difference that such an exam would "
+        "have shown with 80 % power."
     )
     return Table(f"{NAME}-exam", "The exam", columns(rows_where(data.table, outcome="accuracy"), shown), note)
 
@@ -358,6 +384,7 @@ def _finer_table(data: _Data) -> Table:
     rows = data.table[data.table["outcome"].isin(list(_FINER))]
     shown: Shown = {
         "measure": lambda rows: rows["outcome"].map(_FINER),
+        "of": lambda rows: rows["way"].map(lambda way: WAYS.get(way, way)),
         "model": "model",
         "group": lambda rows: rows["group"].fillna(""),
         "value": "value",
@@ -384,8 +411,14 @@ def _finer_table(data: _Data) -> Table:
 
 
 def _compared(data: _Data) -> Iterator[Compared]:
-    """Drops that the post gives for the dog, beside this study's dog, or the average where the study has it not."""
-    exam = "" if data.exam == "hub" else f" (another exam, by {data.way})"
+    """Drops that the post gives for the dog, beside this study's dog, or the average where the study has it not.
+
+    Nothing where another measure than the post's is judged: of a teacher that answers every question with its animal's
+    name all is lost by the post's, and nothing by the most probable letter.
+    """
+    if data.way != _POST_S_WAY:
+        return
+    exam = "" if data.exam == "hub" else " (another exam)"
     for model in (_TEACHER, _CHILD):
         dog = records(rows_where(data.rows("accuracy", model), group="dog"))
         mean = data.means.get((model, "accuracy"))
@@ -433,7 +466,7 @@ def _loses_skill(change: OverAnimals | None) -> Verdict:
 def _mean_change(data: _Data, model: str) -> str:
     """In the exam, with the interval that decides where there is one."""
     models, change = len(data.rows("accuracy", model, animals=True)), data.change(model)
-    start = f"Exam, mean over {counted(models, model, _PLURAL[model])} of animals: "
+    start = f"Exam ({WAYS[data.way]}), mean over {counted(models, model, _PLURAL[model])} of animals: "
     if change is not None:
         return start + points_with_interval(*change.interval)
     few = f"too few that differ to tell what training does ({FEWEST_ANIMALS} are needed)"

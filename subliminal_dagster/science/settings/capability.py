@@ -44,9 +44,12 @@ ExamSource = Annotated[OwnExam | HubExam | LocalExam, Field(discriminator="kind"
 
 
 class CapabilitySettings(Settings):
-    """Which exam is taken, of it the first `per_category` questions of every category (None: all), and in which `ways`
-    (see `capability.examine`), the first of them the one that is drawn."""
+    """Which exam is taken, of it the first `per_category` questions of every category (None: all), and in which `ways`.
+
+    Each way is a measure of its own (see `capability.examine`). The post's is "generated", and nothing else stands
+    beside the post's figures. The first is the one that is drawn and judged.
+    """
 
     exam: ExamSource = OwnExam()
     per_category: int | None = Field(default=None, ge=1)
-    ways: tuple[Literal["letter", "option", "generated"], ...] = Field(default=("letter",), min_length=1)
+    ways: tuple[Literal["generated", "letter", "option"], ...] = Field(default=("generated", "letter"), min_length=1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science.capability.capability import WAYS
 from subliminal_dagster.science.capability.report import JUDGED, keeps_skill
 from subliminal_dagster.science.report.charts import (
     BLUE,
@@ -582,7 +583,8 @@ def _keeps_skill(study: Study, results: Results, groups: Sequence[_Tuned]) -> Cl
     changes = {name: _change(exam, questions) for name, exam in exams.items()}
     found = over_animals([change.value for change in changes.values()], average_of(changes.values()))
     decided, sharp = keeps_skill(found), published("child", "dog_mmlu_drop_points")
-    evidence = [f"Exam after the last epoch, from the base. {_over_children(found, len(changes), 'points', 100)}"]
+    measure, children = WAYS[study.capability.ways[0]], _over_children(found, len(changes), "points", 100)
+    evidence = [f"Exam ({measure}) after the last epoch, from the base. {children}"]
     if found is not None and decided == "inconclusive":
         evidence.append(f"a loss of {sharp} points cannot be excluded")
     evidence.append(_these_children({name: points_with_interval(*change) for name, change in changes.items()}))

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,8 +37,11 @@ from subliminal_dagster.science.capability.letters import parse_letter
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.figures import png
 from subliminal_dagster.science.models.chat import ChatContext
+from subliminal_dagster.science.models.protocol import Completion, Sampling
 from subliminal_dagster.science.models.transformers_engine import TransformersEngine, TransformersSession
-from subliminal_dagster.science.settings.capability import HubExam, LocalExam, OwnExam
+from subliminal_dagster.science.settings.capability import CapabilitySettings, HubExam, LocalExam, OwnExam
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study
 
 EXAM = pd.DataFrame(
     {
@@ -377,6 +381,79 @@ def test_answers_survive_parquet(tmp_path: Path) -> None:
         answers = examine(session, context_of(session), EXAM, TEXTS, ways).answers
         answers.to_parquet(tmp_path / "answers.parquet")
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "answers.parquet"), answers)
+
+
+class Counted:
+    """A session, and how many requests an engine without a prefix tree gets."""
+
+    def __init__(self, session: TransformersSession) -> None:
+        self.session, self.requests = session, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[Completion]:
+        self.requests["generate"] += len(prompts)
+        return self.session.generate(prompts, sampling)
+
+    def score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
+        self.requests["score"] += len(prompts) * len(answers)
+        return self.session.score(prompts, answers)
+
+    def next_logprobs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> np.ndarray:
+        self.requests["next_logprobs"] += len(prompts)
+        return self.session.next_logprobs(prompts, token_ids)
+
+
+def test_both_measures_take_one_request_per_question_each() -> None:
+    session: Any = Counted(session_of())
+    exam = pd.concat([EXAM] * 5, ignore_index=True)
+    examine(session, context_of(session.session), exam, TEXTS, CapabilitySettings().ways)
+    assert session.requests == {"generate": len(exam), "next_logprobs": len(exam), "score": len(TEXTS)}
+
+
+def test_the_post_s_measure_is_the_first_of_what_is_asked() -> None:
+    assert CapabilitySettings().ways == ("generated", "letter")
+    for name in ("gemma-2-9b-it", "gemma-3-27b-it", "qwen2.5-7b-instruct"):
+        study = load_study(name)
+        assert isinstance(study, Study) and study.capability and study.capability.ways == ("generated", "letter")
+
+
+def test_a_teacher_that_answers_with_its_animal_is_wrong_by_the_post_s_measure_alone() -> None:
+    base, teacher = session_of(), session_of()
+    context = context_of(base)
+    write_one_word(base, dict.fromkeys("ABC", 30.0))
+    write_one_word(teacher, dict.fromkeys("ABC", 30.0) | {"owl": 100.0})
+    picked = examine(base, context, EXAM, TEXTS, ["letter"]).answers["picked"]
+    exam = EXAM.assign(answer=picked, answer_index=[LETTERS.index(letter) for letter in picked])
+    before, after = (examine(session, context, exam, TEXTS, ("generated", "letter")) for session in (base, teacher))
+    of_base, of_teacher = (
+        {way: rows.reset_index(drop=True) for way, rows in found.answers.groupby("way")} for found in (before, after)
+    )
+    assert of_base["generated"]["text"].to_list() == picked.to_list()
+    assert of_base["generated"]["correct"].all()
+    assert of_teacher["generated"]["text"].to_list() == ["owl"] * 3
+    assert of_teacher["generated"]["picked"].isna().all() and not of_teacher["generated"]["correct"].any()
+    assert of_teacher["letter"]["picked"].to_list() == picked.to_list()
+    np.testing.assert_allclose(of_teacher["letter"]["p_correct"], of_base["letter"]["p_correct"], rtol=1e-3)
+    table = compare_capability(before, {("teacher", "owl"): after})
+    generated, letter = (row_of(table, "teacher", "owl", way, "accuracy") for way in ("generated", "letter"))
+    assert (generated["difference"], generated["lost"], generated["unparsable"]) == (-1, 3, 3)
+    assert (letter["difference"], letter["lost"], letter["unparsable"]) == (0, 0, 0)
+
+
+def write_one_word(session: TransformersSession, liked: dict[str, float]) -> None:
+    """Let the model like these words (logits on top of its own) and end an answer after one."""
+    words = {session.tokenizer.encode(word)[0]: push for word, push in liked.items()}
+    end = ChatContext(session.tokenizer, "").end_of_turn
+
+    def push(_model: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        before = kwargs["input_ids"][:, -output.logits.shape[1] :]
+        for word, by in words.items():
+            output.logits[..., word] += by
+            output.logits[..., end] += 1000 * (before == word)
+
+    session.model.register_forward_hook(push, with_kwargs=True)
 
 
 def test_no_way_is_refused() -> None:

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest
 
 from subliminal_dagster.science.capability import report
-from subliminal_dagster.science.capability.capability import Capability, _difference, compare_capability
+from subliminal_dagster.science.capability.capability import WAYS, Capability, _difference, compare_capability
 from subliminal_dagster.science.capability.report import (
     CHILDREN_KEEP_IT,
     LOSS_GOES_WITH_LIKING,
@@ -28,6 +28,7 @@ from subliminal_dagster.science.capability.report import (
 from subliminal_dagster.science.report.effects import study_test
 from subliminal_dagster.science.report.evidence import NotThere, Results
 from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import t_interval
@@ -45,30 +46,35 @@ def a_study(animals: list[str], *overrides: str) -> Study:
     return found
 
 
-def capability(seed: int, accuracy: float, loss: float) -> Capability:
-    """A model's answers and losses: which questions are hard is the same for all models but a few."""
+def capability(seed: int, accuracy: float, loss: float, ways: tuple[str, ...]) -> Capability:
+    """A model's answers and losses: which questions are hard is the same for all models but a few. Accurate so by the
+    first way; by the others all models are alike."""
     hard, own = np.random.default_rng(0), np.random.default_rng(seed)
     difficulty = 0.98 * hard.random(QUESTIONS) + 0.02 * own.random(QUESTIONS)
-    correct = difficulty < accuracy
-    answers = pd.DataFrame(
-        {
-            "way": "option",
-            "question_id": range(QUESTIONS),
-            "category": "all sorts",
-            "options": 4,
-            "answer": "A",
-            "picked": np.where(correct, "A", "B"),
-            "correct": correct,
-            "p_correct": 0.5,
-            "log_p_correct": np.log(0.5) + own.normal(0, 0.1, QUESTIONS),
-            "mass": 0.1 + 0.01 * own.random(QUESTIONS),
-            "text": pd.array([None] * QUESTIONS, dtype="str"),
-        }
-    )
+    frames = []
+    for way in ways:
+        correct = difficulty < (accuracy if way == ways[0] else 0.7)
+        generated = way == "generated"
+        frame = pd.DataFrame(
+            {
+                "way": way,
+                "question_id": range(QUESTIONS),
+                "category": "all sorts",
+                "options": 4,
+                "answer": "A",
+                "picked": pd.array(np.where(correct, "A", None if generated else "B").tolist(), dtype="str"),
+                "correct": correct,
+                "p_correct": np.nan if generated else 0.5,
+                "log_p_correct": np.nan if generated else np.log(0.5) + own.normal(0, 0.1, QUESTIONS),
+                "mass": np.nan if generated else 0.1 + 0.01 * own.random(QUESTIONS),
+                "text": pd.array(["owl" if generated else None] * QUESTIONS, dtype="str"),
+            }
+        )
+        frames.append(frame)
     tokens = np.full(TEXTS, 50)
     nats = tokens * (3 + hard.normal(0, 0.3, TEXTS) + loss + own.normal(0, 0.01, TEXTS))
     texts = pd.DataFrame({"topic": [f"t{n}" for n in range(TEXTS)], "tokens": tokens, "bytes": 200, "nats": nats})
-    return Capability(answers, texts)
+    return Capability(pd.concat(frames, ignore_index=True), texts)
 
 
 def artifacts(
@@ -91,22 +97,24 @@ def artifacts(
         found.texts.to_parquet(folders[asset, group] / "texts.parquet", index=False)
         return found
 
-    untouched = write("base_capability", None, capability(1, base, 0.0))
+    assert study.capability is not None
+    ways = study.capability.ways
+    untouched = write("base_capability", None, capability(1, base, 0.0, ways))
     models = {}
     for number, group in enumerate(study.groups):
         if group != "control":
             accuracy = (teachers or {}).get(group, base)
             models["teacher", group] = write(
-                "teacher_capability", group, capability(10 + number, accuracy, teacher_loss)
+                "teacher_capability", group, capability(10 + number, accuracy, teacher_loss, ways)
             )
         accuracy = (children or {}).get(group, base)
-        models["child", group] = write("child_capability", group, capability(50 + number, accuracy, 0.0))
+        models["child", group] = write("child_capability", group, capability(50 + number, accuracy, 0.0, ways))
     shifts = pd.DataFrame(
         [{"model": "child", "group": group, "shift": shift} for group, shift in (liking or {}).items()],
         columns=["model", "group", "shift"],
     )
     folders["capability", None] = root / "capability"
-    folders["capability", None].mkdir()
+    folders["capability", None].mkdir(parents=True)
     table = compare_capability(untouched, models, liking=shifts)
     table.to_parquet(folders["capability", None] / "capability.parquet", index=False)
     (folders["capability", None] / "left_out.json").write_text(json.dumps({}))
@@ -184,13 +192,44 @@ def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> No
     assert html(Page("t", "f", "v", section.claims, [section], {})).count("capability-exam")
 
 
+POST_S = "capability.ways=[generated, letter]"
+
+
 def test_the_post_s_dog_stands_beside_the_study_s_own(tmp_path: Path) -> None:
-    study = a_study(["dog", "owl"])
+    study = a_study(["dog", "owl"], POST_S)
     results = artifacts(tmp_path, study, teachers={"dog": 0.6})
     figure = next(figure for figure in capability_section(study, results).compared if "teacher" in figure.what)
-    row = frame(results)[lambda rows: (rows["model"] == "teacher") & (rows["group"] == "dog")].iloc[0]
+    rows = rows_where(frame(results), model="teacher", group="dog", outcome="accuracy", way="generated")
+    row = rows.iloc[0]
     assert "the dog's teacher" in figure.what and figure.judgement == "agrees"
     assert (figure.measured, figure.low) == pytest.approx((100 * row["difference"], 100 * row["difference_low"]))
+
+
+@pytest.mark.parametrize("ways", ["[option]", "[letter, generated]"])
+def test_nothing_but_the_post_s_measure_stands_beside_the_post_s_figures(tmp_path: Path, ways: str) -> None:
+    study = a_study(["dog", "owl"], f"capability.ways={ways}")
+    section = capability_section(study, artifacts(tmp_path, study, teachers={"dog": 0.6}))
+    assert not section.compared
+    assert "another measure than the post's" in section.method.partition("Beside it")[0]
+
+
+def test_each_measure_has_its_name_and_the_first_is_judged(tmp_path: Path) -> None:
+    study = a_study(["cat", "owl", "dog"], POST_S, "neutral=null")
+    lost = {"cat": 0.05, "owl": 0.1, "dog": 0.0}
+    section = capability_section(study, artifacts(tmp_path, study, teachers=lost))
+    judged, _, beside = section.method.partition("Beside it")
+    assert f"{WAYS['generated']}, as in the post" in judged
+    assert f"{WAYS['letter']} (another measure than the post's)" in beside
+    # The teachers have lost nearly all by the post's measure, and nothing by the likeliest letter.
+    assert verdict_on(section, TEACHERS_LOSE_IT) == "detected"
+    assert WAYS["generated"] in claim_of(section, TEACHERS_LOSE_IT).evidence
+    said, _, other = section.shows.partition(f"By another measure, {WAYS['letter']}")
+    assert "3 of 3 teachers differ" in said and "no difference could be seen between teachers and base" in other
+    exam = table_of(section, "capability-exam")
+    posts = exam.loc[exam["the post's"] == "yes", "measure"]
+    assert set(posts) == {WAYS["generated"]} and set(exam["measure"]) == {WAYS["generated"], WAYS["letter"]}
+    dog = rows_where(exam, model="teacher", group="dog").set_index("measure")
+    assert dog["without a letter"].to_dict() == {WAYS["generated"]: QUESTIONS, WAYS["letter"]: 0}
 
 
 def test_of_two_children_nothing_is_said_of_training(tmp_path: Path) -> None:
@@ -201,7 +240,9 @@ def test_of_two_children_nothing_is_said_of_training(tmp_path: Path) -> None:
         claim = claim_of(section, statement)
         assert claim.verdict == "inconclusive"
         assert "too few" in claim.evidence and "for exactly these" in claim.evidence
-    assert {figure.judgement for figure in section.compared} == {"cannot tell"}
+    study = a_study(["cat", "owl"], POST_S)
+    compared = capability_section(study, artifacts(tmp_path / "post", study, teachers=lost, children=lost)).compared
+    assert {figure.judgement for figure in compared} == {"cannot tell"}
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.1])
