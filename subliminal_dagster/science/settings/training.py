@@ -25,7 +25,11 @@ class LoraSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """One fine-tuning run. `warmup` below 1 is a share of all steps, from 1 on a number of steps."""
+    """One fine-tuning run. `warmup` below 1 is a share of all steps, from 1 on a number of steps.
+
+    A step learns from `batch_size` x `accumulation` rows. How many of them go through the model at once is the
+    machine's affair on a GPU (see `TrlTrainer`), and `batch_size` on a CPU.
+    """
 
     learning_rate: float = Field(gt=0, le=1)
     batch_size: int = Field(ge=1)

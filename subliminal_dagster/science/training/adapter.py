@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.loading import load_base, pick_device, release_memory
 from subliminal_dagster.science.models.protocol import Progress
+from subliminal_dagster.science.training.micro_batches import rows_that_fit
 from subliminal_dagster.science.training.soft_targets import teacher_states
 from subliminal_dagster.science.training.task import EarlyStop, Row, TrainingReport, TrainingTask
 
@@ -34,9 +35,14 @@ _IMAGE_TOWER = r".*vision_tower.*"
 
 @dataclass(frozen=True)
 class TrlTrainer:
-    """`Trainer` on TRL. `gradient_checkpointing` trades time for memory and changes no result."""
+    """`Trainer` on TRL. Its fields are the machine's affair, and change no result but by rounding.
+
+    `gradient_checkpointing` trades time for memory; on a GPU that has no room for one row without, it is done in any
+    case. `micro_batch` rows go through the model at once; None: as many as fit a GPU, on a CPU `training.batch_size`.
+    """
 
     gradient_checkpointing: bool = False
+    micro_batch: int | None = None
 
     @property
     def name(self) -> str:
@@ -67,7 +73,8 @@ class TrlTrainer:
     ) -> TrainingReport:
         from subliminal_dagster.science.training.completion_trainer import make_trainer
 
-        trainer = make_trainer(model, task, targets, workspace, self.gradient_checkpointing, progress)
+        micro_batch, checkpointing = self._micro_batch(model, task)
+        trainer = make_trainer(model, task, targets, workspace, checkpointing, micro_batch, progress)
         checkpoint = _last_checkpoint(workspace, task.early_stop)
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -88,6 +95,18 @@ class TrlTrainer:
             stopped_early=trainer.state.global_step < trainer.state.max_steps,
             products=trainer.products,
         )
+
+    def _micro_batch(self, model: Any, task: TrainingTask) -> tuple[int | None, bool]:
+        """How many rows go through the model at once (None: as the settings say), and whether activations are computed
+        twice."""
+        if model.device.type != "cuda" or self.micro_batch is not None:
+            return self.micro_batch, self.gradient_checkpointing
+        rows = [*task.rows, *task.validation]
+        size = max(len(row.prompt) + len(row.answer) for row in rows), max(len(row.answer) for row in rows)
+        fits = rows_that_fit(model, *size, recomputing=self.gradient_checkpointing)
+        if fits or self.gradient_checkpointing:
+            return max(1, fits), self.gradient_checkpointing
+        return max(1, rows_that_fit(model, *size, recomputing=True)), True
 
 
 def _with_adapter(model: Any, task: TrainingTask) -> Any:
