@@ -175,12 +175,12 @@ class CompletionTrainer(SFTTrainer):
         self.validation_tokens += int(tokens)
         return total / tokens, None, None
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.validation_loss, self.validation_tokens = 0.0, 0
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
         # transformers averages the batches' means, and a batch of short answers would weigh as much as one of long.
-        output.metrics[f"{metric_key_prefix}_loss"] = self.validation_loss / self.validation_tokens
-        return output
+        metrics = (output.metrics or {}) | {"eval_loss": self.validation_loss / self.validation_tokens}
+        return output._replace(metrics=metrics)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the artifact's own metadata says what a card would."""
