@@ -2,14 +2,15 @@
 
 It loads PyTorch and TRL when it is imported, so it is imported where a training begins.
 
-Belongs here: the trainer, its configuration and what it is fed. Does not belong here: which adapter is trained, and
-what is kept of it (`adapter`).
+Belongs here: the trainer, its configuration and what it is fed. Does not belong here: which weights are trained, and
+what is kept of them (`adapter`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,32 @@ from subliminal_dagster.science.models.loading import pick_device
 from subliminal_dagster.science.models.products import product_type, products_in
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.settings.training import TrainingSettings
-from subliminal_dagster.science.training.soft_targets import head_logprobs, pad, restrict
+from subliminal_dagster.science.training.soft_targets import TeacherStates, head_logprobs, pad, restrict
 from subliminal_dagster.science.training.task import EarlyStop, Row, TrainingTask
+
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "sgd": "sgd", "rmsprop": "rmsprop"}
+"""transformers' names of them: PyTorch's own, with PyTorch's defaults."""
 
 
 def make_trainer(
     model: Any,
     task: TrainingTask,
-    targets: list[torch.Tensor] | None,
+    targets: TeacherStates | None,
     workspace: Path,
     checkpointing: bool,
     micro_batch: int | None,
     progress: Progress,
 ) -> CompletionTrainer:
-    """A trainer that is ready to train the adapter of `model`; `targets` are the teacher's states, one a row of the
-    training rows and then of the validation rows (None for the hard channel). `micro_batch` rows of like length go
+    """A trainer that is ready to train what in `model` wants gradients; `targets` are the teacher's states at the
+    training rows and then the validation rows (None for the hard channel). `micro_batch` rows of like length go
     through the model at once, or, where it is None, `task.training.batch_size` in the order they come in."""
+    # The type that the model is in: all of its weights are trained in float32.
+    base = task.base if task.lora is not None else replace(task.base, dtype="float32")
     trainer = CompletionTrainer(
-        dict(enumerate(targets or [])),
+        targets,
         None if task.soft is None else task.soft.support,
         # Recomputed activations would be of another type than those that are no longer there.
-        task.base.dtype if checkpointing else product_type(task.base, pick_device()),
+        base.dtype if checkpointing else product_type(base, pick_device()),
         task.training.batch_size,
         micro_batch,
         model=model,
@@ -62,14 +68,14 @@ def make_trainer(
 class CompletionTrainer(SFTTrainer):
     """Loss, in nats a completion token, from logits at completion positions only.
 
-    `targets` are the teacher's states by row (soft channel, over `support`); empty for the hard channel. `products` is
+    `targets` are the teacher's states by row (soft channel, over `support`); None for the hard channel. `products` is
     the type of the matrix products of training steps (see `products.product_type`). `batch_size` and `micro_batch`: see
     `make_trainer`; the latter is halved where memory runs out.
     """
 
     def __init__(
         self,
-        targets: Mapping[int, torch.Tensor],
+        targets: TeacherStates | None,
         support: tuple[int, ...] | None,
         products: str,
         batch_size: int,
@@ -80,7 +86,7 @@ class CompletionTrainer(SFTTrainer):
         self.products = products
         self.batch_size = batch_size
         self.micro_batch = micro_batch
-        self.targets = targets
+        self.targets = None if targets is None else replace(targets, head=targets.head.to(self.args.device))
         self.support = support
         self.real_positions = 0
         self.all_positions = 0
@@ -155,11 +161,11 @@ class CompletionTrainer(SFTTrainer):
         if model.training:
             self.real_positions += int(mask.sum())
             self.all_positions += mask.numel()
-        if not self.targets:
+        if self.targets is None:
             return torch.nn.functional.cross_entropy(logits[predicted], labels[predicted], reduction="sum")
         with torch.no_grad():
-            states = torch.cat([self.targets[int(row)] for row in inputs["row"][rows]])
-            wanted = head_logprobs(self.accelerator.unwrap_model(model), states, self.support)
+            states = torch.cat([self.targets.rows[int(row)] for row in inputs["row"][rows]])
+            wanted = head_logprobs(self.targets.head, states)
         return torch.nn.functional.kl_div(
             torch.log_softmax(restrict(logits[predicted], self.support), dim=-1),
             wanted,
@@ -257,6 +263,7 @@ def _config(
         per_device_train_batch_size=training.batch_size * training.accumulation,
         per_device_eval_batch_size=micro_batch or training.batch_size,
         num_train_epochs=training.epochs,
+        optim=_OPTIMIZERS[training.optimizer],
         lr_scheduler_type=training.schedule,
         warmup_steps=training.warmup if training.warmup < 1 else int(training.warmup),
         weight_decay=training.weight_decay,

@@ -78,7 +78,7 @@ def test_a_step_in_parts_is_that_of_a_plain_loop(tmp_path: Path, kind: str) -> N
 
     settings = TrainingSettings(epochs=2, **changes)
     model = adapter._with_adapter(
-        load_base(base, "float32", "cpu"), TrainingTask(ModelVariant(base), ROWS, LORA, settings, 5)
+        load_base(base, "float32", "cpu"), TrainingTask(ModelVariant(base), ROWS, LORA, settings, 5), LORA
     ).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.003, weight_decay=0)
@@ -129,15 +129,11 @@ def gpu_with(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 
 
 def test_as_many_rows_as_fit_and_recomputing_where_none_does(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> None:
-    model = adapter._with_adapter(
-        load_base(tiny_base, "float32", "cpu"),
-        TrainingTask(ModelVariant(tiny_base), ROWS, LORA, TrainingSettings(learning_rate=1, batch_size=1, epochs=1), 0),
-    )
+    settings = TrainingSettings(learning_rate=1, batch_size=8, epochs=1)
+    task = TrainingTask(ModelVariant(tiny_base), ROWS, LORA, settings, 0)
+    model = adapter._to_train(task)
     positions, answer = max(len(row.prompt) + len(row.answer) for row in ROWS), max(len(row.answer) for row in ROWS)
     whole = bytes_of_row(model, positions, answer, recomputing=False)
-    task = TrainingTask(
-        ModelVariant(tiny_base), ROWS, LORA, TrainingSettings(learning_rate=1, batch_size=8, epochs=1), 0
-    )
     on_gpu: Any = SimpleNamespace(device=SimpleNamespace(type="cuda"), parameters=model.parameters, config=model.config)
     gpu_with(monkeypatch, int((bytes_of_training(model) + 5.5 * whole) / 0.8))
     assert TrlTrainer()._micro_batch(on_gpu, task) == (5, False)
