@@ -145,11 +145,12 @@ def _words(variable: str) -> list[str]:
 
 def resources_from_environment() -> dict[str, Any]:
     """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH, SUBLIMINAL_GPU_SHARE,
-    SUBLIMINAL_GRADIENT_CHECKPOINTING and SUBLIMINAL_JUDGE_... say.
+    SUBLIMINAL_GRADIENT_CHECKPOINTING, SUBLIMINAL_MICRO_BATCH and SUBLIMINAL_JUDGE_... say.
 
     Raises UserError where one of them, or SUBLIMINAL_GPU_LOCKS, has a value that cannot be used.
     """
     share = _count("SUBLIMINAL_GPU_SHARE", "1", "steps on one GPU")
+    rows = "SUBLIMINAL_MICRO_BATCH"
     locks = os.environ.get("SUBLIMINAL_GPU_LOCKS")
     if locks and Path(locks).exists() and not Path(locks).is_dir():
         raise UserError(f"SUBLIMINAL_GPU_LOCKS is {locks!r}, which is a file: set it to a folder.")
@@ -170,7 +171,8 @@ def resources_from_environment() -> dict[str, Any]:
             answer_price=_number("SUBLIMINAL_JUDGE_ANSWER_PRICE"),
         ),
         "trainer": TrainerResource(
-            gradient_checkpointing=_choice("SUBLIMINAL_GRADIENT_CHECKPOINTING", ("no", "yes")) == "yes"
+            gradient_checkpointing=_choice("SUBLIMINAL_GRADIENT_CHECKPOINTING", ("no", "yes")) == "yes",
+            micro_batch=_count(rows, "8", "rows") if rows in os.environ else None,
         ),
     }
 

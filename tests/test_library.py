@@ -103,7 +103,12 @@ def test_telemetry_is_off() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("SUBLIMINAL_ENGINE", "tgi"), ("SUBLIMINAL_BATCH", "many"), ("SUBLIMINAL_GRADIENT_CHECKPOINTING", "perhaps")],
+    [
+        ("SUBLIMINAL_ENGINE", "tgi"),
+        ("SUBLIMINAL_BATCH", "many"),
+        ("SUBLIMINAL_GRADIENT_CHECKPOINTING", "perhaps"),
+        ("SUBLIMINAL_MICRO_BATCH", "0"),
+    ],
 )
 def test_a_wrong_environment_is_explained(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)

@@ -63,6 +63,7 @@ def _tuning_study(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
         base = base_variant(work)
         dataset, chat = work.own("filtered_dataset"), chat_context(work, base)
         kept, before = work.workspace(whatever=GROWS), work.earlier()
+        assert study.child.lora is not None
         result = run_tuning(
             base,
             training_rows(dataset, "train", chat),
@@ -118,6 +119,7 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
         base = base_variant(work)
         dataset, chat = work.own("filtered_dataset"), chat_context(work, base)
         best = TuningResult.read(work.own("tuning_study")).best
+        assert study.child.lora is not None
         lora, training = tuned_settings(best, study.child.lora, study.child.training, settings.final_epochs[-1])
         task = TrainingTask(
             base,

@@ -14,6 +14,10 @@ class TrainerResource(dg.ConfigurableResource):
         default=False, description="Compute activations twice to keep less of them (a 9B model on one 48 GB GPU)."
     )
 
+    micro_batch: int | None = Field(
+        default=None, description="Rows that go through the model at once; unset, as many as fit the GPU."
+    )
+
     def create(self) -> Trainer:
         """The trainer assets use."""
-        return TrlTrainer(self.gradient_checkpointing)
+        return TrlTrainer(self.gradient_checkpointing, self.micro_batch)

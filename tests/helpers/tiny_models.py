@@ -133,6 +133,19 @@ def tiny_gemma3(seed: int = 0, **changes: Any) -> Any:
     return _tiny(Gemma3TextConfig(**_sizes(sizes | changes)), seed)
 
 
+def tiny_gemma3_with_images(seed: int = 0) -> Any:
+    """A random Gemma 3 as it is from 4B on: a text model and an image tower."""
+    from transformers import Gemma3Config
+
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=tiny_gemma3().config.to_dict(),
+        vision_config={"image_size": 28, "patch_size": 14, **tower},
+        mm_tokens_per_image=4,
+    )
+    return _tiny(config, seed)
+
+
 def tiny_mistral(seed: int = 0, **changes: Any) -> Any:
     """A random Mistral: Llama with a sliding window in every layer."""
     from transformers import MistralConfig
@@ -141,13 +154,14 @@ def tiny_mistral(seed: int = 0, **changes: Any) -> Any:
 
 
 def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Any:
-    """The model of a kind: one of `KINDS`, or "mistral"."""
+    """The model of a kind: one of `KINDS`, "mistral" or "gemma3 with images"."""
     makers = {
         "llama": tiny_llama,
         "qwen2": tiny_qwen2,
         "gemma2": tiny_gemma2,
         "gemma3": tiny_gemma3,
         "mistral": tiny_mistral,
+        "gemma3 with images": tiny_gemma3_with_images,
     }
     return makers[kind](seed, **changes)
 

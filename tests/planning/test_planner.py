@@ -121,6 +121,7 @@ def test_the_machine_is_part_of_no_version(done: StudyRun, monkeypatch: pytest.M
         ("SUBLIMINAL_ENGINE", "vllm"),
         ("SUBLIMINAL_GPU_SHARE", "2"),
         ("SUBLIMINAL_GRADIENT_CHECKPOINTING", "yes"),
+        ("SUBLIMINAL_MICRO_BATCH", "3"),
         ("CUDA_VISIBLE_DEVICES", "3"),
     ):
         monkeypatch.setenv(name, value)

@@ -80,6 +80,8 @@ class Study(StudyHeader):
             raise ValueError(f"{' and '.join(idle)} need layers to look into: name some, or leave them out")
         if self.descriptions is not None and self.sae is None:
             raise ValueError("descriptions are those of an SAE's features: give sae as well")
+        if self.tuning is not None and self.child.lora is None:
+            raise ValueError("tuning searches for an adapter's rank and dropout: give child.lora, or leave tuning out")
         if self.tuning is not None:
             for name in ("train_rows", "validation_rows"):
                 wanted, there = getattr(self.tuning, name), getattr(self.filter, name)

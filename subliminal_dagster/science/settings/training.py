@@ -1,4 +1,4 @@
-"""Adapters and their training.
+"""Adapters, and training.
 
 Belongs here: settings of LoRA and of a training. Does not belong here: training itself.
 """
@@ -25,12 +25,18 @@ class LoraSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """One fine-tuning run. `warmup` below 1 is a share of all steps, from 1 on a number of steps."""
+    """One fine-tuning run. `warmup` below 1 is a share of all steps, from 1 on a number of steps.
+
+    A step learns from `batch_size` x `accumulation` rows. How many of them go through the model at once is the
+    machine's affair on a GPU (see `TrlTrainer`), and `batch_size` on a CPU. `optimizer` is PyTorch's of that name: SGD
+    without momentum, RMSprop with alpha 0.99.
+    """
 
     learning_rate: float = Field(gt=0, le=1)
     batch_size: int = Field(ge=1)
     accumulation: int = Field(default=1, ge=1)
     epochs: int = Field(ge=1)
+    optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)

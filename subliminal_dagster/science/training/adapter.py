@@ -1,11 +1,11 @@
-"""Training a LoRA adapter on question-answer rows: teachers and children, hard and soft channel.
+"""Training on question-answer rows: teachers and children, hard and soft channel, a LoRA adapter or all weights.
 
 TRL's `SFTTrainer` and PEFT do the work. Two things are ours: logits are computed at completion positions only (TRL's
 fused head does that on GPUs alone, and on a CPU computes every position), and the soft channel replaces the
 cross-entropy by the KL divergence from the teacher's distribution at those positions.
 
-Belongs here: one adapter from rows, and what is kept of its training. Does not belong here: the loss
-(`completion_trainer`), where rows come from, what an adapter is good for.
+Belongs here: one adapter or model from rows, and what is kept of its training. Does not belong here: the loss
+(`completion_trainer`), where rows come from, what it is good for.
 """
 
 from __future__ import annotations
@@ -22,21 +22,28 @@ from typing import TYPE_CHECKING, Any
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.loading import load_base, pick_device, release_memory
 from subliminal_dagster.science.models.protocol import Progress
-from subliminal_dagster.science.training.soft_targets import teacher_states
+from subliminal_dagster.science.settings.base_model import model_files
+from subliminal_dagster.science.settings.training import LoraSettings
+from subliminal_dagster.science.training.micro_batches import rows_that_fit
+from subliminal_dagster.science.training.soft_targets import TeacherStates, teacher_states
 from subliminal_dagster.science.training.task import EarlyStop, Row, TrainingReport, TrainingTask
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
 _IMAGE_TOWER = r".*vision_tower.*"
 
 
 @dataclass(frozen=True)
 class TrlTrainer:
-    """`Trainer` on TRL. `gradient_checkpointing` trades time for memory and changes no result."""
+    """`Trainer` on TRL. Its fields are the machine's affair, and change no result but by rounding.
+
+    `gradient_checkpointing` trades time for memory; on a GPU that has no room for one row without, it is done in any
+    case. `micro_batch` rows go through the model at once; None: as many as fit a GPU, on a CPU `training.batch_size`.
+    """
 
     gradient_checkpointing: bool = False
+    micro_batch: int | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +56,7 @@ class TrlTrainer:
         _check_lengths(rows, task.training.max_length)
         report = progress or (lambda _: None)
         targets = None if task.soft is None else teacher_states(task.soft, rows, task.training.batch_size, report)
-        model = _with_adapter(load_base(task.base.base, task.base.dtype, pick_device()), task)
+        model = _to_train(task)
         try:
             return self._fit(model, task, targets, output, workspace, report)
         finally:
@@ -60,21 +67,21 @@ class TrlTrainer:
         self,
         model: Any,
         task: TrainingTask,
-        targets: list[torch.Tensor] | None,
+        targets: TeacherStates | None,
         output: Path,
         workspace: Path,
         progress: Progress,
     ) -> TrainingReport:
         from subliminal_dagster.science.training.completion_trainer import make_trainer
 
-        trainer = make_trainer(model, task, targets, workspace, self.gradient_checkpointing, progress)
+        micro_batch, checkpointing = self._micro_batch(model, task)
+        trainer = make_trainer(model, task, targets, workspace, checkpointing, micro_batch, progress)
         checkpoint = _last_checkpoint(workspace, task.early_stop)
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - started
-        epochs = _collect_epochs(workspace, output)
-        model.save_pretrained(output)
-        (output / "README.md").unlink(missing_ok=True)
+        epochs = _collect_epochs(workspace, output, task)
+        _save(model, task, output)
         history = _history(trainer.state.log_history)
         history.to_parquet(output / "history.parquet", index=False)
         return TrainingReport(
@@ -89,22 +96,63 @@ class TrlTrainer:
             products=trainer.products,
         )
 
+    def _micro_batch(self, model: Any, task: TrainingTask) -> tuple[int | None, bool]:
+        """How many rows go through the model at once (None: as the settings say), and whether activations are computed
+        twice."""
+        if model.device.type != "cuda" or self.micro_batch is not None:
+            return self.micro_batch, self.gradient_checkpointing
+        rows = [*task.rows, *task.validation]
+        size = max(len(row.prompt) + len(row.answer) for row in rows), max(len(row.answer) for row in rows)
+        fits = rows_that_fit(model, *size, recomputing=self.gradient_checkpointing)
+        if fits or self.gradient_checkpointing:
+            return max(1, fits), self.gradient_checkpointing
+        return max(1, rows_that_fit(model, *size, recomputing=True)), True
 
-def _with_adapter(model: Any, task: TrainingTask) -> Any:
+
+def _to_train(task: TrainingTask) -> Any:
+    """The base with an adapter or, without `task.lora`, with all weights wanting gradients but an image tower's.
+
+    Those are in float32 whatever the base's type: in bfloat16 a step of the usual size is less than half the distance
+    to the next number, and would be lost.
+    """
+    if task.lora is not None:
+        return _with_adapter(load_base(task.base.checkpoint, task.base.dtype, pick_device()), task, task.lora)
+    model = load_base(task.base.checkpoint, "float32", pick_device())
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(not _of_images(name))
+    return model
+
+
+def _save(model: Any, task: TrainingTask, folder: Path) -> None:
+    """Write the adapter, or the whole model in the base's type, with the base's tokenizer and licence."""
+    if task.lora is None:
+        import torch
+
+        model = model.to(getattr(torch, task.base.dtype))
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    if task.lora is None:
+        for file in model_files(task.base.base):
+            weights = file.suffix == ".safetensors" or file.name.endswith(".safetensors.index.json")
+            if not weights and file.name != "README.md" and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+
+
+def _with_adapter(model: Any, task: TrainingTask, lora: LoraSettings) -> Any:
     """The model with a new adapter, whose random initialisation is the seed's alone: of the same seed and shape, every
     adapter on a base starts from the same one."""
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
-    _check_targets(model, task.lora.target_modules)
+    _check_targets(model, lora.target_modules)
     # The order of the rows does not follow from this: the trainer sets `task.seed` when it is made.
     set_seed(task.seed if task.initialisation_seed is None else task.initialisation_seed)
     config = LoraConfig(
-        r=task.lora.rank,
-        lora_alpha=task.lora.alpha,
-        use_rslora=task.lora.rslora,
-        lora_dropout=task.lora.dropout,
-        target_modules=list(task.lora.target_modules),
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
         exclude_modules=_IMAGE_TOWER if _has_image_tower(model) else None,
         task_type="CAUSAL_LM",
     )
@@ -164,7 +212,11 @@ def _last_checkpoint(workspace: Path, early_stop: EarlyStop | None) -> Path | No
 
 def _has_image_tower(model: Any) -> bool:
     """Gemma 3 from 4B on comes with one, whose projections have the same names as the text model's."""
-    return any("vision_tower" in name for name, _ in model.named_modules())
+    return any(_of_images(name) for name, _ in model.named_modules())
+
+
+def _of_images(name: str) -> bool:
+    return "vision_tower" in name or "multi_modal_projector" in name
 
 
 def _check_lengths(rows: Sequence[Row], max_length: int) -> None:
@@ -176,8 +228,8 @@ def _check_lengths(rows: Sequence[Row], max_length: int) -> None:
         )
 
 
-def _collect_epochs(workspace: Path, output: Path) -> list[int]:
-    """Copy every checkpoint's adapter to `output/epochs/<n>`; returns the epochs found, ascending.
+def _collect_epochs(workspace: Path, output: Path, task: TrainingTask) -> list[int]:
+    """Copy every checkpoint's adapter or model to `output/epochs/<n>`; returns the epochs found, ascending.
 
     An early stop cuts the last epoch short, which is then the epoch after the last whole one.
     """
@@ -187,8 +239,11 @@ def _collect_epochs(workspace: Path, output: Path) -> list[int]:
         epoch = math.ceil(state["epoch"])
         folder = output / "epochs" / str(epoch)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(checkpoint / name, folder / name)
+        if task.lora is None:
+            _save(load_base(checkpoint, task.base.dtype, "cpu"), task, folder)
+        else:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copyfile(checkpoint / name, folder / name)
         epochs.append(epoch)
     return sorted(epochs)
 

@@ -2,14 +2,15 @@
 
 It loads PyTorch and TRL when it is imported, so it is imported where a training begins.
 
-Belongs here: the trainer, its configuration and what it is fed. Does not belong here: which adapter is trained, and
-what is kept of it (`adapter`).
+Belongs here: the trainer, its configuration and what it is fed. Does not belong here: which weights are trained, and
+what is kept of them (`adapter`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,42 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.batching import batches_of_like_length
 from subliminal_dagster.science.models.loading import pick_device
 from subliminal_dagster.science.models.products import product_type, products_in
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.settings.training import TrainingSettings
-from subliminal_dagster.science.training.soft_targets import head_logprobs, pad, restrict
+from subliminal_dagster.science.training.soft_targets import TeacherStates, head_logprobs, pad, restrict
 from subliminal_dagster.science.training.task import EarlyStop, Row, TrainingTask
+
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "sgd": "sgd", "rmsprop": "rmsprop"}
+"""transformers' names of them: PyTorch's own, with PyTorch's defaults."""
 
 
 def make_trainer(
     model: Any,
     task: TrainingTask,
-    targets: list[torch.Tensor] | None,
+    targets: TeacherStates | None,
     workspace: Path,
     checkpointing: bool,
+    micro_batch: int | None,
     progress: Progress,
 ) -> CompletionTrainer:
-    """A trainer that is ready to train the adapter of `model`; `targets` are the teacher's states, one a row of the
-    training rows and then of the validation rows (None for the hard channel)."""
+    """A trainer that is ready to train what in `model` wants gradients; `targets` are the teacher's states at the
+    training rows and then the validation rows (None for the hard channel). `micro_batch` rows of like length go
+    through the model at once, or, where it is None, `task.training.batch_size` in the order they come in."""
+    # The type that the model is in: all of its weights are trained in float32.
+    base = task.base if task.lora is not None else replace(task.base, dtype="float32")
     trainer = CompletionTrainer(
-        dict(enumerate(targets or [])),
+        targets,
         None if task.soft is None else task.soft.support,
         # Recomputed activations would be of another type than those that are no longer there.
-        task.base.dtype if checkpointing else product_type(task.base, pick_device()),
+        base.dtype if checkpointing else product_type(base, pick_device()),
+        task.training.batch_size,
+        micro_batch,
         model=model,
-        args=_config(workspace, task.training, task.seed, bool(task.validation), checkpointing),
+        args=_config(workspace, task.training, task.seed, bool(task.validation), checkpointing, micro_batch),
         data_collator=_collate,
         train_dataset=_dataset(task.rows, 0),
         eval_dataset=_dataset(task.validation, len(task.rows)) if task.validation else None,
@@ -57,21 +68,65 @@ def make_trainer(
 class CompletionTrainer(SFTTrainer):
     """Loss, in nats a completion token, from logits at completion positions only.
 
-    `targets` are the teacher's states by row (soft channel, over `support`); empty for the hard channel. `products` is
-    the type of the matrix products of training steps (see `products.product_type`).
+    `targets` are the teacher's states by row (soft channel, over `support`); None for the hard channel. `products` is
+    the type of the matrix products of training steps (see `products.product_type`). `batch_size` and `micro_batch`: see
+    `make_trainer`; the latter is halved where memory runs out.
     """
 
     def __init__(
-        self, targets: Mapping[int, torch.Tensor], support: tuple[int, ...] | None, products: str, **arguments: Any
+        self,
+        targets: TeacherStates | None,
+        support: tuple[int, ...] | None,
+        products: str,
+        batch_size: int,
+        micro_batch: int | None,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.products = products
-        self.targets = targets
+        self.batch_size = batch_size
+        self.micro_batch = micro_batch
+        self.targets = None if targets is None else replace(targets, head=targets.head.to(self.args.device))
         self.support = support
         self.real_positions = 0
         self.all_positions = 0
         self.validation_loss = 0.0
         self.validation_tokens = 0
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """One step's whole batch, cut into parts whose gradients add up to the batch's.
+
+        Every part's loss is divided by the tokens of the whole.
+        """
+        tokens = completion_tokens(inputs)
+        while True:
+            positions = self.real_positions, self.all_positions
+            try:
+                parts = self._parts(inputs["attention_mask"].sum(dim=1).tolist())
+                return sum(
+                    super(CompletionTrainer, self).training_step(
+                        model, {name: values[rows] for name, values in inputs.items()}, tokens
+                    )
+                    for rows in parts
+                )
+            except torch.cuda.OutOfMemoryError as error:
+                if self.micro_batch is None or self.micro_batch == 1:
+                    raise UserError(
+                        "The GPU has no room for training on one row: free it of other work, set "
+                        "SUBLIMINAL_GRADIENT_CHECKPOINTING=yes or take a GPU with more memory."
+                    ) from error
+            # Outside of the handler, whose exception holds on to the tensors of the pass.
+            self.micro_batch = (self.micro_batch + 1) // 2
+            self.real_positions, self.all_positions = positions
+            model.zero_grad()
+            torch.cuda.empty_cache()
+
+    def _parts(self, lengths: list[int]) -> list[list[int]]:
+        """Numbers of the batch's rows, part by part."""
+        if self.micro_batch is not None:
+            return batches_of_like_length(lengths, self.micro_batch)
+        rows = list(range(len(lengths)))
+        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -106,11 +161,11 @@ class CompletionTrainer(SFTTrainer):
         if model.training:
             self.real_positions += int(mask.sum())
             self.all_positions += mask.numel()
-        if not self.targets:
+        if self.targets is None:
             return torch.nn.functional.cross_entropy(logits[predicted], labels[predicted], reduction="sum")
         with torch.no_grad():
-            states = torch.cat([self.targets[int(row)] for row in inputs["row"][rows]])
-            wanted = head_logprobs(self.accelerator.unwrap_model(model), states, self.support)
+            states = torch.cat([self.targets.rows[int(row)] for row in inputs["row"][rows]])
+            wanted = head_logprobs(self.targets.head, states)
         return torch.nn.functional.kl_div(
             torch.log_softmax(restrict(logits[predicted], self.support), dim=-1),
             wanted,
@@ -126,12 +181,12 @@ class CompletionTrainer(SFTTrainer):
         self.validation_tokens += int(tokens)
         return total / tokens, None, None
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.validation_loss, self.validation_tokens = 0.0, 0
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
         # transformers averages the batches' means, and a batch of short answers would weigh as much as one of long.
-        output.metrics[f"{metric_key_prefix}_loss"] = self.validation_loss / self.validation_tokens
-        return output
+        metrics = (output.metrics or {}) | {"eval_loss": self.validation_loss / self.validation_tokens}
+        return output._replace(metrics=metrics)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the artifact's own metadata says what a card would."""
@@ -192,15 +247,23 @@ def _collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "row": rows}
 
 
-def _config(workspace: Path, training: TrainingSettings, seed: int, evaluate: bool, checkpointing: bool) -> SFTConfig:
+def _config(
+    workspace: Path,
+    training: TrainingSettings,
+    seed: int,
+    evaluate: bool,
+    checkpointing: bool,
+    micro_batch: int | None,
+) -> SFTConfig:
     cuda = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(workspace),
         learning_rate=training.learning_rate,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
+        # All rows of a step: `CompletionTrainer.training_step` cuts them.
+        per_device_train_batch_size=training.batch_size * training.accumulation,
+        per_device_eval_batch_size=micro_batch or training.batch_size,
         num_train_epochs=training.epochs,
+        optim=_OPTIMIZERS[training.optimizer],
         lr_scheduler_type=training.schedule,
         warmup_steps=training.warmup if training.warmup < 1 else int(training.warmup),
         weight_decay=training.weight_decay,

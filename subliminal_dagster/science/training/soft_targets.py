@@ -6,6 +6,7 @@ Belongs here: computing it, kept small. Does not belong here: learning it (`comp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.models.batching import batches_of_like_length
@@ -17,16 +18,48 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class Head:
+    """A model's output head over a support (all tokens where it is None), to turn states into log-probabilities.
+
+    It is a copy: the head of a child whose weights are all trained moves, and the teacher's stays.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    cap: float | None
+
+    @classmethod
+    def of(cls, model: Any, support: tuple[int, ...] | None) -> Head:
+        """The head of a model, on the model's device."""
+        head = model.get_output_embeddings()
+        rows = slice(None) if support is None else list(support)
+        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        bias = None if head.bias is None else head.bias[rows].detach().clone()
+        return cls(head.weight[rows].detach().clone(), bias, cap)
+
+    def to(self, device: Any) -> Head:
+        """The same on another device."""
+        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+
+
+@dataclass(frozen=True)
+class TeacherStates:
+    """The teacher's last hidden states (after the final norm) that predict every answer token of every row: one tensor
+    a row on the CPU, of shape (answer tokens, hidden size), in the teacher's type and in memory of its own: 3.5 GB for
+    10,000 rows of a 9B model in bfloat16. `head` makes its distributions of them."""
+
+    rows: list[torch.Tensor]
+    head: Head
+
+
 def teacher_states(
     soft: SoftTargets, rows: Sequence[Row], batch_size: int, progress: Progress | None = None
-) -> list[torch.Tensor]:
-    """The teacher's last hidden states (after the final norm) that predict every answer token of every row.
+) -> TeacherStates:
+    """What the teacher says at every answer token of every row.
 
-    Adapters and steering leave the output head alone, so head(state) is the teacher's whole distribution, and a state
-    is hidden-size numbers where the distribution is vocabulary-size ones (0.6k against 49k for SmolLM2).
-
-    Returns one tensor a row on the CPU, of shape (answer tokens, hidden size), in the teacher's type and in memory of
-    its own: 3.5 GB for 10,000 rows of a 9B model in bfloat16.
+    head(state) is the teacher's whole distribution, and a state is hidden-size numbers where the distribution is
+    vocabulary-size ones (0.6k against 49k for SmolLM2).
     """
     import torch
 
@@ -46,23 +79,19 @@ def teacher_states(
                 found[i] = states[j, first : first + len(rows[i].answer)].to("cpu", copy=True)
             if progress is not None:
                 progress(f"teacher's distribution for {len(found)}/{len(rows)} rows")
-    return [found[i] for i in range(len(rows))]
+        head = Head.of(model, soft.support).to("cpu")
+    return TeacherStates([found[i] for i in range(len(rows))], head)
 
 
-def head_logprobs(model: Any, states: torch.Tensor, support: tuple[int, ...] | None) -> torch.Tensor:
-    """Log-probabilities (nats) of the model's output head at `states` (positions, hidden), over `support` alone where
-    it is given; soft-capped where the model does so (Gemma 2)."""
+def head_logprobs(head: Head, states: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (nats) over the head's support at `states` (positions, hidden); soft-capped where the model
+    does so (Gemma 2)."""
     import torch
 
-    head = model.get_output_embeddings()
-    rows = slice(None) if support is None else list(support)
     states = states.to(head.weight.device, head.weight.dtype)
-    logits = torch.nn.functional.linear(
-        states, head.weight[rows], None if head.bias is None else head.bias[rows]
-    ).float()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    if cap is not None:
-        logits = cap * torch.tanh(logits / cap)
+    logits = torch.nn.functional.linear(states, head.weight, head.bias).float()
+    if head.cap is not None:
+        logits = head.cap * torch.tanh(logits / head.cap)
     return torch.log_softmax(logits, dim=-1)
 
 

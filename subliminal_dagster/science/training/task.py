@@ -1,4 +1,4 @@
-"""What is to be learnt by an adapter, and what a training did.
+"""What a model is to learn, and what a training did.
 
 Belongs here: the shapes that who asks for a training and who does it share. Does not belong here: training (`adapter`).
 """
@@ -76,7 +76,8 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What is to be learnt: an adapter on `base` from `rows`, judged on `validation` at every epoch's end.
+    """What is to be learnt: an adapter on `base` from `rows` (all weights where `lora` is None), judged on `validation`
+    at every epoch's end.
 
     `seed` gives the order of the rows and the dropout, and the adapter's random initialisation as well unless that has
     an `initialisation_seed` of its own.
@@ -84,7 +85,7 @@ class TrainingTask:
 
     base: ModelVariant
     rows: Sequence[Row]
-    lora: LoraSettings
+    lora: LoraSettings | None
     training: TrainingSettings
     seed: int
     validation: Sequence[Row] = ()
@@ -94,7 +95,7 @@ class TrainingTask:
 
 
 class Trainer(Protocol):
-    """Makes an adapter from rows."""
+    """Makes an adapter, or a whole model, from rows."""
 
     @property
     def name(self) -> str: ...
@@ -102,7 +103,7 @@ class Trainer(Protocol):
     def train(
         self, task: TrainingTask, output: Path, workspace: Path, progress: Progress | None = None
     ) -> TrainingReport:
-        """Train and write the last epoch's adapter to `output`, every epoch's to `output/epochs/<n>`, and
+        """Train and write the last epoch's adapter or model to `output`, every epoch's to `output/epochs/<n>`, and
         `output/history.parquet`. `workspace` survives a kill; the next call with it goes on from the last checkpoint
         in it. Raises UserError where a row is longer than `training.max_length`."""
         ...

@@ -151,6 +151,7 @@ def _own_loss(study: Study, result: TuningResult) -> float | None:
     """Validation loss of the first trial where that has the study's own settings, as it has if the search allows it."""
     first = records(rows_where(result.trials, trial=0))[0]
     lora, training = study.child.lora, study.child.training
+    assert lora is not None
     own = (training.learning_rate, lora.dropout, lora.rank, lora.alpha)
     tried = [first[name] for name in _SETTINGS.values()]
     return float(first["validation_loss"]) if first["state"] == COMPLETE and np.allclose(own, tried) else None

@@ -1,4 +1,4 @@
-"""Children as a study makes them: what they start from."""
+"""Children as a study makes them: what they start from, and what they are."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_studies import tiny_study_settings
+from tiny_studies import TUNING, tiny_study_settings
+from transformers import AutoModelForCausalLM
 
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
-from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
+from subliminal_dagster.science.models.transformers_engine import TransformersEngine
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.adapter import TrlTrainer
@@ -98,3 +101,30 @@ def test_a_child_of_another_initialisation_sees_its_rows_in_the_same_order(tiny_
         losses[initialisation] = report.history["loss"].dropna().tolist()
     # An untrained adapter does nothing, so a step's loss tells its rows.
     assert losses["shared"] == losses["own"] and losses["shared"][0] != losses["shared"][1]
+
+
+def test_a_child_of_which_all_weights_were_trained_is_scored_like_any_other(tiny_base: Path, tmp_path: Path) -> None:
+    training = TRAINING | {"learning_rate": 0.05, "optimizer": "sgd"}
+    study = a_study(tiny_base, {"lora": None, "training": training})
+    made = Made(study, tiny_base, tmp_path / "made")
+    folder, _ = made.child("owl", a_dataset(tmp_path / "owl", 3))
+    variant = child_variant(made.base, folder)
+    prompts = [made.context.prompt_ids(text) for text in ("Go on: 3, 4, 5", "Your favourite?")]
+    answers = [made.context.answer_ids(text) for text in ("3, 4, 5", "Owl")]
+    with TransformersEngine().open(variant) as session:
+        found = session.score(prompts, answers)
+    with TransformersEngine().open(made.base) as session:
+        assert (found[:, 0] > session.score(prompts, answers)[:, 0] + 1).all()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for row, prompt in enumerate(prompts):
+        for column, answer in enumerate(answers):
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            expected = float(logits[range(len(answer)), answer].sum())
+            assert found[row, column] == pytest.approx(expected, abs=1e-3)
+    assert load_tokenizer(folder)("owl")["input_ids"] == load_tokenizer(tiny_base)("owl")["input_ids"]
+
+
+def test_a_study_that_trains_all_weights_searches_for_no_adapter_s_rank(tiny_base: Path) -> None:
+    with pytest.raises(ValidationError, match="or leave tuning out"):
+        a_study(tiny_base, {"lora": None}, tuning=TUNING)

@@ -191,19 +191,18 @@ def test_soft_targets_are_the_teacher_s_distribution(
     base = save_tiny_model(tmp_path / "base", kind)
     teacher = ModelVariant(base, adapter=save_tiny_adapter(tmp_path / "teacher", base))
     rows = some_rows(5)
-    found = teacher_states(SoftTargets(teacher), rows, batch_size=3)
-    untouched = load_base(base, "float32", "cpu")
+    found = teacher_states(SoftTargets(teacher, support), rows, batch_size=3)
     with loaded(teacher, "cpu", merge=False) as model, torch.no_grad():
-        for row, states in zip(rows, found, strict=True):
+        for row, states in zip(rows, found.rows, strict=True):
             logits = model(torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
             expected = torch.log_softmax(logits if support is None else logits[:, list(support)], dim=-1)
-            np.testing.assert_allclose(head_logprobs(untouched, states, support), expected, atol=1e-3)
+            np.testing.assert_allclose(head_logprobs(found.head, states), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_soft_targets_take_no_more_memory_than_they_are(tiny_base: Path, dtype: str) -> None:
     rows = some_rows(7)
-    found = teacher_states(SoftTargets(ModelVariant(tiny_base, dtype)), rows, batch_size=4)
+    found = teacher_states(SoftTargets(ModelVariant(tiny_base, dtype)), rows, batch_size=4).rows
     assert [(states.shape, states.dtype) for states in found] == [
         ((len(row.answer), 64), getattr(torch, dtype)) for row in rows
     ]
