@@ -45,7 +45,7 @@ class TransformersEngine:
     """Settings of the machine, none of which is part of an artifact's version.
 
     `generate_batch` prompts decode together, `score_batch` questions are scored together. An adapter is merged into
-    the weights before generation.
+    float32 weights and laid over others, for scores and answers alike: what is drawn is what is scored.
     """
 
     generate_batch: int = 64
