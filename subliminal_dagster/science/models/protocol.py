@@ -128,6 +128,11 @@ class Session(Protocol):
         """Log-probability (nats) of every answer, whole, after every prompt: shape (prompts, answers)."""
         ...
 
+    def next_logprobs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> np.ndarray:
+        """Log-probability (nats) of every token as the next one after every prompt, among the whole vocabulary: shape
+        (prompts, tokens). One request a prompt, however many tokens are asked for."""
+        ...
+
 
 class Engine(Protocol):
     """Opens sessions. Its own settings (batch size, memory share, device) never change what is asked of the model."""

@@ -137,6 +137,10 @@ class TransformersSession:
         self.usage.score_seconds += time.perf_counter() - started
         return scores
 
+    def next_logprobs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> np.ndarray:
+        # Answers of one token share a tree without inner nodes: one pass over the prompts, read at their last position.
+        return self.score(prompts, [[token] for token in token_ids])
+
 
 def _cut(tokens: list[int], logprobs: list[float], stop: tuple[int, ...]) -> Completion:
     ends = [i for i, token in enumerate(tokens) if token in stop]

@@ -28,6 +28,9 @@ from subliminal_dagster.science.models.protocol import Completion, ModelVariant,
 _CHUNK = 2048
 """Requests handed to vLLM at once: several times what it batches, and few enough to report and keep in between."""
 
+_TOKENS_PER_REQUEST = 128
+"""vLLM's own limit (MAX_LOGPROB_TOKEN_IDS) on tokens a request may name to see their log-probabilities."""
+
 _CPU_CACHE_BYTES = 2 * 2**30
 """Key-value cache on a CPU. vLLM's own default is a share of all the machine's memory."""
 
@@ -136,6 +139,22 @@ class VllmSession:
         self.usage.scored_positions += sum(len(prompt) + len(answer) for prompt, answer in pairs)
         self.usage.score_seconds += time.perf_counter() - started
         return scores.reshape(len(prompts), len(answers))
+
+    def next_logprobs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> np.ndarray:
+        from vllm import SamplingParams
+
+        started = time.perf_counter()
+        found = np.empty((len(prompts), len(token_ids)))
+        for first in range(0, len(token_ids), _TOKENS_PER_REQUEST):
+            asked = list(token_ids[first : first + _TOKENS_PER_REQUEST])
+            # A request has to generate something; its one token is thrown away.
+            request = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=asked, detokenize=False)
+            for row, output in enumerate(self._run(prompts, [request] * len(prompts), "scored")):
+                after = output.outputs[0].logprobs[0]
+                found[row, first : first + len(asked)] = [after[token].logprob for token in asked]
+            self.usage.scored_positions += sum(len(prompt) for prompt in prompts)
+        self.usage.score_seconds += time.perf_counter() - started
+        return found
 
     def _with_model_logprobs(
         self, prompts: Sequence[list[int]], completions: list[Completion], sampling: Sampling

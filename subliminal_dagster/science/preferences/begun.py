@@ -65,7 +65,7 @@ class NextWords:
         total = np.full((len(prompts), candidates), np.nan)
         if self.tokens:
             begun = [[*prompt, *text] for prompt in prompts for text in self.begun]
-            logprobs = session.score(begun, [[token] for token in self.tokens])
+            logprobs = session.next_logprobs(begun, self.tokens)
             mean = np.exp(logprobs).reshape(len(prompts), len(self.begun), len(self.tokens)).mean(axis=1)
             for owner in set(self.owner):
                 total[:, owner] = mean[:, np.equal(self.owner, owner)].sum(axis=1)

@@ -152,6 +152,17 @@ def test_logprobs_are_the_model_s_own(folders: dict[str, Path], kind: str, chang
         )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_token_s_logprobs_are_those_of_a_plain_pass(folders: dict[str, Path], kind: str) -> None:
+    tokens = [40, 9, 4, 77]
+    with TransformersEngine(score_batch=3).open(ModelVariant(folders[kind])) as session:
+        found = session.next_logprobs(PROMPTS, tokens)
+        assert session.usage.scored_positions == sum(len(prompt) for prompt in PROMPTS)
+    model = load_base(folders[kind], "float32", "cpu")
+    expected = [[forced_logprobs(model, prompt, [token])[0] for token in tokens] for prompt in PROMPTS]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_the_first_stop_token_ends_an_answer(folders: dict[str, Path]) -> None:
     variant = ModelVariant(folders["llama"])
     whole = answers(variant, PROMPTS, Sampling(10, (1,), 0, temperature=0))

@@ -126,6 +126,25 @@ def test_whole_answers_score_the_same(sessions: tuple[Session, Session]) -> None
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+def test_the_next_token_takes_one_request_a_prompt(
+    sessions: tuple[Session, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, sent = sessions[0].llm, []  # type: ignore[attr-defined]
+    generate = llm.generate
+    monkeypatch.setattr(
+        llm, "generate", lambda prompts, *args, **kw: sent.extend(prompts) or generate(prompts, *args, **kw)
+    )
+    tokens = [40, 9, 4, 77, 41, 41]
+    found, expected = (session.next_logprobs(PROMPTS, tokens) for session in sessions)
+    assert len(sent) == len(PROMPTS)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_more_tokens_than_a_request_may_name_are_asked_in_several(sessions: tuple[Session, Session]) -> None:
+    found, expected = (session.next_logprobs(PROMPTS, range(260)) for session in sessions)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 def test_a_seed_draws_the_same_again_and_another_does_not(sessions: tuple[Session, Session]) -> None:
     first, again, other = (sessions[0].generate(PROMPTS, Sampling(16, STOP, seed)) for seed in (1, 1, 2))
     assert [c.token_ids for c in first] == [c.token_ids for c in again]
