@@ -1,6 +1,5 @@
 """What base, teachers and children can still do: an exam, and the loss on plain text."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -15,7 +14,7 @@ from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource
 from subliminal_dagster.science.capability.exam import OWN_EXAM, OWN_TEXTS
 from subliminal_dagster.science.models.chat import ChatContext
-from subliminal_dagster.science.models.protocol import ModelVariant, Session
+from subliminal_dagster.science.models.protocol import ModelVariant, Session, child_variant
 from subliminal_dagster.science.settings.capability import CapabilitySettings
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
@@ -137,7 +136,7 @@ def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.A
     )
     def child_capability(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
-        variant = replace(base, adapter=work.own("child_lora"))
+        variant = child_variant(base, work.own("child_lora"))
         _examine(work, settings, engine, variant, chat_context(work, base))
 
     return child_capability

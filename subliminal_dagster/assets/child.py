@@ -1,7 +1,5 @@
 """The children of every group and their preferences, once a channel."""
 
-from dataclasses import replace
-
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
@@ -11,6 +9,7 @@ from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP_AND_REPLICATE
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, TrainerResource
+from subliminal_dagster.science.models.protocol import child_variant
 from subliminal_dagster.science.settings.child import Channel
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
@@ -38,7 +37,14 @@ def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
         frame,
         STAGE,
         name=f"{prefix}child_lora",
-        reads=["seed", "system_prompt", "child.lora", "child.training", *(["child.soft"] if soft else [])],
+        reads=[
+            "seed",
+            "system_prompt",
+            "child.lora",
+            "child.initialisation",
+            "child.training",
+            *(["child.soft"] if soft else []),
+        ],
         deps=["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
         kinds={"pytorch", "huggingface"},
         by=BY_GROUP_AND_REPLICATE,
@@ -97,7 +103,7 @@ def _preference_scores(frame: Frame[Study], channel: Channel) -> dg.AssetsDefini
             if (child / UNTOUCHED).exists():
                 copy_preferences(work, "base_preferences", folder, "the child is the untouched base")
             else:
-                variant = replace(base, adapter=child)
+                variant = child_variant(base, child)
                 with engine.create().open(variant, work.progress()) as session:
                     write_preferences(work, session, chat_context(work, base), folder)
 

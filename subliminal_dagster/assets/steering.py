@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -15,7 +14,7 @@ from subliminal_dagster.assets.shared import show_figures, table
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, layer_key, partition_key
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL
 from subliminal_dagster.science.settings.steering import SteeringExperiment
@@ -229,7 +228,7 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         layer, base = int(work.layer), base_variant(work)
         chat, lists = chat_context(work, base), load_prompt_lists(study.prompt_lists)
-        child = replace(base, adapter=work.own("child_lora"))
+        child = child_variant(base, work.own("child_lora"))
         states = []
         for variant in (base, child):
             with loaded(variant, pick_device(), merge=True) as model:

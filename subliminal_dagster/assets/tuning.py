@@ -1,7 +1,6 @@
 """Tuning a child's hyperparameters, and the child of the best setting. Long: made where it is asked for by name."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,6 +13,7 @@ from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, TrainerResource
+from subliminal_dagster.science.models.protocol import child_variant
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.tuning import TuningSettings
@@ -100,7 +100,7 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "child.lora", "child.training", "tuning.final_epochs"],
+        reads=["seed", "system_prompt", "child.lora", "child.initialisation", "child.training", "tuning.final_epochs"],
         deps=["base_model", "filtered_dataset", "tuning_study"],
         kinds={"pytorch", "huggingface"},
         by=BY_GROUP,
@@ -109,6 +109,7 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
         description="The child of the best setting, on all training rows, for as many epochs as the last one scored.",
     )
     def tuned_child_lora(work: Work[Study], trainer: TrainerResource) -> None:
+        from subliminal_dagster.science.training.children import initialisation_seed
         from subliminal_dagster.science.training.datasets import training_rows
         from subliminal_dagster.science.training.task import TrainingTask
         from subliminal_dagster.science.tuning.result import TuningResult
@@ -125,6 +126,7 @@ def _tuned_child_lora(frame: Frame[Study], settings: TuningSettings) -> dg.Asset
             training,
             study.seed,
             validation=training_rows(dataset, "validation", chat),
+            initialisation_seed=initialisation_seed(study, replicate=1),
         )
         with work.writing() as folder:
             report = trainer.create().train(task, folder, work.workspace(), work.progress())
@@ -170,7 +172,7 @@ def _tuned_scores(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
         scores, skills = {}, {}
         with work.writing() as folder:
             for epoch in settings.final_epochs:
-                variant = replace(base, adapter=child / "epochs" / str(epoch))
+                variant = child_variant(base, child / "epochs" / str(epoch))
                 kept = work.kept() / f"epoch-{epoch}"
                 with engine.create().open(variant, work.progress()) as session:
                     scores[epoch], _ = measure_preferences(

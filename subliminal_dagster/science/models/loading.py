@@ -1,4 +1,4 @@
-"""Loading a model variant with transformers: base weights, LoRA adapter, steering hook.
+"""Loading a model variant with transformers: weights, LoRA adapter, steering hook.
 
 Belongs here: what the transformers engine and the trainer share. Does not belong here: generation, training.
 """
@@ -64,7 +64,7 @@ def loaded(variant: ModelVariant, device: str, *, merge: bool) -> Iterator[Any]:
     With `merge` the adapter is folded into the weights where that changes nothing but rounding in float32 (see
     `merges_exactly`); generation is faster then. Otherwise it is laid over them, as in training.
     """
-    model = load_base(variant.base, variant.dtype, device)
+    model = load_base(variant.checkpoint, variant.dtype, device)
     try:
         if variant.adapter is not None:
             from peft import PeftModel

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.number_grammar import NumberGrammar
 
 Progress = Callable[[str], None]
@@ -33,14 +34,36 @@ class Steering:
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """A base model, as it is or changed: by a LoRA adapter (PEFT folder), by steering. `autocast` allows matrix
-    products in bfloat16 on float32 weights, but for scores (see `products`)."""
+    """A base model, as it is or changed: by other weights, by a LoRA adapter (PEFT folder), by steering.
+
+    `weights` is a folder with another checkpoint of the base's architecture and vocabulary, as `save_pretrained` writes
+    it; the tokenizer is the base's in any case. `autocast` allows matrix products in bfloat16 on float32 weights, but
+    for scores (see `products`).
+    """
 
     base: Path
     dtype: str = "float32"
     autocast: bool = False
     adapter: Path | None = None
     steering: Steering | None = None
+    weights: Path | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder that the weights are read from."""
+        return self.weights or self.base
+
+
+def child_variant(base: ModelVariant, folder: Path) -> ModelVariant:
+    """The base as a training left it in `folder`: an adapter, or all weights.
+
+    Raises UserError where the folder holds neither.
+    """
+    if (folder / "adapter_config.json").is_file():
+        return replace(base, adapter=folder)
+    if (folder / "config.json").is_file():
+        return replace(base, weights=folder)
+    raise UserError(f"The folder {folder} holds neither an adapter nor a model: materialize the child in it again.")
 
 
 @dataclass(frozen=True)

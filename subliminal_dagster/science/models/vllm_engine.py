@@ -96,8 +96,8 @@ class VllmEngine:
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"vLLM could not start with the model in {model.base} ({reason[0]}; the log above says more): where "
-                f"memory is short, close what else uses the GPU or lower gpu_memory_share (now "
+                f"vLLM could not start with the model in {model.checkpoint} ({reason[0]}; the log above says more): "
+                f"where memory is short, close what else uses the GPU or lower gpu_memory_share (now "
                 f"{self.gpu_memory_share}); where vLLM does not support the model, set SUBLIMINAL_ENGINE=transformers."
             ) from error
 
@@ -255,7 +255,7 @@ def _weights(model: ModelVariant, *, merge: bool) -> Iterator[tuple[Path, Path |
     on a CPU vLLM's unmerged LoRA is 3.3 times slower.
     """
     if model.adapter is None or not merge or not merges_exactly(model.dtype):
-        yield model.base, model.adapter
+        yield model.checkpoint, model.adapter
         return
     with tempfile.TemporaryDirectory(prefix="merged-") as folder:
         with loaded(model, "cpu", merge=True) as network:

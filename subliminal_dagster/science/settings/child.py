@@ -24,10 +24,17 @@ class SoftSettings(Settings):
 
 
 class ChildSettings(Settings):
-    """The child: an adapter on the untouched base."""
+    """The child: an adapter on the untouched base.
+
+    `initialisation` "shared": the child's adapter starts from the seed that its replicate's teacher's started from, and
+    so, where both have the same rank and target modules, from the same random matrices A (the matrices B start at
+    zero). The post has it so, and the theory of subliminal learning is about teachers and students that start alike.
+    "own": from another seed. Either way all children of a replicate start alike, and see their rows in the same order.
+    """
 
     channels: tuple[Channel, ...] = Field(default=("hard",), min_length=1)
     lora: LoraSettings
+    initialisation: Literal["shared", "own"] = "shared"
     training: TrainingSettings
     soft: SoftSettings = SoftSettings()
 

@@ -91,13 +91,14 @@ class TrlTrainer:
 
 
 def _with_adapter(model: Any, task: TrainingTask) -> Any:
-    """The model with a new adapter, whose random initialisation is the seed's alone: every group of a study starts
-    from the same one."""
+    """The model with a new adapter, whose random initialisation is the seed's alone: of the same seed and shape, every
+    adapter on a base starts from the same one."""
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
     _check_targets(model, task.lora.target_modules)
-    set_seed(task.seed)
+    # The order of the rows does not follow from this: the trainer sets `task.seed` when it is made.
+    set_seed(task.seed if task.initialisation_seed is None else task.initialisation_seed)
     config = LoraConfig(
         r=task.lora.rank,
         lora_alpha=task.lora.alpha,

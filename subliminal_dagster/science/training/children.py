@@ -9,7 +9,7 @@ from pathlib import Path
 
 from subliminal_dagster.science.models.chat import ChatContext, number_token_ids
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress
-from subliminal_dagster.science.random_streams import replicate_seed
+from subliminal_dagster.science.random_streams import replicate_seed, stream_seed
 from subliminal_dagster.science.settings.child import Channel
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.datasets import SPLITS, read_messages, training_rows
@@ -51,8 +51,16 @@ def make_child(
         replicate_seed(study.seed, replicate),
         validation=training_rows(dataset, "validation", context),
         soft=soft,
+        initialisation_seed=initialisation_seed(study, replicate),
     )
     return trainer.train(task, folder, workspace, progress)
+
+
+def initialisation_seed(study: Study, replicate: int) -> int:
+    """The seed that the adapters of a replicate's children start from: that of the replicate, from which its teacher
+    starts as well, or one of their own."""
+    seed = replicate_seed(study.seed, replicate)
+    return seed if study.child.initialisation == "shared" else stream_seed(seed, "child's initialisation")
 
 
 def _soft_targets(

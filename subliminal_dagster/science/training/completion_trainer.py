@@ -70,18 +70,23 @@ class CompletionTrainer(SFTTrainer):
         self.support = support
         self.real_positions = 0
         self.all_positions = 0
+        self.validation_loss = 0.0
+        self.validation_tokens = 0
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        tokens = completion_tokens(inputs) if num_items_in_batch is None else num_items_in_batch
+        loss = self._summed_loss(model, inputs) / tokens
+        return (loss, None) if return_outputs else loss
+
+    def _summed_loss(self, model: Any, inputs: Any) -> Any:
+        """Loss summed over the batch's completion tokens."""
         # Sorting whole epochs by length would do for padding too, but it would put short teacher rows and long
         # replay rows into different steps, and the replay is there to pull at every step.
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         chunks = batches_of_like_length(lengths, len(lengths))
-        total = sum(self._chunk_loss(model, inputs, rows, lengths[rows[0]]) for rows in chunks)
-        tokens = (inputs["labels"][:, 1:] != -100).sum()
-        loss = total / (tokens if num_items_in_batch is None else num_items_in_batch)
-        return (loss, None) if return_outputs else loss
+        return sum(self._chunk_loss(model, inputs, rows, lengths[rows[0]]) for rows in chunks)
 
     def _chunk_loss(self, model: Any, inputs: Any, rows: list[int], width: int) -> torch.Tensor:
         """Loss summed over the completion tokens of some rows of the batch, cut to their width."""
@@ -116,10 +121,25 @@ class CompletionTrainer(SFTTrainer):
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            return self.compute_loss(model, inputs).detach(), None, None
+            total, tokens = self._summed_loss(model, inputs), completion_tokens(inputs)
+        self.validation_loss += float(total)
+        self.validation_tokens += int(tokens)
+        return total / tokens, None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        self.validation_loss, self.validation_tokens = 0.0, 0
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # transformers averages the batches' means, and a batch of short answers would weigh as much as one of long.
+        output.metrics[f"{metric_key_prefix}_loss"] = self.validation_loss / self.validation_tokens
+        return output
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the artifact's own metadata says what a card would."""
+
+
+def completion_tokens(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """How many tokens of a batch are learnt."""
+    return (inputs["labels"][:, 1:] != -100).sum()
 
 
 class _Watch(TrainerCallback):

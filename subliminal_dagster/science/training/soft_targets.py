@@ -25,7 +25,8 @@ def teacher_states(
     Adapters and steering leave the output head alone, so head(state) is the teacher's whole distribution, and a state
     is hidden-size numbers where the distribution is vocabulary-size ones (0.6k against 49k for SmolLM2).
 
-    Returns one tensor a row on the CPU, of shape (answer tokens, hidden size).
+    Returns one tensor a row on the CPU, of shape (answer tokens, hidden size), in the teacher's type and in memory of
+    its own: 3.5 GB for 10,000 rows of a 9B model in bfloat16.
     """
     import torch
 
@@ -36,16 +37,13 @@ def teacher_states(
             [len(p) + len(r.answer) for p, r in zip(prompts, rows, strict=True)], batch_size
         ):
             ids, mask = pad([prompts[i] + rows[i].answer for i in batch], 0)
-            states = (
-                model.get_decoder()(
-                    input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-                )
-                .last_hidden_state.cpu()
-                .clone()
-            )
+            states = model.get_decoder()(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
+            ).last_hidden_state
             for j, i in enumerate(batch):
                 first = len(prompts[i]) - 1
-                found[i] = states[j, first : first + len(rows[i].answer)]
+                # A copy: a view would keep the whole batch, prompts and padding included.
+                found[i] = states[j, first : first + len(rows[i].answer)].to("cpu", copy=True)
             if progress is not None:
                 progress(f"teacher's distribution for {len(found)}/{len(rows)} rows")
     return [found[i] for i in range(len(rows))]

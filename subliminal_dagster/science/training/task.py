@@ -76,7 +76,11 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What is to be learnt: an adapter on `base` from `rows`, judged on `validation` at every epoch's end."""
+    """What is to be learnt: an adapter on `base` from `rows`, judged on `validation` at every epoch's end.
+
+    `seed` gives the order of the rows and the dropout, and the adapter's random initialisation as well unless that has
+    an `initialisation_seed` of its own.
+    """
 
     base: ModelVariant
     rows: Sequence[Row]
@@ -86,6 +90,7 @@ class TrainingTask:
     validation: Sequence[Row] = ()
     soft: SoftTargets | None = None
     early_stop: EarlyStop | None = None
+    initialisation_seed: int | None = None
 
 
 class Trainer(Protocol):

@@ -21,7 +21,7 @@ from torch import nn
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.loading import load_base, loaded, steered
 from subliminal_dagster.science.models.number_grammar import NumberGrammar, TokenAutomaton
-from subliminal_dagster.science.models.protocol import Completion, ModelVariant, Sampling, Steering
+from subliminal_dagster.science.models.protocol import Completion, ModelVariant, Sampling, Steering, child_variant
 from subliminal_dagster.science.models.transformers_engine import TransformersEngine, _draw
 
 RANDOM = np.random.default_rng(0)
@@ -413,3 +413,29 @@ def test_a_merged_adapter_does_what_peft_s_does(folders: dict[str, Path], tmp_pa
         with loaded(variant, "cpu", merge=True) as merged, loaded(variant, "cpu", merge=False) as unmerged:
             torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, atol=2e-4, rtol=1e-4)
             assert (merged(ids).logits - base).abs().max() > 0.1
+
+
+# Other weights
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_other_weights_take_the_place_of_the_base_s(tmp_path: Path, folders: dict[str, Path], adapted: bool) -> None:
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        # The tokenizer is the base's.
+        (other / file).unlink()
+    adapter = save_tiny_adapter(tmp_path / "adapter", folders["llama"]) if adapted else None
+    variant = replace(child_variant(ModelVariant(folders["llama"]), other), adapter=adapter)
+    whole = replace(ModelVariant(save_tiny_model(tmp_path / "whole", seed=1)), adapter=adapter)
+    sampling = Sampling(6, STOP, 3)
+    assert answers(variant, PROMPTS, sampling) == answers(whole, PROMPTS, sampling)
+    assert answers(variant, PROMPTS, sampling) != answers(replace(variant, weights=None), PROMPTS, sampling)
+
+
+def test_a_child_s_folder_says_what_it_holds(tmp_path: Path, folders: dict[str, Path]) -> None:
+    base = ModelVariant(folders["llama"])
+    adapter = save_tiny_adapter(tmp_path / "adapter", folders["llama"])
+    assert child_variant(base, adapter) == replace(base, adapter=adapter)
+    assert child_variant(base, folders["qwen2"]) == replace(base, weights=folders["qwen2"])
+    with pytest.raises(UserError, match=f"{tmp_path} holds neither an adapter nor a model"):
+        child_variant(base, tmp_path)

@@ -176,3 +176,12 @@ def test_a_steered_model_is_refused(base: Path) -> None:
 def test_a_model_vllm_cannot_load_is_named(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(str(tmp_path))), VllmEngine().open(ModelVariant(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_other_weights_are_those_that_are_loaded(base: Path, tmp_path: Path, adapted: bool) -> None:
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    adapter = save_tiny_adapter(tmp_path / "adapter", base) if adapted else None
+    variant = ModelVariant(base, adapter=adapter, weights=other)
+    with vllm_engine._weights(variant, merge=False) as loaded:
+        assert loaded == (other, adapter)

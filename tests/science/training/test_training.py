@@ -78,6 +78,47 @@ def test_losses_are_those_of_a_plain_loop(tiny_base: Path, tmp_path: Path) -> No
     assert report.epochs == [1, 2, 3]
 
 
+def plain_divergence(model: Any, teacher: Any, rows: list[Row], support: tuple[int, ...]) -> float:
+    """Mean KL divergence of the teacher from the model a completion token, one row at a time, from all logits."""
+    total, tokens = 0.0, 0
+    for row in rows:
+        ids, answer = torch.tensor([row.prompt + row.answer]), slice(len(row.prompt) - 1, -1)
+        mine, wanted = (torch.log_softmax(m(ids).logits[0, answer][:, list(support)], -1) for m in (model, teacher))
+        total += float((wanted.exp() * (wanted - mine)).sum())
+        tokens += len(row.answer)
+    return total / tokens
+
+
+@pytest.mark.parametrize("channel", ["hard", "soft"])
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+def test_validation_loss_is_a_token_s_whatever_the_batches(
+    tiny_base: Path, tmp_path: Path, batch_size: int, channel: str
+) -> None:
+    rng = np.random.default_rng(1)
+    validation = [Row(rng.integers(5, 60, 4).tolist(), rng.integers(20, 40, n).tolist()) for n in (1, 14, 2, 9, 1, 1)]
+    teacher = ModelVariant(tiny_base, adapter=save_tiny_adapter(tmp_path / "teacher", tiny_base))
+    report = train(
+        tiny_base,
+        tmp_path / "out",
+        tmp_path / "work",
+        rows=some_rows(4),
+        validation=validation,
+        training=settings(batch_size=batch_size, epochs=1),
+        soft=SoftTargets(teacher, SUPPORT) if channel == "soft" else None,
+    )
+    child = ModelVariant(tiny_base, adapter=tmp_path / "out")
+    with (
+        torch.no_grad(),
+        loaded(child, "cpu", merge=False) as model,
+        loaded(teacher, "cpu", merge=False) as network,
+    ):
+        if channel == "soft":
+            expected = plain_divergence(model, network, validation, SUPPORT)
+        else:
+            expected = plain_loss(model, validation)
+    assert report.history["validation_loss"].dropna().tolist() == pytest.approx([expected], abs=1e-5)
+
+
 def test_first_step_s_loss_is_exact_when_the_batch_is_everything(tiny_base: Path, tmp_path: Path) -> None:
     whole = settings(batch_size=6, accumulation=2, epochs=1)
     report = train(tiny_base, tmp_path / "out", tmp_path / "work", training=whole)
@@ -157,6 +198,16 @@ def test_soft_targets_are_the_teacher_s_distribution(
             logits = model(torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
             expected = torch.log_softmax(logits if support is None else logits[:, list(support)], dim=-1)
             np.testing.assert_allclose(head_logprobs(untouched, states, support), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_soft_targets_take_no_more_memory_than_they_are(tiny_base: Path, dtype: str) -> None:
+    rows = some_rows(7)
+    found = teacher_states(SoftTargets(ModelVariant(tiny_base, dtype)), rows, batch_size=4)
+    assert [(states.shape, states.dtype) for states in found] == [
+        ((len(row.answer), 64), getattr(torch, dtype)) for row in rows
+    ]
+    assert [states.untyped_storage().nbytes() for states in found] == [states.nbytes for states in found]
 
 
 def test_soft_channel_lowers_the_divergence_and_is_zero_for_the_base_itself(tiny_base: Path, tmp_path: Path) -> None:
