@@ -415,6 +415,17 @@ def test_a_merged_adapter_does_what_peft_s_does(folders: dict[str, Path], tmp_pa
             assert (merged(ids).logits - base).abs().max() > 0.1
 
 
+def test_several_models_are_opened_in_turn_each_as_by_itself(folders: dict[str, Path], tmp_path: Path) -> None:
+    base = ModelVariant(folders["llama"])
+    adapters = [save_tiny_adapter(tmp_path / str(seed), folders["llama"], seed=seed) for seed in (1, 2)]
+    variants = [replace(base, adapter=adapters[0]), base, replace(base, adapter=adapters[1])]
+    sampling = Sampling(6, STOP, 3)
+    with TransformersEngine().open_each(variants) as sessions:
+        found = [session.generate(PROMPTS, sampling) for session in sessions]
+    assert found == [answers(variant, PROMPTS, sampling) for variant in variants]
+    assert found[0] != found[1] != found[2] != found[0]
+
+
 # Other weights
 
 
