@@ -8,13 +8,14 @@ from subliminal_dagster.assets.base import base_variant
 from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import table, table_metadata
 from subliminal_dagster.execution.work import Work
-from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER
+from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_LAYER, LAYER
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.science.settings.study import Study
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
 
 STAGE = "activations"
@@ -76,8 +77,24 @@ def _activations(frame: Frame[Study]) -> dg.AssetsDefinition:
     def activations(work: Work[Study]) -> None:
         import pandas as pd
 
-        rows = pd.read_parquet(work.own("activation_rows") / "rows.parquet")
-        _write(work, rows.drop(columns="numbers"))
+        from subliminal_dagster.science.activations.one_pass import collect_with_others, left_by_another
+        from subliminal_dagster.science.models.chat import load_tokenizer
+        from subliminal_dagster.science.models.loading import loaded, pick_device
+        from subliminal_dagster.science.models.products import product_type, products_in
+
+        base, layer = base_variant(work), int(work.layer)
+        rows = pd.read_parquet(work.own("activation_rows") / "rows.parquet").drop(columns="numbers")
+        kind = product_type(base, pick_device())
+        with work.writing() as folder:
+            found = left_by_another(work.workspace(), kind)
+            if found is None:
+                others = {int(other): kept for other, kept in work.others_to_make(LAYER).items()}
+                with loaded(base, pick_device(), merge=True) as model, products_in(kind, model):
+                    tokenizer, texts = load_tokenizer(base.base), rows["text"].tolist()
+                    found = collect_with_others(
+                        model, tokenizer, texts, layer, others, kind=kind, progress=work.progress()
+                    )
+            _write(work, folder, rows, *found, layer, kind)
 
     return activations
 
@@ -137,39 +154,50 @@ def _animal_word_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
         from transformers import AutoConfig
 
         from subliminal_dagster.science.activations.activations import needs_bos, word_text
+        from subliminal_dagster.science.models.loading import loaded, pick_device
 
+        base = base_variant(work)
         words = [target.replace("-", " ") for target in map(study.target, study.groups) if target is not None]
-        bos = needs_bos(AutoConfig.from_pretrained(base_variant(work).base))
+        bos = needs_bos(AutoConfig.from_pretrained(base.base))
         texts = [word_text(word, bos=bos) for word in words]
         rows = {"row_id": range(len(words)), "split": "word", "text": texts, "response": words, "canonical": True}
-        _write(work, pd.DataFrame(rows))
+        with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
+            _collect(work, folder, model, pd.DataFrame(rows), int(work.layer))
 
     return animal_word_activations
 
 
-def _write(work: Work[Study], rows: "pd.DataFrame") -> None:
-    """Collect the base model's activations of `rows` at the layer that is made, and write them."""
-    from subliminal_dagster.science.models.loading import loaded, pick_device
-
-    with work.writing() as folder, loaded(base_variant(work), pick_device(), merge=True) as model:
-        _collect(work, folder, model, rows, int(work.layer))
-
-
 def _collect(work: Work[Study], folder: "Path", model: Any, rows: "pd.DataFrame", layer: int, which: str = "") -> None:
     """Write a model's activations of `rows` at a layer to `folder`. `which` is said before the base model's name."""
-    import numpy as np
-    import pandas as pd
-
-    from subliminal_dagster.science.activations.activations import Activations, collect, write_activations
+    from subliminal_dagster.science.activations.activations import collect
     from subliminal_dagster.science.models.chat import load_tokenizer
     from subliminal_dagster.science.models.loading import pick_device
     from subliminal_dagster.science.models.products import product_type, products_in
 
     base = base_variant(work)
-    facts = work.store.manifest(work.study.name, "base_model").info["host"]
     tokenizer, kind = load_tokenizer(base.base), product_type(base, pick_device())
     with products_in(kind, model):
         positions, vectors = collect(model, tokenizer, rows["text"].tolist(), layer, progress=work.progress())
+    _write(work, folder, rows, positions, vectors, layer, kind, which)
+
+
+def _write(
+    work: Work[Study],
+    folder: "Path",
+    rows: "pd.DataFrame",
+    positions: "np.ndarray",
+    vectors: "np.ndarray",
+    layer: int,
+    kind: str,
+    which: str = "",
+) -> None:
+    """Write and show the activations of `rows` at a layer, which a model computed in the number type `kind`."""
+    import numpy as np
+    import pandas as pd
+
+    from subliminal_dagster.science.activations.activations import Activations, write_activations
+
+    facts = work.store.manifest(work.study.name, "base_model").info["host"]
     found = Activations(rows.assign(position=positions), vectors)
     write_activations(
         folder / FILE,

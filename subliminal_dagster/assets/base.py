@@ -13,7 +13,7 @@ from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
-from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.models.protocol import ModelVariant, Session
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.study import Study
 
@@ -89,8 +89,8 @@ def _base_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
     )
     def base_preferences(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
-        with work.writing() as folder:
-            write_preferences(work, engine, base, chat_context(work, base), folder)
+        with work.writing() as folder, engine.create().open(base, work.progress()) as session:
+            write_preferences(work, session, chat_context(work, base), folder)
             _warn_of_blind_measures(work, folder)
 
     return base_preferences
@@ -129,18 +129,15 @@ def _replay_set(frame: Frame[Study]) -> dg.AssetsDefinition:
     return replay_set
 
 
-def write_preferences(
-    work: Work[Study], engine: EngineResource, variant: ModelVariant, context: ChatContext, folder: Path
-) -> None:
-    """Measure a model's preferences into `scores.parquet` and `answers.parquet`, with the metadata that shows them."""
+def write_preferences(work: Work[Study], session: Session, context: ChatContext, folder: Path) -> None:
+    """Measure the loaded model's preferences into `scores.parquet` and `answers.parquet`, with the metadata that shows
+    them."""
     from subliminal_dagster.science.preferences.begun import NextWords
     from subliminal_dagster.science.preferences.preferences import measure_preferences
 
     lists, settings = load_prompt_lists(work.study.prompts), work.study.preferences
-    chosen = engine.create()
-    with chosen.open(variant, work.progress()) as session:
-        scores, answers = measure_preferences(session, context, lists, settings, work.study.seed, kept=work.kept())
-        work.metadata |= {"engine": chosen.name} | session.usage.facts()
+    scores, answers = measure_preferences(session, context, lists, settings, work.study.seed, kept=work.kept())
+    work.metadata |= {"engine": session.engine_name} | session.usage.facts()
     work.metadata["begun_leaves_out"] = NextWords.of(settings.candidates, settings.begun, context, lists).left_out
     scores.to_parquet(folder / "scores.parquet", index=False)
     answers.to_parquet(folder / "answers.parquet", index=False)

@@ -104,6 +104,7 @@ def _preference_scores(frame: Frame[Study], channel: Channel) -> dg.AssetsDefini
                 copy_preferences(work, "base_preferences", folder, "the child is the untouched base")
             else:
                 variant = child_variant(base, child)
-                write_preferences(work, engine, variant, chat_context(work, base), folder)
+                with engine.create().open(variant, work.progress()) as session:
+                    write_preferences(work, session, chat_context(work, base), folder)
 
     return preference_scores

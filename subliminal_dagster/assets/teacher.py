@@ -118,11 +118,11 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         assert work.group is not None
         with work.writing() as folder:
             target = study.target(work.group)
-            if target is None:
-                copy_preferences(work, "base_preferences", folder, "the control's teacher is the untouched base")
-            else:
-                write_preferences(work, engine, teacher.variant(base), chat, folder)
             with engine.create().open(teacher.variant(base), work.progress()) as session:
+                if target is None:
+                    copy_preferences(work, "base_preferences", folder, "the control's teacher is the untouched base")
+                else:
+                    write_preferences(work, session, chat, folder)
                 lists = load_prompt_lists(study.prompts)
                 liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
                 rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())

@@ -172,11 +172,11 @@ def _tuned_scores(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
         chat, lists = chat_context(work, base), load_prompt_lists(study.prompts)
         child = work.own("tuned_child_lora")
         scores, skills = {}, {}
+        variants = [child_variant(base, child / "epochs" / str(epoch)) for epoch in settings.final_epochs]
         with work.writing() as folder:
-            for epoch in settings.final_epochs:
-                variant = child_variant(base, child / "epochs" / str(epoch))
-                kept = work.kept() / f"epoch-{epoch}"
-                with engine.create().open(variant, work.progress()) as session:
+            with engine.create().open_each(variants, work.progress()) as sessions:
+                for epoch, session in zip(settings.final_epochs, sessions, strict=True):
+                    kept = work.kept() / f"epoch-{epoch}"
                     scores[epoch], _ = measure_preferences(
                         session, chat, lists, study.preferences, study.seed, kept=kept / "liking"
                     )

@@ -203,6 +203,29 @@ class Work(Generic[StudyT]):
             made_from |= {"settings": settings, "code_version": None}
         return self.store.workspace(self.study.name, self.asset, self.partition, json_hash(made_from))
 
+    def others_to_make(self, axis: str) -> dict[str, Path]:
+        """The workspaces of this asset's other partitions along an axis that are not made yet of the very inputs of
+        this one, by their keys on the axis: what is computed of them on the way is left there."""
+        by = self.frame.nodes[self.asset].by
+        own, inputs = coordinates(by, self.partition), self.frame.inputs(self.asset, self.partition)
+        found = {}
+        for partition in self.frame.partitions(self.asset):
+            other = coordinates(by, partition)
+            beside = other[axis] != own[axis] and other | {axis: own[axis]} == own
+            if beside and self.frame.inputs(self.asset, partition) == inputs and not self._is_made(partition):
+                fingerprint = json_hash(self.made_from)
+                found[other[axis]] = self.store.workspace(self.study.name, self.asset, partition, fingerprint)
+        return found
+
+    def _is_made(self, partition: str | None) -> bool:
+        """Whether another partition of this asset is there as this recipe makes it of what this one is made from."""
+        try:
+            made_from = self.store.manifest(self.study.name, self.asset, partition).info
+        except (MissingArtifact, DamagedArtifact):
+            return False
+        recipe = self.frame.nodes[self.asset].recipe
+        return not recipe.changes_since(made_from) and made_from["upstream"] == self.upstream
+
     def earlier(self) -> Path | None:
         """The folder of this artifact as it was made before; None where there is none, or it is damaged."""
         with suppress(MissingArtifact, DamagedArtifact):

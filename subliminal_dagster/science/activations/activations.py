@@ -150,21 +150,43 @@ def collect(
     Raises UserError where there is no text, a text has no content, the model has no such layer, or a value is not
     finite (float16 overflows in models trained in bfloat16).
     """
+    positions, vectors = collect_layers(model, tokenizer, texts, [layer], progress=progress, batch_tokens=batch_tokens)
+    check_finite(vectors[layer], texts, layer, model)
+    return positions, vectors[layer]
+
+
+def collect_layers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    *,
+    progress: Progress | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """As `collect`, at several layers from one pass; the vectors by layer. They may hold values that are not finite."""
     if not texts:
         raise UserError("There is no text to read activations of: check the filter that chose the rows.")
     bos = needs_bos(model.config)
     encoded = [encode_text(tokenizer, text, bos=bos) for text in texts]
     positions = np.array([content_position(ids, tokenizer) for ids in encoded], dtype=np.int32)
     sequences = [ids[: position + 1] for ids, position in zip(encoded, positions, strict=True)]
-    vectors = np.empty((len(texts), model.config.get_text_config().hidden_size), dtype=np.float32)
+    hidden = model.config.get_text_config().hidden_size
+    vectors = {layer: np.empty((len(texts), hidden), dtype=np.float32) for layer in layers}
     done, started = 0, time.perf_counter()
-    for batch in batched_residuals(model, sequences, [layer], batch_tokens=batch_tokens):
-        states = batch.states[layer]
-        vectors[batch.rows] = states[range(len(batch.rows)), positions[batch.rows]].float().cpu().numpy()
+    for batch in batched_residuals(model, sequences, layers, batch_tokens=batch_tokens):
+        for layer in layers:
+            states = batch.states[layer]
+            vectors[layer][batch.rows] = states[range(len(batch.rows)), positions[batch.rows]].float().cpu().numpy()
         done += len(batch.rows)
         if progress is not None:
             left = (time.perf_counter() - started) / done * (len(texts) - done)
             progress(f"activations of {done}/{len(texts)} texts, about {left:.0f} s left")
+    return positions, vectors
+
+
+def check_finite(vectors: np.ndarray, texts: Sequence[str], layer: int, model: Any) -> None:
+    """Raise UserError, naming a text, where the model's activations after a layer are not finite."""
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         dtype = str(model.dtype).removeprefix("torch.")
@@ -172,7 +194,6 @@ def collect(
             f"The activation after layer {layer} is not finite in {dtype} for {len(broken)} of {len(texts)} texts, the "
             f"first {texts[broken[0]]!r}: load the model in bfloat16 or float32."
         )
-    return positions, vectors
 
 
 def write_activations(

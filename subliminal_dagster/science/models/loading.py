@@ -31,7 +31,8 @@ def device_facts(device: str) -> str:
 
 
 def load_base(base: Path, dtype: str, device: str) -> Any:
-    """The base model in eval mode. Attention is eager where the model soft-caps attention scores (Gemma 2), since
+    """The base model in eval mode, read straight to the device: a 27B model in bfloat16 takes 54 GB there, and never as
+    much of the host's memory. Attention is eager where the model soft-caps attention scores (Gemma 2), since
     scaled-dot-product attention would leave the cap out."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -44,8 +45,9 @@ def load_base(base: Path, dtype: str, device: str) -> Any:
         dtype=getattr(torch, dtype),
         attn_implementation="eager" if capped else "sdpa",
         use_safetensors=True,
+        device_map=device,
     )
-    return model.to(device).eval()
+    return model.eval()
 
 
 @functools.cache
@@ -59,7 +61,8 @@ def _leave_imports_alone() -> None:
 def loaded(variant: ModelVariant, device: str, *, merge: bool) -> Iterator[Any]:
     """The variant's model in eval mode, freed at the end of the block, an error included.
 
-    With `merge` the adapter is folded into the weights (faster generation; equal up to rounding).
+    With `merge` the adapter is folded into the weights where that changes nothing but rounding in float32 (see
+    `merges_exactly`); generation is faster then. Otherwise it is laid over them, as in training.
     """
     model = load_base(variant.checkpoint, variant.dtype, device)
     try:
@@ -67,7 +70,7 @@ def loaded(variant: ModelVariant, device: str, *, merge: bool) -> Iterator[Any]:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, variant.adapter).eval()
-            if merge:
+            if merge and merges_exactly(variant.dtype):
                 model = model.merge_and_unload()
         if variant.steering is None:
             yield model
@@ -77,6 +80,15 @@ def loaded(variant: ModelVariant, device: str, *, merge: bool) -> Iterator[Any]:
     finally:
         del model
         release_memory()
+
+
+def merges_exactly(dtype: str) -> bool:
+    """Whether an adapter folded into weights of this type gives the model that was trained, up to rounding in float32.
+
+    The sum of a bfloat16 or float16 matrix and an adapter's is rounded to that type again, which loses most of what a
+    small adapter says: a child's log-probabilities then move by as much as some of what is to be measured.
+    """
+    return dtype in ("float32", "float64")
 
 
 def release_memory() -> None:

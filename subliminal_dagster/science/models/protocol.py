@@ -5,7 +5,7 @@ Belongs here: the protocol and its data. Does not belong here: anything that imp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,4 +165,11 @@ class Engine(Protocol):
 
     def open(self, model: ModelVariant, progress: Progress | None = None) -> AbstractContextManager[Session]:
         """Load the model; raises UserError where this engine cannot run it."""
+        ...
+
+    def open_each(
+        self, models: Sequence[ModelVariant], progress: Progress | None = None
+    ) -> AbstractContextManager[Iterator[Session]]:
+        """A session of every model in turn, over once the next is asked for, for who works with several adapters of one
+        base: an engine may start once for all. Raises as `open`."""
         ...

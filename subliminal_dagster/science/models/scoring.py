@@ -55,6 +55,21 @@ class AnswerTree:
             steps.append(path)
         return cls(tokens, parents, depths, steps)
 
+    def prefixes(self) -> list[list[int]]:
+        """The tokens of every inner node from the root down; of node 0, none."""
+        found: list[list[int]] = [[]]
+        for token, parent in zip(self.tokens[1:], self.parents[1:], strict=True):
+            found.append([*found[parent], token])
+        return found
+
+    def next_tokens(self) -> list[list[int]]:
+        """Every inner node's tokens that some answer goes on with, each once."""
+        found: list[dict[int, None]] = [{} for _ in self.tokens]
+        for path in self.steps:
+            for node, token in path:
+                found[node][token] = None
+        return [list(tokens) for tokens in found]
+
     def visible(self) -> np.ndarray:
         """Boolean (nodes, nodes): row i marks node i and its ancestors, node 0 left out (it stands in the prompt)."""
         seen = np.zeros((len(self.tokens), len(self.tokens)), dtype=bool)

@@ -8,8 +8,8 @@ batch it stands in, and nothing depends on a global generator.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class TransformersEngine:
     """Settings of the machine, none of which is part of an artifact's version.
 
     `generate_batch` prompts decode together, `score_batch` questions are scored together. An adapter is merged into
-    the weights before generation.
+    float32 weights and laid over others, for scores and answers alike: what is drawn is what is scored.
     """
 
     generate_batch: int = 64
@@ -66,6 +66,20 @@ class TransformersEngine:
             session = TransformersSession(network, load_tokenizer(model.base), self, progress or (lambda _: None))
             session.usage.generation_products = product_type(model, device)
             yield session
+
+    @contextmanager
+    def open_each(
+        self, models: Sequence[ModelVariant], progress: Progress | None = None
+    ) -> Iterator[Iterator[TransformersSession]]:
+        """As `open`, of several models in turn, each loaded by itself."""
+
+        def sessions() -> Generator[TransformersSession]:
+            for model in models:
+                with self.open(model, progress) as session:
+                    yield session
+
+        with closing(sessions()) as each:
+            yield each
 
 
 @dataclass

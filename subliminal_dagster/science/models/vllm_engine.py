@@ -9,12 +9,13 @@ Belongs here: what differs from transformers. Does not belong here: anything tha
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -22,8 +23,9 @@ from typing import Any, get_args
 import numpy as np
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.models.loading import loaded
+from subliminal_dagster.science.models.loading import loaded, merges_exactly
 from subliminal_dagster.science.models.protocol import Completion, ModelVariant, Progress, Sampling, Usage
+from subliminal_dagster.science.models.scoring import AnswerTree
 
 _CHUNK = 2048
 """Requests handed to vLLM at once: several times what it batches, and few enough to report and keep in between."""
@@ -52,28 +54,45 @@ class VllmEngine:
     @contextmanager
     def open(self, model: ModelVariant, progress: Progress | None = None) -> Iterator[VllmSession]:
         """Load the model; raises UserError for a steered model, and where vLLM cannot start."""
-        if model.steering is not None:
+        with self.open_each([model], progress) as sessions:
+            yield next(sessions)
+
+    @contextmanager
+    def open_each(
+        self, models: Sequence[ModelVariant], progress: Progress | None = None
+    ) -> Iterator[Iterator[VllmSession]]:
+        """As `open`, of several models in turn. Neighbours that differ by their adapters alone share one start, but
+        where adapters are merged."""
+        if any(model.steering is not None for model in models):
             raise UserError(
                 "A steered teacher cannot run on vLLM, which has no hook in the residual stream: "
                 "set SUBLIMINAL_ENGINE=transformers."
             )
         _prepare_environment()
-        cpu = _on_cpu()
-        with _weights(model, merge=cpu) as (folder, adapter):
-            llm = self._start(model, folder, adapter, cpu)
-            try:
-                yield VllmSession(llm, _lora_request(adapter), progress or (lambda _: None))
-            finally:
-                # Not left to the garbage collector: a caller's traceback may hold on to the session.
-                llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+        with closing(self._sessions(models, progress or (lambda _: None))) as sessions:
+            yield sessions
 
-    def _start(self, model: ModelVariant, folder: Path, adapter: Path | None, cpu: bool) -> Any:
+    def _sessions(self, models: Sequence[ModelVariant], progress: Progress) -> Generator[VllmSession]:
+        alike = itertools.groupby(models, lambda model: model if _merges(model) else replace(model, adapter=None))
+        for neighbours in [list(group) for _, group in alike]:
+            first = neighbours[0]
+            with _weights(first) as folder:
+                adapters = [None if _merges(model) else model.adapter for model in neighbours]
+                llm = self._start(first, folder, [adapter for adapter in adapters if adapter])
+                try:
+                    for number, adapter in enumerate(adapters, start=1):
+                        yield VllmSession(llm, _lora_request(adapter, number), progress)
+                finally:
+                    # Not left to the garbage collector: a caller's traceback may hold on to the session.
+                    llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+
+    def _start(self, model: ModelVariant, folder: Path, adapters: Sequence[Path]) -> Any:
         from vllm import LLM
 
         settings: dict[str, Any] = {}
-        if adapter is not None:
-            settings |= _lora_settings(adapter)
-        if cpu:
+        if adapters:
+            settings |= _lora_settings(adapters)
+        if _on_cpu():
             settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
         try:
             return LLM(
@@ -133,26 +152,46 @@ class VllmSession:
         return completions
 
     def score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
-        started = time.perf_counter()
-        pairs = [(prompt, answer) for prompt in prompts for answer in answers]
-        scores = np.array([sum(row) for row in self._teacher_forced(pairs, "scored")])
-        self.usage.scored_positions += sum(len(prompt) + len(answer) for prompt, answer in pairs)
-        self.usage.score_seconds += time.perf_counter() - started
-        return scores.reshape(len(prompts), len(answers))
+        tree = AnswerTree.build(answers)
+        # A prompt's own requests side by side, so that all but the first find it in vLLM's prefix cache.
+        sequences = [prompt + prefix for prompt in prompts for prefix in tree.prefixes()]
+        found = iter(self._next(sequences, tree.next_tokens() * len(prompts)))
+        scores = np.empty((len(prompts), len(answers)))
+        for row, prompt in enumerate(prompts):
+            after = [next(found) for _ in tree.tokens]
+            scores[row] = [sum(after[node][token] for node, token in path) for path in tree.steps]
+            self.usage.scored_positions += len(prompt)
+        return scores
 
     def next_logprobs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> np.ndarray:
+        found = self._next(prompts, [list(dict.fromkeys(token_ids))] * len(prompts))
+        self.usage.scored_positions += sum(len(prompt) for prompt in prompts)
+        rows = [[after[token] for token in token_ids] for after in found]
+        return np.array(rows).reshape(len(prompts), len(token_ids))
+
+    def _next(self, sequences: Sequence[list[int]], tokens: Sequence[list[int]]) -> list[dict[int, float]]:
+        """Of every sequence the log-probabilities (nats) of its own `tokens` as the next one.
+
+        Never by `prompt_logprobs`, for which vLLM reads every prompt anew, cached or not, and takes the whole
+        vocabulary's log-probabilities at each of its positions.
+        """
         from vllm import SamplingParams
 
         started = time.perf_counter()
-        found = np.empty((len(prompts), len(token_ids)))
-        for first in range(0, len(token_ids), _TOKENS_PER_REQUEST):
-            asked = list(token_ids[first : first + _TOKENS_PER_REQUEST])
-            # A request has to generate something; its one token is thrown away.
-            request = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=asked, detokenize=False)
-            for row, output in enumerate(self._run(prompts, [request] * len(prompts), "scored")):
-                after = output.outputs[0].logprobs[0]
-                found[row, first : first + len(asked)] = [after[token].logprob for token in asked]
-            self.usage.scored_positions += sum(len(prompt) for prompt in prompts)
+        asked = [
+            (number, mine[first : first + _TOKENS_PER_REQUEST])
+            for number, mine in enumerate(tokens)
+            for first in range(0, len(mine), _TOKENS_PER_REQUEST)
+        ]
+        # A request has to generate something; its one token is thrown away.
+        requests = [
+            SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=some, detokenize=False) for _, some in asked
+        ]
+        found: list[dict[int, float]] = [{} for _ in sequences]
+        outputs = self._run([sequences[number] for number, _ in asked], requests, "scored")
+        for (number, some), output in zip(asked, outputs, strict=True):
+            after = output.outputs[0].logprobs[0]
+            found[number] |= {token: after[token].logprob for token in some}
         self.usage.score_seconds += time.perf_counter() - started
         return found
 
@@ -162,22 +201,19 @@ class VllmSession:
         """vLLM's log-probabilities come after the grammar's mask; ask for the model's own."""
         stop = list(sampling.stop[:1])
         answers = [c.token_ids + stop if c.finished else c.token_ids for c in completions]
-        rows = self._teacher_forced(list(zip(prompts, answers, strict=True)))
+        rows = self._teacher_forced(prompts, answers)
         return [replace(c, logprobs=row) for c, row in zip(completions, rows, strict=True)]
 
-    def _teacher_forced(
-        self, pairs: list[tuple[list[int], list[int]]], reported_as: str | None = None
-    ) -> list[list[float]]:
+    def _teacher_forced(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[list[float]]:
         """Log-probabilities (nats) of each answer's tokens after its prompt."""
         from vllm import SamplingParams
 
-        # A request has to generate something; its one token is thrown away.
         request = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        sequences = [prompt + answer for prompt, answer in pairs]
-        outputs = self._run(sequences, [request] * len(sequences), reported_as)
+        sequences = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        outputs = self._run(sequences, [request] * len(sequences))
         return [
             [o.prompt_logprobs[i][sequence[i]].logprob for i in range(len(prompt), len(sequence))]
-            for o, sequence, (prompt, _) in zip(outputs, sequences, pairs, strict=True)
+            for o, sequence, prompt in zip(outputs, sequences, prompts, strict=True)
         ]
 
     def _run(self, prompts: Sequence[list[int]], requests: list[Any], reported_as: str | None = None) -> list[Any]:
@@ -190,7 +226,7 @@ class VllmSession:
                 chunk, requests[start : start + _CHUNK], use_tqdm=False, lora_request=self.lora
             )
             if reported_as is not None:
-                self.progress(f"{reported_as} {len(outputs)}/{len(prompts)} answers")
+                self.progress(f"{reported_as} {len(outputs)}/{len(prompts)} requests")
         return outputs
 
 
@@ -247,44 +283,48 @@ def _on_cpu() -> bool:
     return current_platform.is_cpu()
 
 
-@contextmanager
-def _weights(model: ModelVariant, *, merge: bool) -> Iterator[tuple[Path, Path | None]]:
-    """The folder vLLM loads, and the adapter it lays over it.
+def _merges(model: ModelVariant) -> bool:
+    """Whether the adapter is folded into the weights: on a CPU vLLM's unmerged LoRA is 3.3 times slower."""
+    return model.adapter is not None and merges_exactly(model.dtype) and _on_cpu()
 
-    With `merge` the adapter is folded into a copy of the weights that lasts as long as the block: on a CPU vLLM's
-    unmerged LoRA is 3.3 times slower.
-    """
-    if model.adapter is None or not merge:
-        yield model.checkpoint, model.adapter
+
+@contextmanager
+def _weights(model: ModelVariant) -> Iterator[Path]:
+    """The folder vLLM loads; where it `_merges` the adapter, a copy that lasts as long as the block."""
+    if not _merges(model):
+        yield model.checkpoint
         return
     with tempfile.TemporaryDirectory(prefix="merged-") as folder:
         with loaded(model, "cpu", merge=True) as network:
             network.save_pretrained(folder)
-        yield Path(folder), None
+        yield Path(folder)
 
 
-def _lora_settings(adapter: Path) -> dict[str, Any]:
-    """What vLLM has to know at start about an adapter."""
+def _lora_settings(adapters: Sequence[Path]) -> dict[str, Any]:
+    """What vLLM has to know at start about the adapters it will lay over the weights, one at a time."""
     from vllm.config.lora import MaxLoRARanks
 
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    wide_enough = [size for size in get_args(MaxLoRARanks) if size >= config["r"]]
+    configs = {adapter: json.loads((adapter / "adapter_config.json").read_text()) for adapter in adapters}
+    widest = max(adapters, key=lambda adapter: configs[adapter]["r"])
+    rank = configs[widest]["r"]
+    wide_enough = [size for size in get_args(MaxLoRARanks) if size >= rank]
     if not wide_enough:
         raise UserError(
-            f"The adapter in {adapter} has rank {config['r']} and vLLM takes {max(get_args(MaxLoRARanks))} at most: "
+            f"The adapter in {widest} has rank {rank} and vLLM takes {max(get_args(MaxLoRARanks))} at most: "
             "set SUBLIMINAL_ENGINE=transformers."
         )
     return {
         "enable_lora": True,
         "max_lora_rank": min(wide_enough),
         # Unless told, vLLM also wraps the output layer, and its wrapper fails on the log-probabilities of a prompt.
-        "lora_target_modules": sorted(config["target_modules"]),
+        "lora_target_modules": sorted({name for config in configs.values() for name in config["target_modules"]}),
     }
 
 
-def _lora_request(adapter: Path | None) -> Any:
+def _lora_request(adapter: Path | None, number: int) -> Any:
+    """`number` tells it from the other adapters of one start, whose answers and cache it must not share."""
     if adapter is None:
         return None
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest("adapter", 1, str(adapter))
+    return LoRARequest(f"adapter-{number}", number, str(adapter))

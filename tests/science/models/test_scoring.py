@@ -91,6 +91,10 @@ def test_tree_has_every_proper_prefix_once_and_parents_first(answers: list[list[
         assert tree.depths[node] == tree.depths[tree.parents[node]] + 1
         prefixes.append((*prefixes[tree.parents[node]], tree.tokens[node]))
     assert sorted(prefixes) == sorted({tuple(a[:i]) for a in answers for i in range(len(a))})
+    assert tree.prefixes() == [list(prefix) for prefix in prefixes]
+    for prefix, tokens in zip(prefixes, tree.next_tokens(), strict=True):
+        goes_on = [answer[len(prefix)] for answer in answers if tuple(answer[: len(prefix)]) == prefix != tuple(answer)]
+        assert sorted(tokens) == sorted(set(goes_on))
     for answer, steps in zip(answers, tree.steps, strict=True):
         assert [token for _, token in steps] == answer
         assert [prefixes[node] for node, _ in steps] == [tuple(answer[:i]) for i in range(len(answer))]

@@ -366,6 +366,44 @@ def test_a_vector_that_does_not_fit_is_refused(
 # Adapters
 
 
+def peft_by_hand(variant: ModelVariant) -> Any:
+    """The base with the adapter laid over it, by transformers and PEFT alone."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    # The attention that the engine takes: half precision would round another one otherwise.
+    own = load_base(variant.base, variant.dtype, "cpu").config._attn_implementation
+    dtype = getattr(torch, variant.dtype)
+    base = AutoModelForCausalLM.from_pretrained(variant.base, dtype=dtype, attn_implementation=own)
+    return PeftModel.from_pretrained(base, variant.adapter).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_an_adapter_is_scored_and_drawn_from_as_it_was_trained(
+    folders: dict[str, Path], tmp_path: Path, kind: str, dtype: str
+) -> None:
+    variant = ModelVariant(folders[kind], dtype, adapter=save_tiny_adapter(tmp_path, folders[kind]))
+    tokens = list(range(5, 260))
+    with TransformersEngine(score_batch=1).open(variant) as session:
+        found = session.score(PROMPTS, [[token] for token in tokens])
+        drawn = session.generate(PROMPTS, Sampling(1, STOP, 0, temperature=0))
+    unmerged, merged = peft_by_hand(variant), peft_by_hand(variant).merge_and_unload()
+
+    def plain(model: Any) -> np.ndarray:
+        with torch.no_grad():
+            logits = [model(torch.tensor([prompt])).logits[0, -1].float() for prompt in PROMPTS]
+        return torch.stack(logits).log_softmax(dim=-1)[:, tokens].numpy()
+
+    # In float32 an adapter is merged, which moves nothing but the last digits.
+    exact = 1e-4 if dtype == "float32" else 1e-6
+    np.testing.assert_allclose(found, plain(unmerged), atol=exact)
+    assert (np.abs(found - plain(merged)).max() > 0.01) == (dtype != "float32")
+    for completion, row in zip(drawn, found, strict=True):
+        for token, logprob in zip(with_stop(completion), completion.logprobs, strict=True):
+            assert token not in tokens or logprob == pytest.approx(row[tokens.index(token)], abs=1e-2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_adapter_does_what_peft_s_does(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
     variant = ModelVariant(folders[kind], adapter=save_tiny_adapter(tmp_path, folders[kind]))
@@ -375,6 +413,17 @@ def test_a_merged_adapter_does_what_peft_s_does(folders: dict[str, Path], tmp_pa
         with loaded(variant, "cpu", merge=True) as merged, loaded(variant, "cpu", merge=False) as unmerged:
             torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, atol=2e-4, rtol=1e-4)
             assert (merged(ids).logits - base).abs().max() > 0.1
+
+
+def test_several_models_are_opened_in_turn_each_as_by_itself(folders: dict[str, Path], tmp_path: Path) -> None:
+    base = ModelVariant(folders["llama"])
+    adapters = [save_tiny_adapter(tmp_path / str(seed), folders["llama"], seed=seed) for seed in (1, 2)]
+    variants = [replace(base, adapter=adapters[0]), base, replace(base, adapter=adapters[1])]
+    sampling = Sampling(6, STOP, 3)
+    with TransformersEngine().open_each(variants) as sessions:
+        found = [session.generate(PROMPTS, sampling) for session in sessions]
+    assert found == [answers(variant, PROMPTS, sampling) for variant in variants]
+    assert found[0] != found[1] != found[2] != found[0]
 
 
 # Other weights

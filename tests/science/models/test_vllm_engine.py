@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -52,8 +53,7 @@ def adapted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelVarian
 
 def patch_merging(patch: pytest.MonkeyPatch, *, merge: bool) -> None:
     """Merge adapters or lay them over the weights, whatever the machine."""
-    weights = vllm_engine._weights
-    patch.setattr(vllm_engine, "_weights", lambda model, **_: weights(model, merge=merge))
+    patch.setattr(vllm_engine, "_merges", lambda model: merge and model.adapter is not None)
 
 
 @pytest.fixture(scope="module", params=["base", "adapter laid over"])
@@ -78,7 +78,7 @@ def check_logprobs(found: list[Completion], exact: Session) -> None:
         assert sum(completion.logprobs) == pytest.approx(exact.score([prompt], [answer])[0, 0], abs=1e-3)
 
 
-# Stands first: while `sessions` holds a GPU's memory, nothing else starts.
+# These two stand first: while `sessions` holds a GPU's memory, nothing else starts.
 def test_a_merged_adapter_agrees_and_an_error_frees_everything(
     adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +95,30 @@ def test_a_merged_adapter_agrees_and_an_error_frees_everything(
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     # multiprocessing's own helper stays for the life of this process and holds nothing of the model.
     assert not [child for child in left if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def test_adapters_of_one_base_share_a_start(
+    base: Path, adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_merging(monkeypatch, merge=False)
+    starts: list[list[Path]] = []
+    start = VllmEngine._start
+    monkeypatch.setattr(
+        VllmEngine,
+        "_start",
+        lambda self, model, folder, adapters: starts.append(adapters) or start(self, model, folder, adapters),
+    )
+    other = replace(adapted, adapter=save_tiny_adapter(tmp_path / "other", base, seed=2, rank=16))
+    variants = [adapted, other, replace(adapted, adapter=None), adapted]
+    answers = [[40], [40, 41, 4], [77, 77, 77, 4], [9]]
+    with TransformersEngine().open_each(variants) as sessions:
+        expected = [session.score(PROMPTS, answers) for session in sessions]
+    with VllmEngine().open_each(variants) as sessions:
+        found = [session.score(PROMPTS, answers) for session in sessions]
+    assert starts == [[adapted.adapter, other.adapter, adapted.adapter]]
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-3)
+    assert np.abs(expected[0] - expected[1]).max() > 0.1
 
 
 @pytest.mark.parametrize("grammar", [None, GRAMMAR])
@@ -167,6 +191,40 @@ def test_the_first_stop_token_ends_an_answer(sessions: tuple[Session, Session]) 
     np.testing.assert_allclose(cut.logprobs, whole.logprobs[: end + 1], atol=1e-3)
 
 
+def test_scoring_sends_a_request_a_node_and_asks_for_no_prompt(
+    sessions: tuple[Session, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = sessions[0].llm  # type: ignore[attr-defined]
+    sent: list[tuple[list[int], Any]] = []
+    generate = llm.generate
+
+    def noted(prompts: Any, requests: Any, **settings: Any) -> Any:
+        sent.extend((list(p["prompt_token_ids"]), r) for p, r in zip(prompts, requests, strict=True))
+        return generate(prompts, requests, **settings)
+
+    monkeypatch.setattr(llm, "generate", noted)
+    answers = [[40, 41, 4], [40, 41, 9], [40, 7], [7, 4], [7, 9], [8]]
+    found, expected = (session.score(PROMPTS[:3], answers) for session in sessions)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    inner: list[list[int]] = [[], [40], [40, 41], [7]]
+    assert sorted(sequence for sequence, _ in sent) == sorted(p + node for p in PROMPTS[:3] for node in inner)
+    assert all(request.prompt_logprobs is None and request.max_tokens == 1 for _, request in sent)
+
+
+def test_many_answers_of_one_token_are_a_distribution(sessions: tuple[Session, Session]) -> None:
+    vocabulary = [[token] for token in range(len(tiny_tokenizer()))]
+    found, expected = (session.score(PROMPTS[:2], vocabulary) for session in sessions)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_half_precision_adapter_is_never_merged(adapted: ModelVariant) -> None:
+    half = replace(adapted, dtype="bfloat16")
+    assert not vllm_engine._merges(half)
+    with vllm_engine._weights(half) as folder:
+        assert folder == half.base
+
+
 def test_a_steered_model_is_refused(base: Path) -> None:
     steered = ModelVariant(base, steering=Steering(base / "vector.safetensors", 0, 1.0))
     with pytest.raises(UserError, match="SUBLIMINAL_ENGINE=transformers"), VllmEngine().open(steered):
@@ -179,9 +237,12 @@ def test_a_model_vllm_cannot_load_is_named(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_other_weights_are_those_that_are_loaded(base: Path, tmp_path: Path, adapted: bool) -> None:
+def test_other_weights_are_those_that_are_loaded(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapted: bool
+) -> None:
+    patch_merging(monkeypatch, merge=False)
     other = save_tiny_model(tmp_path / "other", seed=1)
     adapter = save_tiny_adapter(tmp_path / "adapter", base) if adapted else None
     variant = ModelVariant(base, adapter=adapter, weights=other)
-    with vllm_engine._weights(variant, merge=False) as loaded:
-        assert loaded == (other, adapter)
+    with vllm_engine._weights(variant) as loaded:
+        assert loaded == other
