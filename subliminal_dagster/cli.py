@@ -125,10 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("file", metavar="FILE", help="the zip file to write")
     export.add_argument(
         "--without",
-        nargs="*",
+        action="append",
+        default=[],
         metavar="ASSET",
-        help="leave the files of these assets behind, which others do without until they make something from them "
-        "(default: base_model, whose licence may forbid to pass it on; --without alone: leave none behind)",
+        help="leave this asset's files behind as well as base_model's, which others can do without until they make "
+        "something from them (repeatable)",
     )
     export.add_argument(
         "--to-hub",
@@ -273,16 +274,16 @@ def _show_report(store: ArtifactStore, study: AnyStudy) -> None:
         print(f"report: {store.read(study.name, 'report').path / 'report.html'}")
 
 
-def _export(study: AnyStudy, file: Path, without: list[str] | None, repo: str | None) -> int:
+def _export(study: AnyStudy, file: Path, without: list[str], repo: str | None) -> int:
     from subliminal_dagster.build import resources_from_environment, study_frame
-    from subliminal_dagster.execution.sharing import LEFT_OUT, export_study
+    from subliminal_dagster.execution.sharing import export_study
     from subliminal_dagster.science.settings.base import user_files
     from subliminal_dagster.science.storage import hub
 
     if repo is not None:
         hub.check_upload(repo)
     store = resources_from_environment()["store"].create()
-    contents = export_study(study_frame(study), store, file, LEFT_OUT if without is None else without)
+    contents = export_study(study_frame(study), store, file, without)
     print(f"{file}: {_held(contents)}, {file.stat().st_size / 1e6:.1f} MB")
     for field, path in user_files(study).items():
         print(f"it names {path} ({field}), a file of this machine that is not in it")

@@ -21,24 +21,22 @@ from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.archive import Archive, Contents, Entry, State, opened, pack
 from subliminal_dagster.science.storage.store import ArtifactStore
 
-LEFT_OUT = ("base_model",)
-"""The assets whose files stay behind unless somebody asks for them: big, under a licence of its owner's, and to be had
-where the study says."""
-
+# Big, under a licence of its owner's, and to be had where the study says.
+_LEFT_OUT = "base_model"
 _NAMED = 3
 
 
-def export_study(frame: Frame, store: ArtifactStore, file: Path, without: Collection[str] = LEFT_OUT) -> Contents:
-    """Write what there is of a study into one file, but for the files of the assets in `without`.
+def export_study(frame: Frame, store: ArtifactStore, file: Path, without: Collection[str] = ()) -> Contents:
+    """Write what there is of a study into one file, but for the files of `base_model` and of the assets in `without`.
 
     Raises UserError as `archive.pack` does, and for an asset that the study does not have.
     """
-    strangers = sorted({*without} - {*frame.nodes, *LEFT_OUT})
+    strangers = sorted({*without} - {*frame.nodes})
     if strangers:
         raise UserError(f"{frame.study.name} has no asset {strangers[0]!r}: leave out one of {', '.join(frame.nodes)}.")
     parts = [(name, partition) for name in frame.nodes for partition in frame.partitions(name)]
     settings = yaml.safe_dump(frame.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    return pack(store, frame.study.name, parts, settings, file, without)
+    return pack(store, frame.study.name, parts, settings, file, {_LEFT_OUT, *without})
 
 
 @dataclass(frozen=True)

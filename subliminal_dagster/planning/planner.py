@@ -278,13 +278,13 @@ class _Survey:
     def ask_for_left_out(self) -> None:
         """What was imported without its files is as good as any as long as nobody reads it: have it made where
         something due is made from it, and that wait for it."""
+        asked_for = {place for place in self.left_out if not self.parts[place].due}
         for place in reversed(self.parts):
             part = self.parts[place]
             needed = [i for i in self.frame.inputs(*place) if i in self.left_out] if part.due else []
-            for each in needed:
-                if not self.parts[each].due:
-                    reason = f"imported without its files, which {part.name} is made from"
-                    self.parts[each] = replace(self.parts[each], status="missing", reasons=(reason,))
+            for each in asked_for.intersection(needed):
+                reason = f"imported without its files, which {part.name} is made from"
+                self.parts[each] = replace(self.parts[each], status="missing", reasons=(reason,))
             more = tuple(i for i in needed if i not in part.waits_for)
             self.parts[place] = replace(part, waits_for=(*part.waits_for, *more))
 

@@ -68,7 +68,7 @@ class Settings(BaseModel):
 
 def user_files(settings: Settings, field: str = "") -> dict[str, str]:
     """The files and folders of the user's that settings name: nested field ("base_model.path") to path."""
-    found = {}
+    found: dict[str, str] = {}
     for name, described in type(settings).model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, Settings):

@@ -23,7 +23,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
@@ -201,7 +201,8 @@ def _written_aside(file: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{file} could not be written ({error.strerror or error}): choose another place.") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: Path | bytes) -> str:
@@ -257,10 +258,10 @@ class Archive:
 
         Raises UserError where the files do not have the content hash that the archive gives.
         """
-        where = astuple(entry.key)
-        with store.claim(*where):
+        study, asset, partition = entry.key.study, entry.key.asset, entry.key.partition
+        with store.claim(study, asset, partition):
             if entry.manifest:
-                with store.copy(*where, entry.manifest) as draft:
+                with store.copy(study, asset, partition, entry.manifest) as draft:
                     for file in entry.manifest.files_here:
                         target = draft.path / file.path
                         target.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +269,7 @@ class Archive:
                             for chunk in self._chunks(entry, file):
                                 written.write(chunk)
             if entry.refusal:
-                store.refuse(*where, entry.refusal.reason, entry.refusal.made_from, entry.refusal.created)
+                store.refuse(study, asset, partition, **vars(entry.refusal))
 
     def _chunks(self, entry: Entry, file: StoredFile) -> Iterator[bytes]:
         """The bytes of a file; the last ones only where all of them have the SHA-256 that the index gives."""
@@ -421,7 +422,7 @@ def _explaining(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}): check the path.") from error
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError, struct.error) as error:
         raise _unusable(file, f"it is not a whole zip file ({error or type(error).__name__})") from error
 
 

@@ -186,8 +186,8 @@ class ArtifactStore:
         """Record that nothing may be built on what is stored here, or on nothing where nothing is.
 
         It holds until the next `write` or `withdraw_refusal`; another one replaces it. `made_from`: JSON-able facts
-        that the verdict rests on; `created`: when it was found, if not now. Raises TypeError where they are not JSON-able, UserError where the disk is full or
-        may not be written to.
+        that the verdict rests on; `created`: when it was found, if not now. Raises TypeError where they are not
+        JSON-able, UserError where the disk is full or may not be written to.
         """
         key = Key(study, asset, partition)
         with (
