@@ -286,7 +286,7 @@ def _export(study: AnyStudy, file: Path, without: list[str], repo: str | None) -
     contents = export_study(study_frame(study), store, file, without)
     print(f"{file}: {_held(contents)}, {file.stat().st_size / 1e6:.1f} MB")
     for field, path in user_files(study).items():
-        print(f"it names {path} ({field}), a file of this machine that is not in it")
+        print(f"the study names {path} ({field}): the name goes along, what is there does not")
     if repo is not None:
         print(f"uploaded: subliminal-dagster import {hub.upload(file, repo)}")
     return 0
@@ -307,11 +307,10 @@ def _import(given: str, replace: bool) -> int:
         "place of others"
     )
     for field, path in user_files(found.study).items():
-        if not Path(path.replace("{layer}", "0")).exists():
-            print(f"the study names {path} ({field}), which is not here: what is made from it counts as out of date")
+        print(f"the study names {path} ({field}): unless the same is there, what is made from it counts as out of date")
+    where = found.settings_file or "come with the package"
     name = found.settings_file.name if found.settings_file else found.study.name
-    print(f"its settings: {found.settings_file or 'they come with the package'}; see `subliminal-dagster show` and")
-    print(f"`subliminal-dagster plan`, each with --study {name}")
+    print(f"its settings: {where}; go on with subliminal-dagster show --study {name}")
     _show_report(store, found.study)
     return 0
 

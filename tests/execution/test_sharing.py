@@ -156,16 +156,21 @@ def test_the_commands(done: StudyRun, tmp_path: Path, monkeypatch: pytest.Monkey
     assert main(["export", "--study", str(mine), "--without", "teacher_lora", "tiny.zip"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("tiny.zip: 33 artifacts of tiny, without the files of base_model, teacher_lora, ")
-    assert f"it names {done.study.base_model.path} (base_model.path), a file of this machine" in said
+    assert f"the study names {done.study.base_model.path} (base_model.path): the name goes along" in said
     monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "theirs"))
     assert main(["import", "tiny.zip"]) == 0
     said = capsys.readouterr().out
     assert f"{tmp_path / 'theirs'}: 33 imported, 0 there already, 0 in the place of others" in said
-    assert "each with --study tiny.yaml" in said and "report.html" in said
+    assert "go on with subliminal-dagster show --study tiny.yaml" in said and "report.html" in said
     assert main(["show", "--study", "tiny.yaml"]) == 0
     assert "The numbers (one answer each)" in capsys.readouterr().out
     assert main(["plan", "--study", "tiny.yaml"]) == 0
     assert "0 missing, 0 stale, 33 fresh, 0 blocked" in capsys.readouterr().out
+    assert main(["plan", "--study", "tiny.yaml", "--set", "numbers.prompts=30"]) == 0
+    planned = capsys.readouterr().out.splitlines()
+    for part, user in (("base_model", "teacher_lora [owl]"), ("teacher_lora [owl]", "number_set [owl]")):
+        (line,) = (i for i, text in enumerate(planned) if text.startswith(f"missing  {part}"))
+        assert planned[line + 1].strip() == f"imported without its files, which {user} is made from"
     assert main(["import", "tiny.zip", "--replace"]) == 0
     assert "0 imported, 33 there already, 0 in the place of others" in capsys.readouterr().out
     assert main(["import", "nowhere.zip"]) == 2
