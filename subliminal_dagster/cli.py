@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
@@ -21,6 +22,7 @@ from subliminal_dagster.science.settings.study_file import load_study, shipped_s
 if TYPE_CHECKING:
     from subliminal_dagster.execution.runner import Outcome
     from subliminal_dagster.planning.planner import Plan
+    from subliminal_dagster.science.storage.archive import Contents
     from subliminal_dagster.science.storage.store import ArtifactStore
 
 DEFAULT_STUDY = "smollm2-135m-instruct"
@@ -44,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "prompts":
             check_home(needs_history=True)
             return _import_prompts(options.place)
+        if options.command == "import":
+            check_home(needs_history=False)
+            return _import(options.file, options.replace)
         if options.command == "compare":
             if options.json and options.seeds is None:
                 raise UserError("--json goes with --seeds; the page of all studies is HTML.")
@@ -55,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _plan(study, options.select, options.partition, options.json)
         if options.command == "run":
             return _run(study, options.select, options.partition)
+        if options.command == "export":
+            return _export(study, Path(options.file), options.without, options.to_hub)
         return _show(study)
     except UserError as error:
         print(f"subliminal-dagster: {error}", file=sys.stderr)
@@ -96,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     run = commands.add_parser("run", help="make what is missing or out of date of a study")
     show = commands.add_parser("show", help="print a study's result")
-    for command in (plan, run, show):
+    export = commands.add_parser("export", help="write a study's artifacts into one file, for others to import")
+    for command in (plan, run, show, export):
         command.add_argument("--study", default=DEFAULT_STUDY, help="name of a shipped study, or path of a YAML file")
         command.add_argument(
             "--seed",
@@ -104,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
             help="another seed than the study's own; its artifacts lie beside the others, as those of STUDY-seed7",
         )
     gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
-    for command in (plan, run, show, gc):
+    for command in (plan, run, show, export, gc):
         command.add_argument(
             "--set",
             action="append",
@@ -126,6 +134,25 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY",
             help="only this group (owl, control), this layer (09) or this group at this layer ('owl|09'; repeatable)",
         )
+    export.add_argument("file", metavar="FILE", help="the zip file to write")
+    export.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="ASSET",
+        help="leave this asset's files behind as well as base_model's, which others can do without until they make "
+        "something from them (repeatable)",
+    )
+    export.add_argument(
+        "--to-hub",
+        metavar="OWNER/NAME",
+        help="also send it to this data set on the Hugging Face hub, which has to exist, with the token in HF_TOKEN",
+    )
+    take = commands.add_parser("import", help="put the artifacts that `export` wrote into the store; nothing is run")
+    take.add_argument("file", metavar="FILE", help="such a file, or hf://datasets/OWNER/NAME/FILE for one on the hub")
+    take.add_argument(
+        "--replace", action="store_true", help="put its results in the place of other ones of the same study"
+    )
     gc.add_argument(
         "--study", action="append", help="look at this study alone (repeatable; default: those of SUBLIMINAL_STUDIES)"
     )
@@ -277,6 +304,56 @@ def _show(study: AnyStudy) -> int:
 def _show_report(store: ArtifactStore, study: AnyStudy) -> None:
     if store.exists(study.name, "report"):
         print(f"report: {store.read(study.name, 'report').path / 'report.html'}")
+
+
+def _export(study: AnyStudy, file: Path, without: list[str], repo: str | None) -> int:
+    from subliminal_dagster.build import resources_from_environment, study_frame
+    from subliminal_dagster.execution.sharing import export_study
+    from subliminal_dagster.science.settings.base import user_files
+    from subliminal_dagster.science.storage import hub
+
+    if repo is not None:
+        hub.check_upload(repo)
+    store = resources_from_environment()["store"].create()
+    contents = export_study(study_frame(study), store, file, without)
+    print(f"{file}: {_held(contents)}, {file.stat().st_size / 1e6:.1f} MB")
+    for field, path in user_files(study).items():
+        print(f"the study names {path} ({field}): the name goes along, what is there does not")
+    if repo is not None:
+        print(f"uploaded: subliminal-dagster import {hub.upload(file, repo)}")
+    return 0
+
+
+def _import(given: str, replace: bool) -> int:
+    from subliminal_dagster.build import resources_from_environment
+    from subliminal_dagster.execution.sharing import import_study
+    from subliminal_dagster.science.settings.base import user_files
+    from subliminal_dagster.science.storage import hub
+
+    store = resources_from_environment()["store"].create()
+    file = hub.download(given) if given.startswith("hf://") else Path(given)
+    found = import_study(file, store, Path.cwd(), replace)
+    print(f"{file}: {_held(found.contents)}, {found.contents.size / 1e6:.1f} MB unpacked")
+    print(
+        f"{store.root}: {len(found.new)} imported, {len(found.there)} there already, {len(found.replaced)} in the "
+        "place of others"
+    )
+    for field, path in user_files(found.study).items():
+        print(f"the study names {path} ({field}): unless the same is there, what is made from it counts as out of date")
+    where = found.settings_file or "come with the package"
+    name = found.settings_file.name if found.settings_file else found.study.name
+    print(f"its settings: {where}; go on with subliminal-dagster show --study {name}")
+    _show_report(store, found.study)
+    return 0
+
+
+def _held(contents: Contents) -> str:
+    """What an archive holds, in words."""
+    without = ", ".join(dict.fromkeys(entry.key.asset for entry in contents.left_out))
+    parts = [f"{len(contents.entries)} artifacts of {contents.study}"]
+    parts += [f"{len(contents.refused)} of them refused by a gate"] if contents.refused else []
+    parts += [f"without the files of {without}"] if without else []
+    return ", ".join(parts)
 
 
 def _compare() -> int:

@@ -159,6 +159,7 @@ def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
     for name in frame.nodes:
         for partition in frame.partitions(name):
             survey.examine(name, partition)
+    survey.ask_for_left_out()
     claimed = {place: holder.shown for place, holder in store.claims(frame.study.name).items()}
     parts = [replace(p, claimed=claimed[p.place]) if p.place in claimed else p for p in survey.with_estimates()]
     return Plan(frame.study.name, tuple(parts))
@@ -173,6 +174,7 @@ class _Survey:
         self.parts: dict[Input, Part] = {}
         self.content: dict[Input, str] = {}
         self.earlier: dict[Input, Manifest] = {}
+        self.left_out: set[Input] = set()
 
     def examine(self, name: str, partition: str | None) -> None:
         part = self._part(name, partition)
@@ -240,6 +242,8 @@ class _Survey:
             return self.earlier[place], str(error)
         self.content[place] = manifest.content_hash
         self.earlier[place] = manifest
+        if manifest.left_out:
+            self.left_out.add(place)
         return manifest, ""
 
     def _shut(self, name: str, inputs: list[Input]) -> str | None:
@@ -270,6 +274,19 @@ class _Survey:
         gone = sorted(set(recorded) - set(now))
         found += [((text, None), f"it was made with {text}, which is left out now") for text in gone]
         return found
+
+    def ask_for_left_out(self) -> None:
+        """What was imported without its files is as good as any as long as nobody reads it: have it made where
+        something due is made from it, and that wait for it."""
+        asked_for = {place for place in self.left_out if not self.parts[place].due}
+        for place in reversed(self.parts):
+            part = self.parts[place]
+            needed = [i for i in self.frame.inputs(*place) if i in self.left_out] if part.due else []
+            for each in asked_for.intersection(needed):
+                reason = f"imported without its files, which {part.name} is made from"
+                self.parts[each] = replace(self.parts[each], status="missing", reasons=(reason,))
+            more = tuple(i for i in needed if i not in part.waits_for)
+            self.parts[place] = replace(part, waits_for=(*part.waits_for, *more))
 
     def _roots(self, waits_for: Iterable[Input]) -> list[str]:
         """Why the inputs have to be made: their own reasons, or those further up."""

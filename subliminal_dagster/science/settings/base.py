@@ -6,7 +6,7 @@ begins with. Does not belong here: the settings of one kind (`study`, `toy`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -64,6 +64,29 @@ class Settings(BaseModel):
         """What counts in the place of a field that names files of the user's: their content. By field; of the whole
         `study`, for paths in which its layers or groups stand."""
         return {}
+
+
+def user_files(settings: Settings, field: str = "") -> dict[str, str]:
+    """The files and folders of the user's that settings name: nested field ("base_model.path") to path."""
+    found: dict[str, str] = {}
+    for name, described in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            found |= user_files(value, f"{field}{name}.")
+        elif isinstance(value, str) and _is_user_path([described.annotation, *described.metadata]):
+            found[f"{field}{name}"] = value
+    return found
+
+
+def _is_user_path(annotations: Iterable[Any]) -> bool:
+    return any(
+        (isinstance(each, AfterValidator) and each.func is _beside_study) or _is_user_path(_inside(each))
+        for each in annotations
+    )
+
+
+def _inside(annotation: Any) -> tuple[Any, ...]:
+    return () if get_origin(annotation) is Literal else get_args(annotation)
 
 
 def content_by_layer(path: str, layers: tuple[int, ...]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from subliminal_dagster.science.storage.records import (
     REFUSAL,
     Artifact,
     DamagedArtifact,
+    LeftOutArtifact,
     Manifest,
     Pointer,
     Refusal,
@@ -50,6 +51,11 @@ class Reader:
     def read(self, key: Key) -> Artifact:
         def look(pointer: Pointer) -> Artifact:
             manifest = self._manifest(key, pointer)
+            if manifest.left_out:
+                raise LeftOutArtifact(
+                    f"Artifact {key.label} in {self._root.name} was imported without its files: {key.materialize} to "
+                    "have them."
+                )
             return Artifact(**vars(manifest), path=self._verified_folder(key, pointer, manifest))
 
         return self._look_at_current(key, look)
@@ -148,8 +154,8 @@ class Reader:
     def _verify(self, key: Key, folder: Path, manifest: Manifest) -> None:
         """Everything there is to know of files on this machine."""
         self._check_names(key, set(files_in(folder)), manifest)
-        paths = [folder / file.path for file in manifest.files]
-        for file, path in zip(manifest.files, paths, strict=True):
+        paths = [folder / file.path for file in manifest.files_here]
+        for file, path in zip(manifest.files_here, paths, strict=True):
             try:
                 self._check_size(key, file, path.stat().st_size)
             except FileNotFoundError:
@@ -158,7 +164,7 @@ class Reader:
             hashes = self._verified.sha256s(key.relative, paths)
         except FileNotFoundError as error:
             raise self._missing_file(key, Path(error.filename).relative_to(folder).as_posix()) from None
-        for file, sha256 in zip(manifest.files, hashes, strict=True):
+        for file, sha256 in zip(manifest.files_here, hashes, strict=True):
             if sha256 != file.sha256:
                 raise self._damaged(key, f"file {shown(file.path)} was changed after it was written")
 
@@ -166,7 +172,7 @@ class Reader:
         """Names and sizes, which is all that can be known of files far away without fetching them."""
         sizes = self._root.sizes(key.relative, version)
         self._check_names(key, set(sizes), manifest)
-        for file in manifest.files:
+        for file in manifest.files_here:
             self._check_size(key, file, sizes[file.path])
 
     def _check_size(self, key: Key, file: StoredFile, size: int) -> None:
@@ -174,7 +180,7 @@ class Reader:
             raise self._damaged(key, f"file {shown(file.path)} has {size} bytes instead of {file.size}")
 
     def _check_names(self, key: Key, found: set[str], manifest: Manifest) -> None:
-        expected = {file.path for file in manifest.files}
+        expected = {file.path for file in manifest.files_here}
         for name in sorted(expected - found):
             raise self._missing_file(key, name)
         for name in sorted(found - expected - {MANIFEST}):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,6 +38,10 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 class MissingArtifact(UserError):  # noqa: N818
     """Nothing was written yet under this study, asset and partition."""
+
+
+class LeftOutArtifact(MissingArtifact):
+    """What is known of it was copied from elsewhere, its files were not."""
 
 
 class DamagedArtifact(UserError):  # noqa: N818
@@ -77,7 +81,8 @@ class StoredFile:
 class Manifest:
     """What is known of an artifact without opening its files.
 
-    `content_hash` covers what the files say and nothing else; `info` holds the facts about how they came to be.
+    `content_hash` covers what the files say and nothing else; `info` holds the facts about how they came to be. Where
+    they are `left_out` they lie only where this was copied from, and `files` tells what they are there.
     """
 
     version: str
@@ -85,6 +90,12 @@ class Manifest:
     created: datetime
     files: tuple[StoredFile, ...]
     info: dict[str, Any]
+    left_out: bool = field(default=False, kw_only=True)
+
+    @property
+    def files_here(self) -> tuple[StoredFile, ...]:
+        """Those that are stored with it."""
+        return () if self.left_out else self.files
 
     def as_bytes(self) -> bytes:
         """As it is written. Raises TypeError where `info` is not JSON-able."""
@@ -119,6 +130,8 @@ def parsed_manifest(content: bytes) -> Manifest:
         created=datetime.fromisoformat(fields["created"]),
         files=files,
         info=fields["info"],
+        # The first manifests did not say.
+        left_out=fields.get("left_out", False),
     )
 
 

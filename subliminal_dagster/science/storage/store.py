@@ -106,7 +106,21 @@ class ArtifactStore:
         an own manifest.json, or holds a file that does not parse as what its name says, and TypeError where `info` is
         not JSON-able.
         """
-        key = Key(study, asset, partition)
+        with self._writing(Key(study, asset, partition), dict(info or {}), None) as draft:
+            yield draft
+
+    @contextmanager
+    def copy(self, study: str, asset: str, partition: str | None, original: Manifest) -> Iterator[Draft]:
+        """Put an artifact here that was made elsewhere: as `write`, with the facts and the time of its making kept.
+
+        The block fills the draft with the original's files, or with none where they are left out. Raises as `write`
+        does, and UserError where the files do not have the original's content hash.
+        """
+        with self._writing(Key(study, asset, partition), dict(original.info), original) as draft:
+            yield draft
+
+    @contextmanager
+    def _writing(self, key: Key, info: dict[str, Any], original: Manifest | None) -> Iterator[Draft]:
         with (
             self.opened.explaining_disk(
                 f"{key.label} was not written to {self.root} and the artifact that was there before, if any, is intact",
@@ -114,17 +128,18 @@ class ArtifactStore:
             ),
             Drafts(self.opened).new() as folder,
         ):
-            draft = Draft(folder, dict(info or {}))
+            draft = Draft(folder, info)
             yield draft
-            draft.become(publish(self.opened, key, draft))
+            draft.become(publish(self.opened, key, draft, original))
 
     # Reading
 
     def read(self, study: str, asset: str, partition: str | None = None) -> Artifact:
         """The current version, every file verified, in a local folder (a remote one is downloaded once).
 
-        Raises MissingArtifact where none was written, DamagedArtifact where a file is missing, added, cut or changed
-        since, or the pointer or manifest is, UserError where the disk is too full for the download.
+        Raises MissingArtifact where none was written (LeftOutArtifact where it was copied here without its files),
+        DamagedArtifact where a file is missing, added, cut or changed since, or the pointer or manifest is, UserError
+        where the disk is too full for the download.
         """
         return self._reader.read(Key(study, asset, partition))
 
@@ -159,19 +174,27 @@ class ArtifactStore:
 
     # Refusing
 
-    def refuse(self, study: str, asset: str, partition: str | None, reason: str, made_from: dict[str, Any]) -> None:
+    def refuse(
+        self,
+        study: str,
+        asset: str,
+        partition: str | None,
+        reason: str,
+        made_from: dict[str, Any],
+        created: datetime | None = None,
+    ) -> None:
         """Record that nothing may be built on what is stored here, or on nothing where nothing is.
 
         It holds until the next `write` or `withdraw_refusal`; another one replaces it. `made_from`: JSON-able facts
-        that the verdict rests on. Raises TypeError where they are not JSON-able, UserError where the disk is full or
-        may not be written to.
+        that the verdict rests on; `created`: when it was found, if not now. Raises TypeError where they are not
+        JSON-able, UserError where the disk is full or may not be written to.
         """
         key = Key(study, asset, partition)
         with (
             self.opened.explaining_disk(f"that {key.label} is refused was not recorded in {self.root}", key),
             self.opened.lock(key),
         ):
-            refusal = Refusal(reason, made_from, datetime.now(UTC))
+            refusal = Refusal(reason, made_from, created or datetime.now(UTC))
             self.opened.replace(refusal.as_bytes(self._versions.current(key)), key.relative, REFUSAL)
 
     def refusal(self, study: str, asset: str, partition: str | None = None) -> Refusal | None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.storage.content_hash import file_content_hash, is_view, json_hash
 from subliminal_dagster.science.storage.files import files_in, flush_to_disk, write_durably
 from subliminal_dagster.science.storage.keys import Key
@@ -36,19 +37,26 @@ from subliminal_dagster.science.storage.root import Root
 from subliminal_dagster.science.storage.versions import Versions
 
 
-def publish(root: Root, key: Key, draft: Draft) -> Artifact:
+def publish(root: Root, key: Key, draft: Draft, original: Manifest | None = None) -> Artifact:
     """Make a draft the current version of an artifact, and delete the versions that were current before the last one.
 
-    Raises as `ArtifactStore.write` does, but for errors of the disk, which it leaves as they are.
+    `original`: the manifest elsewhere that this one is a copy of, if it is one. Raises as `ArtifactStore.write` and
+    `copy` do, but for errors of the disk, which it leaves as they are.
     """
-    files = tuple(_described(draft.path))
+    left_out = original is not None and original.left_out
+    files = original.files if original and left_out else tuple(_described(draft.path))
     content_hash = json_hash({file.path: file.content for file in files if file.content is not None})
+    if original and content_hash != original.content_hash:
+        raise UserError(
+            f"The files of {key.label} are not those that its content hash {original.content_hash[:12]} stands for "
+            f"(theirs is {content_hash[:12]}): get the copy again from where it came from."
+        )
     versions = Versions(root)
     with root.lock(key):
         previous = versions.current(key)
-        created = datetime.now(UTC)
+        created = original.created if original else datetime.now(UTC)
         version = new_version(content_hash, created, previous)
-        manifest = Manifest(version, content_hash, created, files, draft.info).as_bytes()
+        manifest = Manifest(version, content_hash, created, files, draft.info, left_out=left_out).as_bytes()
         manifest_sha256 = hashlib.sha256(manifest).hexdigest()
         # Where the pointer was lost, a version that is whole is taken for one that it named.
         before = [previous, *versions.once_current(key)] if previous else versions.whole(key)
@@ -61,7 +69,7 @@ def publish(root: Root, key: Key, draft: Draft) -> Artifact:
         else:
             path = root.copies / key.relative / manifest_sha256
             path.parent.mkdir(parents=True, exist_ok=True)
-            _upload(root, key, draft.path, version, [*(file.path for file in files), MANIFEST])
+            _upload(root, key, draft.path, version, [*([] if left_out else (file.path for file in files)), MANIFEST])
             root.replace(pointer, key.relative, POINTER)
             os.rename(draft.path, path)
         # One that cannot be deleted no longer counts: it names the version it was about.

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_studies import tiny_study_settings
+from tiny_studies import inside_settings, tiny_study_settings
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.base import user_files
 from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.study_file import STUDIES, load_study, shipped_studies
 from subliminal_dagster.science.settings.yaml_text import load_yaml
@@ -202,6 +203,20 @@ def test_a_path_is_one_beside_the_study_s_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "here")
     study = read(tmp_path, bundled(), "prompts=other.yaml")
     assert isinstance(study, Study) and study.prompts == str(tmp_path / "here" / "other.yaml")
+
+
+def test_the_files_that_a_study_names_are_known(tmp_path: Path) -> None:
+    (tmp_path / "lists.yaml").write_text("")
+    settings = inside_settings(tmp_path / "model", tmp_path / "prose.txt")
+    settings |= {"prompt_lists": "lists.yaml", "system_prompt": "/no_think", "description": "/home/me"}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert user_files(load_study(path)) == {
+        "base_model.path": str(tmp_path / "model"),
+        "prompt_lists": str(tmp_path / "lists.yaml"),
+        "sae.corpus.path": str(tmp_path / "prose.txt"),
+    }
+    assert not any(user_files(load_study(name)) for name in shipped_studies())
 
 
 def test_another_seed_is_a_study_of_its_own(tmp_path: Path) -> None:
