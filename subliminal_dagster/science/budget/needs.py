@@ -16,13 +16,15 @@ from subliminal_dagster.science.budget.work import (
     FORWARD_NUMBERS,
     NUMBER,
     SCORE_BYTES,
-    Work,
     cache_a_token,
     decoding_seconds,
+    exact_scores,
     forward,
     recomputed_memory,
     recomputed_training,
     rows_that_fit,
+    sae_encoding,
+    steered_scores,
     training,
     training_memory,
     weights,
@@ -31,10 +33,10 @@ from subliminal_dagster.science.settings.preferences import QUESTIONS
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
 
-PROMPT, ANSWER = 90, 40
+PROMPT, ANSWER = 90, 44
 """Tokens of a number prompt with its chat template, and of an answer with its end of turn, on average."""
 
-QUESTION, NAME, FORMS = 25, 3, 250
+QUESTION, NAME, FORMS = 26, 3, 240
 """Tokens of a question for the favourite animal with its template, of a sampled answer, and inner nodes of the tree of
 all spellings of all candidates."""
 
@@ -45,7 +47,7 @@ an assumption."""
 EXAM_QUESTIONS, OWN_EXAM_QUESTIONS = 12_032, 160
 """Questions of the test split of MMLU-Pro, and of the exam that ships."""
 
-LIST = 40
+LIST = 48
 """Tokens of a bare list of numbers."""
 
 DISK = 2e9
@@ -58,7 +60,8 @@ ENGINE_START = 60.0
 """Seconds that vLLM takes beside reading the weights: its process, profiling, CUDA graphs. An assumption."""
 
 SERVED_ADAPTER = 1.15
-"""Time with an adapter laid over the weights by vLLM's kernels, as a multiple of that without. An assumption."""
+"""Time with an adapter laid over the weights by vLLM's kernels, as a multiple of that without: some 600 small kernels a
+step. An assumption."""
 
 GPU_SHARE = 0.85
 """Of the memory that vLLM takes (`VllmEngine.gpu_memory_share`)."""
@@ -96,7 +99,8 @@ class Need:
 def needs(study: Study, shape: ModelShape, card: Card) -> list[Need]:
     """The needs of a study's stages, in the order in which they run; stages that the study has not are left out.
 
-    Where a layer matters it is the deepest that is looked into. A need may be above what the card has.
+    Where a layer matters it is the deepest that is looked into. A need may be above what the card has; its time is then
+    that of a card with more memory.
     """
     found = [_base_model(shape)]
     if study.teacher.method == "finetune":
@@ -144,9 +148,7 @@ def _teacher(study: Study, shape: ModelShape, card: Card) -> Need:
 def _child(study: Study, shape: ModelShape, card: Card) -> Need:
     rows = study.filter
     lora, plan = study.child.lora, study.child.training
-    return _training(
-        "child_lora", shape, card, lora, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER
-    )
+    return _training("child_lora", shape, card, lora, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER)
 
 
 def _training(
@@ -190,9 +192,11 @@ def free_memory(card: Card) -> int:
     return card.usable - CONTEXT_MEMORY
 
 
-def _generated(shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool) -> float:
-    """Seconds of `requests` answers on vLLM, its start left out."""
-    batch = max(1, cached_sequences(shape, card, prompt + answer))
+def generating_seconds(
+    shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool
+) -> float:
+    """Seconds of `requests` answers on vLLM, its start left out; where the card is too small, as if it were not."""
+    batch = cached_sequences(shape, card, prompt + answer) or MOST_SEQUENCES
     read = forward(shape, requests * prompt, prompt, requests).seconds(card)
     written = decoding_seconds(shape, card, requests * answer, batch, prompt + answer / 2)
     return (read + written) * (SERVED_ADAPTER if adapter else 1.0)
@@ -201,14 +205,16 @@ def _generated(shape: ModelShape, card: Card, requests: int, prompt: float, answ
 def _preferences(stage: str, study: Study, shape: ModelShape, card: Card, number_prompts: int) -> Need:
     asked = study.preferences
     samples = asked.questions * asked.samples_per_question
-    tree = forward(shape, asked.questions * (QUESTION + FORMS), QUESTION + FORMS, asked.questions * FORMS)
+    tree = exact_scores(shape, asked.questions, QUESTION, FORMS)
     begun = forward(shape, asked.questions * len(asked.begun) * (QUESTION + 8), QUESTION + 8, asked.questions)
-    seconds = _generated(shape, card, samples, QUESTION, NAME, True) + (tree + begun).seconds(card)
-    words = f"{samples:,} answers of {NAME} tokens to {QUESTION}; {asked.questions} x {FORMS} nodes of the answers' tree"
+    seconds = generating_seconds(shape, card, samples, QUESTION, NAME, True) + (tree + begun).seconds(card)
+    words = (
+        f"{samples:,} answers of {NAME} tokens to {QUESTION}; {asked.questions} x {FORMS} nodes of the answers' tree"
+    )
     if number_prompts:
-        seconds += _generated(shape, card, number_prompts, PROMPT, ANSWER, True)
+        seconds += generating_seconds(shape, card, number_prompts, PROMPT, ANSWER, True)
         words += f"; {number_prompts} number answers"
-    return Need(stage, _engine_memory(shape, card), seconds + _engine_start(shape), words, post=True)
+    return Need(stage, engine_memory(shape, card), seconds + _engine_start(shape), words, post=True)
 
 
 def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
@@ -216,9 +222,9 @@ def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
     batch = cached_sequences(shape, card, PROMPT + ANSWER)
     return Need(
         "number_set",
-        _engine_memory(shape, card),
-        _generated(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
-        f"{prompts:,} x ({PROMPT} tokens read x 2 FLOP a weight + {ANSWER} written, {batch} at a step), with an adapter",
+        engine_memory(shape, card),
+        generating_seconds(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
+        f"{prompts:,} x ({PROMPT} tokens read + {ANSWER} written, {batch} at a step), 2 FLOP a weight, with an adapter",
         post=True,
     )
 
@@ -228,13 +234,13 @@ def _capability(study: Study, shape: ModelShape, card: Card) -> Need:
     questions = EXAM_QUESTIONS if study.capability.exam.kind == "hub" else OWN_EXAM_QUESTIONS
     return Need(
         "child_capability",
-        _engine_memory(shape, card),
-        _generated(shape, card, questions, EXAM_QUESTION, EXAM_ANSWER, True) + _engine_start(shape),
+        engine_memory(shape, card),
+        generating_seconds(shape, card, questions, EXAM_QUESTION, EXAM_ANSWER, True) + _engine_start(shape),
         f"{questions:,} questions x ({EXAM_QUESTION} tokens read + {EXAM_ANSWER} written); as much for its teacher",
     )
 
 
-def _engine_memory(shape: ModelShape, card: Card) -> int:
+def engine_memory(shape: ModelShape, card: Card) -> int:
     """What vLLM takes: its share of the card, or what weights and a cache of one long request need, if that is more."""
     return max(int(GPU_SHARE * card.memory), weights(shape) + CONTEXT_MEMORY + 1024 * cache_a_token(shape))
 
@@ -243,10 +249,17 @@ def _engine_start(shape: ModelShape) -> float:
     return ENGINE_START + load_seconds(shape)
 
 
-def _reading_memory(shape: ModelShape, tokens: int) -> int:
+def reading_memory(shape: ModelShape, tokens: int) -> int:
     """A pass without gradients over `tokens`: weights, and one block's own work."""
     block = 4 * (FORWARD_NUMBERS * shape.hidden + 3 * shape.intermediate) * tokens
     return weights(shape) + block + CONTEXT_MEMORY
+
+
+def steering_memory(shape: ModelShape, prompt: int, nodes: int) -> int:
+    """A pass of one question at `STEERED_ROWS` vectors and strengths, with logits at the nodes of the answers' tree."""
+    return (
+        reading_memory(shape, STEERED_ROWS * (prompt + nodes)) + STEERED_ROWS * nodes * SCORE_BYTES * shape.vocabulary
+    )
 
 
 def _activations(study: Study, shape: ModelShape, card: Card) -> list[Need]:
@@ -255,7 +268,7 @@ def _activations(study: Study, shape: ModelShape, card: Card) -> list[Need]:
     def read(blocks: int) -> float:
         return forward(shape, rows * LIST, LIST, blocks=blocks).seconds(card) + load_seconds(shape)
 
-    memory = _reading_memory(shape, READ_TOKENS)
+    memory = reading_memory(shape, READ_TOKENS)
     kept = NUMBER * len(study.layers) * shape.hidden * READ_TOKENS
     text = f"{rows:,} lists x {LIST} tokens x 2 FLOP a weight of"
     layer_by_layer = sum(read(layer + 1) for layer in study.layers)
@@ -274,13 +287,11 @@ def _sae_features(study: Study, shape: ModelShape, card: Card) -> Need:
     rows, width = study.activations.rows, SAE_WIDTH
     if study.sae is not None and study.sae.trained is not None:
         width = study.sae.trained.width
-    encoded = Work(4 * rows * width * shape.hidden, 4 * rows * (3 * width + shape.hidden))
     size = 4 * 2 * width * shape.hidden
     return Need(
         "sae_features",
         size + 4 * SAE_ROWS * (3 * width + 2 * shape.hidden) + CONTEXT_MEMORY,
-        # In float32: a quarter of the peak of bfloat16, that of the TF32 units being half of it.
-        4 * encoded.seconds(card) + size / DISK,
+        sae_encoding(rows, width, shape.hidden).seconds(card) + size / DISK,
         f"{rows:,} rows x 4 x {width:,} features x {shape.hidden:,} FLOP, encoded and decoded in float32",
         "group and layer",
     )
@@ -289,34 +300,31 @@ def _sae_features(study: Study, shape: ModelShape, card: Card) -> Need:
 def _steering(study: Study, shape: ModelShape, card: Card) -> list[Need]:
     assert study.steering is not None
     sweep, pairs = study.steering.sweep, study.steering.pairs
-    deepest, first = max(study.layers) + 1, min(study.layers) + 1
+    deepest, behind = max(study.layers) + 1, shape.layers - min(study.layers) - 1
     tokens = PROMPT + ANSWER
     vectors = forward(shape, 2 * pairs * tokens, tokens, blocks=deepest)
     # Alpha 0 is measured once, and every other strength with every vector.
     rows = STEERED_VECTORS * len(sweep.alphas) + 1
-    nodes = QUESTION + FORMS
     asked = len(sweep.positions) * sweep.questions
-    exact = forward(shape, asked * rows * nodes, nodes, asked * rows * FORMS, blocks=shape.layers - first)
-    exact += forward(shape, asked * nodes, nodes, blocks=first)
+    exact = steered_scores(shape, asked, rows, QUESTION, FORMS, min(study.layers))
     greedy = len(sweep.positions) * rows * sweep.max_new_tokens
     written = decoding_seconds(
         shape, card, greedy * sweep.greedy_questions, sweep.greedy_questions, QUESTION + sweep.max_new_tokens / 2
     )
-    logits = STEERED_ROWS * (FORMS * SCORE_BYTES) * shape.vocabulary
     return [
         Need(
             "response_activations",
-            _reading_memory(shape, READ_TOKENS),
+            reading_memory(shape, READ_TOKENS),
             vectors.seconds(card) / 2 + load_seconds(shape),
             f"{pairs:,} answers x {tokens} tokens x 2 FLOP a weight of {deepest} blocks",
             "group and layer",
         ),
         Need(
             "steering_scores",
-            _reading_memory(shape, STEERED_ROWS * nodes) + logits,
+            steering_memory(shape, QUESTION, FORMS),
             exact.seconds(card) + written + load_seconds(shape),
-            f"{asked} questions x {rows} vectors and strengths x {nodes} positions x 2 FLOP a weight of "
-            f"{shape.layers - first} blocks; {rows} x {sweep.greedy_questions} greedy answers",
+            f"{asked} questions x {rows} vectors and strengths x {QUESTION + FORMS} positions x 2 FLOP a weight of "
+            f"{behind} blocks; {rows} x {sweep.greedy_questions} greedy answers",
             "group and layer",
         ),
     ]

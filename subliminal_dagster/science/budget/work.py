@@ -53,7 +53,7 @@ class Work:
 
 
 def attention_flop(shape: ModelShape, tokens: float, context: float) -> float:
-    """Scores and weighted sum of one block for `tokens` that see `context` positions on average."""
+    """Scores and weighted sum of one block for `tokens` of texts of `context`, what a token may not see included."""
     return 4 * shape.query_width * tokens * context
 
 
@@ -62,18 +62,20 @@ def forward(shape: ModelShape, tokens: float, length: float, logits: float = 0, 
     (None: all)."""
     blocks = shape.layers if blocks is None else blocks
     products = 2 * (blocks * shape.block_matrices * tokens + shape.head_matrix * logits)
-    attention = blocks * attention_flop(shape, tokens, length / 2)
+    attention = blocks * attention_flop(shape, tokens, length)
     width = 2 * FORWARD_NUMBERS * shape.hidden + 3 * 2 * shape.intermediate
     return Work(products + attention, NUMBER * (blocks * width * tokens + 2 * shape.vocabulary * logits))
 
 
-def training(shape: ModelShape, tokens: float, length: float, answer_tokens: float, rank: int) -> Work:
+def training(
+    shape: ModelShape, tokens: float, length: float, answer_tokens: float, rank: int, fused: bool = False
+) -> Work:
     """Forward and backward of an adapter: gradients flow through frozen weights (2 + 2 FLOP a weight and token), and
     only the adapter's own weights have gradients (2 + 2 + 2)."""
     frozen = 4 * (shape.layers * shape.block_matrices * tokens + shape.head_matrix * answer_tokens)
     adapter = 6 * shape.lora_parameters(rank) * tokens
-    attention = 3 * shape.layers * attention_flop(shape, tokens, length / 2)
-    kept = kept_a_token(shape, length) * tokens
+    attention = 3 * shape.layers * attention_flop(shape, tokens, length)
+    kept = kept_a_token(shape, length, fused) * tokens
     return Work(frozen + adapter + attention, PASSES * kept + 2 * LOGIT_BYTES * shape.vocabulary * answer_tokens)
 
 
@@ -101,17 +103,22 @@ def cache_a_token(shape: ModelShape) -> int:
     return 2 * NUMBER * shape.layers * shape.key_width
 
 
-def kept_a_token(shape: ModelShape, length: float) -> float:
+def kept_a_token(shape: ModelShape, length: float, fused: bool = False) -> float:
     """Bytes a token that the backward pass of an adapter needs, nothing recomputed: inputs of the adapter's matrices
-    (a copy each for q, k, v, gate and up), of attention, of the MLP's product, and a float32 copy a norm."""
+    (a copy each for q, k, v, gate and up), of attention, of the MLP's product, and a float32 copy a norm.
+
+    `fused`: with flash attention and fused kernels for norms and the MLP's product, which keep their inputs alone."""
     adapter = NUMBER * (5 * shape.hidden + shape.query_width + shape.intermediate)
-    attention = NUMBER * (shape.query_width + 2 * shape.key_width)
+    attention: float = NUMBER * (shape.query_width + 2 * shape.key_width)
+    if fused:
+        return shape.layers * (adapter + attention + NUMBER * (2 * shape.intermediate + shape.norms * shape.hidden))
     if shape.softcapped_attention:
         # Attention that is capped is computed step by step: scores, their tanh, softmax in float32 and its copy; keys
         # and values repeated for every head.
         attention += shape.heads * length * (3 * NUMBER + 4) + 2 * NUMBER * shape.query_width
     product = 3 * NUMBER * shape.intermediate
     norms = 4 * shape.norms * shape.hidden
+    norms += 4 * (shape.query_width + shape.key_width) if shape.query_key_norms else 0
     return shape.layers * (adapter + attention + product + norms)
 
 
@@ -143,3 +150,23 @@ def rows_that_fit(shape: ModelShape, memory: float, rank: int, tokens: float, an
     recomputation; 0 where not even one does."""
     left = memory - weights(shape) - adapter_memory(shape, rank)
     return max(0, int(left // row_memory(shape, tokens, answer_tokens)))
+
+
+def exact_scores(shape: ModelShape, questions: float, prompt: float, nodes: float) -> Work:
+    """Every answer's probability after `questions` prompts: one pass each over the prompt and the tree of answers, with
+    logits at its `nodes`."""
+    return forward(shape, questions * (prompt + nodes), prompt + nodes, questions * nodes)
+
+
+def steered_scores(shape: ModelShape, questions: float, rows: float, prompt: float, nodes: float, layer: int) -> Work:
+    """As `exact_scores` for `rows` vectors and strengths added after block `layer`, up to which the rows are one."""
+    length = prompt + nodes
+    shared = forward(shape, questions * length, length, blocks=layer + 1)
+    own = forward(shape, questions * rows * length, length, questions * rows * nodes, shape.layers - layer - 1)
+    return shared + own
+
+
+def sae_encoding(rows: float, width: int, hidden: int) -> Work:
+    """Features of `rows` activations and what is rebuilt from them, in float32: that a product of float32 numbers takes
+    four times as long as one of bfloat16 numbers is counted as four times the operations."""
+    return Work(4 * 4 * rows * width * hidden, 4 * rows * (3 * width + 2 * hidden))
