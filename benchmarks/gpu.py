@@ -17,7 +17,7 @@ they may be; what they write is of no meaning, and how fast they write it is tha
 from __future__ import annotations
 
 import argparse
-import gc
+import ctypes
 import importlib.util
 import json
 import math
@@ -38,12 +38,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
-from tiny_models import GEMMA, tiny_tokenizer
+from tiny_models import GEMMA, SPECIAL, tiny_tokenizer
 
 from subliminal_dagster.science.activations.activations import collect
 from subliminal_dagster.science.budget.card import BANDWIDTH_SHARE, CARDS, GB, MATMUL_SHARE, Card
 from subliminal_dagster.science.budget.needs import (
     ANSWER,
+    CONTEXT_MEMORY,
     FORMS,
     LIST,
     NAME,
@@ -159,8 +160,13 @@ class Bench:
         if time.monotonic() > self.deadline:
             print(f"{stage:<24} not run: out of time")
             return
-        with memory_of(self.device) as memory:
-            measured = action()
+        try:
+            with memory_of(self.device) as memory:
+                measured = action()
+        except (UserError, torch.OutOfMemoryError) as error:
+            release_memory()
+            print(f"{stage:<24} failed: {str(error).splitlines()[0]}", flush=True)
+            return
         self.results.append(Result(stage, work, reckoned, measured, reckoned_memory, memory[0]))
         print(self.results[-1].line(), flush=True)
 
@@ -294,7 +300,7 @@ def stand_in_tokenizer(size: int) -> Any:
         bos_token=small.bos_token,
         eos_token=small.eos_token,
         pad_token=small.pad_token,
-        additional_special_tokens=small.additional_special_tokens,
+        additional_special_tokens=SPECIAL[1:2] + SPECIAL[3:],
         chat_template=GEMMA,
         clean_up_tokenization_spaces=False,
     )
@@ -304,13 +310,16 @@ def stand_in_tokenizer(size: int) -> Any:
 def memory_of(device: str) -> Iterator[list[float]]:
     """The most memory held while the block lasts, in bytes, in the list that it is given."""
     found = [0.0]
-    gc.collect()
+    release_memory()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         yield found
         found[0] = torch.cuda.max_memory_allocated()
         return
+    if sys.platform == "linux":
+        # Or what was freed before is filled first, and the process does not grow.
+        ctypes.CDLL(None).malloc_trim(0)
     process, ended = psutil.Process(), threading.Event()
     before = process.memory_info().rss
 
@@ -358,7 +367,7 @@ def train(bench: Bench, stage: str, prompt: int, answer: int, most: int) -> None
     piece = training if fit else recomputed_training
     memory = (training_memory if fit else recomputed_memory)(shape, lora.rank, batch, tokens, answer)
     step = piece(shape, batch * tokens, tokens, batch * answer, lora.rank).seconds(card)
-    steps = bench.amount(step, 2, math.ceil(most / batch))
+    steps = bench.amount(step, 1, math.ceil(most / batch))
     prompts, answers = random_ids(shape, steps * batch, prompt), random_ids(shape, steps * batch, answer, 1)
     rows = [Row(*row) for row in zip(prompts, answers, strict=True)]
     plan = TrainingSettings(learning_rate=1e-4, batch_size=batch, epochs=1, max_length=512)
@@ -383,7 +392,9 @@ def generation(bench: Bench) -> None:
         batch = min(requests, engine.generate_batch)
         return read + decoding_seconds(shape, card, requests * ANSWER, batch, PROMPT + ANSWER / 2)
 
-    requests = engine.generate_batch * bench.amount(reckoned(engine.generate_batch), 1, 8)
+    full = reckoned(engine.generate_batch)
+    share = min(1.0, bench.seconds / full)
+    requests = max(4, int(share * engine.generate_batch)) * bench.amount(full, 1, 8)
     prompts = random_ids(shape, requests, PROMPT)
 
     def action() -> float:
@@ -452,7 +463,11 @@ def scoring(bench: Bench) -> None:
 
     together = min(questions, engine.score_batch)
     # Logits of the batch with their cap, and of one row in float32 with its log-softmax.
-    memory = reading_memory(shape, together * (QUESTION + nodes)) + (4 * together + 8) * nodes * shape.vocabulary
+    memory = (
+        reading_memory(shape, together * (QUESTION + nodes))
+        - CONTEXT_MEMORY
+        + (4 * together + 8) * nodes * shape.vocabulary
+    )
     reckoned = exact_scores(shape, questions, QUESTION, nodes).seconds(card)
     bench.measure("scoring", f"{questions} questions x {nodes} nodes of answers", reckoned, memory, action)
 
@@ -477,7 +492,7 @@ def activations(bench: Bench) -> None:
         for _ in batched_residuals(model, sequences, layers, batch_tokens=READ_TOKENS):
             pass
 
-    memory = reading_memory(shape, READ_TOKENS)
+    memory = reading_memory(shape, READ_TOKENS) - CONTEXT_MEMORY
     for stage, deepest, work in (("activations", layers[1], one), ("activations, 3 layers", layers[2], all_in_one)):
         reckoned = forward(shape, rows * LIST, LIST, blocks=deepest + 1).seconds(card)
         described = f"{rows} lists x {LIST} tokens, {deepest + 1} blocks"
@@ -539,7 +554,7 @@ def steering(bench: Bench) -> None:
     reckoned = steered_scores(shape, questions, strengths, prompt, nodes, layer).seconds(card)
     reckoned += decoding_seconds(shape, card, greedy, sweep.greedy_questions, prompt)
     work = f"{questions} questions x {strengths} strengths x {prompt + nodes} tokens"
-    bench.measure("steering", work, reckoned, steering_memory(shape, prompt, nodes), action)
+    bench.measure("steering", work, reckoned, steering_memory(shape, prompt, nodes) - CONTEXT_MEMORY, action)
 
 
 if __name__ == "__main__":
