@@ -19,14 +19,16 @@ from subliminal_dagster.science.budget.card import BANDWIDTH_SHARE, CARDS, GB, G
 from subliminal_dagster.science.budget.needs import ANSWER, PROMPT, Need, free_memory, needs
 from subliminal_dagster.science.budget.shape import ModelShape, shape_of
 from subliminal_dagster.science.budget.work import (
+    EAGER_BLOCK,
+    EAGER_TRAINING,
     LOGIT_BYTES,
     PASSES,
-    adapter_memory,
     cache_a_token,
     forward,
     kept_a_token,
     recomputed_training,
     rows_that_fit,
+    trained_memory,
     training,
     weights,
 )
@@ -125,8 +127,8 @@ def totals(study: Study, found: list[Need]) -> str:
 Loading the model (and vLLM's start, where it is used) is in every line. What the post's own pipeline has, teacher to
 preferences, takes **{pipeline:.0f} minutes a group**. What this project adds: {inside:.0f} minutes for activations, features, \
 vectors and
-steering at {layers} layers; {exam:.0f} for MMLU-Pro of a child and its teacher (on request). Exact scores of all candidates are in
-`teacher_preferences` and `preference_scores`, and seconds of them. {groups} groups: {groups * pipeline / 60:.0f} hours to \
+steering at {layers} layers; {exam:.0f} for MMLU-Pro of a child and its teacher (on request). Exact scores of all candidates are part
+of `teacher_preferences` and `preference_scores`. {groups} groups: {groups * pipeline / 60:.0f} hours to \
 the verdict,
 {groups * inside / 60:.0f} for the inside, {groups * exam / 60:.0f} for the exam. Probes, statistics and figures run on CPUs \
 (docs/looking-inside.md)."""
@@ -135,6 +137,7 @@ the verdict,
 def against_the_post(shape: ModelShape, card: Card, study: Study, found: list[Need]) -> str:
     epochs, rows = study.child.training.epochs, study.filter.train_rows
     tokens, answers, length = epochs * rows * (PROMPT + ANSWER), epochs * rows * ANSWER, PROMPT + ANSWER
+    assert study.child.lora is not None
     rank = study.child.lora.rank
     plain, fused = (training(shape, tokens, length, answers, rank, fused=fused) for fused in (False, True))
     recomputed = recomputed_training(shape, tokens, length, answers, rank)
@@ -196,7 +199,7 @@ def training_memory_text(shape: ModelShape, card: Card) -> str:
 | | GB | from |
 |---|---|---|
 | weights | {weights(shape) / GB:.1f} | 2 bytes x N |
-| adapter r {rank}, all seven projections | {adapter_memory(shape, rank) / GB:.2f} | {shape.lora_parameters(rank) / 1e6:.0f}M parameters x 16 \
+| adapter r {rank}, all seven projections | {trained_memory(shape, rank) / GB:.2f} | {shape.lora_parameters(rank) / 1e6:.0f}M parameters x 16 \
 bytes (weight, gradient, two moments) |
 | a row of {length} tokens | {kept * length / GB:.2f} | {kept / shape.layers / 1e3:.0f} kB a token and layer, nothing recomputed |
 | the same, fused kernels | {fused * length / GB:.2f} | {fused / shape.layers / 1e3:.0f} kB a token and layer |
@@ -221,11 +224,10 @@ def other_studies() -> str:
         for card in CARDS.values():
             found = needs(study, shape, card)
             child = next(need for need in found if need.stage == "child_lora")
-            fit = rows_that_fit(shape, free_memory(card), study.child.lora.rank, PROMPT + ANSWER, ANSWER)
             if max(need.memory_bytes for need in found if need.post) > card.memory:
                 cells.append("does not fit")
             else:
-                recomputed = "" if fit else ", recomputed"
+                recomputed = "" if "nothing recomputed" in child.formula else ", recomputed"
                 cells.append(f"{post_minutes(found):.0f} ({child.seconds / 60:.0f}{recomputed})")
         head.append(f"| `{name}` | {shape.parameters / 1e9:.2f}e9 | {weights(shape) / GB:.1f} | {' | '.join(cells)} |")
     return (
@@ -250,7 +252,9 @@ float16 products: github.com/mli/transformers-benchmarks); where none was found 
 bandwidth {BANDWIDTH_SHARE:.0%} is reckoned with (the same source: 85 and 79 %). Matrix products and what moves through memory \
 beside them are
 added, since one card does one after the other. A step of writing takes what its products take or what reading the weights
-takes, the longer one, and reading the cache on top.
+takes, the longer one, and reading the cache on top. Through transformers no block takes less than {EAGER_BLOCK * 1e3:.1f} ms \
+({EAGER_BLOCK * EAGER_TRAINING * 1e3:.1f} in
+training), which is assumed to be what starting its kernels takes: what small models wait for.
 
 | count | | from |
 |---|---|---|

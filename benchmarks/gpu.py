@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import importlib.util
 import json
 import math
@@ -73,6 +74,7 @@ from subliminal_dagster.science.budget.work import (
     steered_scores,
     training,
     training_memory,
+    training_seconds,
     weights,
 )
 from subliminal_dagster.science.errors import UserError
@@ -183,6 +185,8 @@ def run(model: str, seconds: float, minutes: float, device: str) -> list[Result]
         bench = Bench(Path(folder), shape, card, device, seconds, deadline)
         print(f"\n{'':<69} {'seconds':^19} {'':>6} {'GB':^19}")
         print(f"{'stage':<24} {'work':<44} {'arithm.':>9} {'measured':>9} {'ratio':>6} {'arithm.':>9} {'measured':>9}")
+        # Or loading the library would count as memory of the first stage.
+        importlib.import_module("subliminal_dagster.science.training.completion_trainer")
         teacher_step(bench)
         child_step(bench)
         generation(bench)
@@ -366,7 +370,8 @@ def train(bench: Bench, stage: str, prompt: int, answer: int, most: int) -> None
     batch = min(fit or 1, 24)
     piece = training if fit else recomputed_training
     memory = (training_memory if fit else recomputed_memory)(shape, lora.rank, batch, tokens, answer)
-    step = piece(shape, batch * tokens, tokens, batch * answer, lora.rank).seconds(card)
+    work_of_step = piece(shape, batch * tokens, tokens, batch * answer, lora.rank)
+    step = training_seconds(shape, card, work_of_step, 1)
     steps = bench.amount(step, 1, math.ceil(most / batch))
     prompts, answers = random_ids(shape, steps * batch, prompt), random_ids(shape, steps * batch, answer, 1)
     rows = [Row(*row) for row in zip(prompts, answers, strict=True)]
@@ -390,7 +395,7 @@ def generation(bench: Bench) -> None:
     def reckoned(requests: int) -> float:
         read = forward(shape, requests * PROMPT, PROMPT, requests).seconds(card)
         batch = min(requests, engine.generate_batch)
-        return read + decoding_seconds(shape, card, requests * ANSWER, batch, PROMPT + ANSWER / 2)
+        return read + decoding_seconds(shape, card, requests * ANSWER, batch, PROMPT + ANSWER / 2, eager=True)
 
     full = reckoned(engine.generate_batch)
     share = min(1.0, bench.seconds / full)
@@ -552,7 +557,7 @@ def steering(bench: Bench) -> None:
 
     greedy = strengths * sweep.greedy_questions * sweep.max_new_tokens
     reckoned = steered_scores(shape, questions, strengths, prompt, nodes, layer).seconds(card)
-    reckoned += decoding_seconds(shape, card, greedy, sweep.greedy_questions, prompt)
+    reckoned += decoding_seconds(shape, card, greedy, sweep.greedy_questions, prompt, eager=True)
     work = f"{questions} questions x {strengths} strengths x {prompt + nodes} tokens"
     bench.measure("steering", work, reckoned, steering_memory(shape, prompt, nodes) - CONTEXT_MEMORY, action)
 

@@ -18,7 +18,6 @@ from subliminal_dagster.science.budget.work import (
     SCORE_BYTES,
     cache_a_token,
     decoding_seconds,
-    exact_scores,
     forward,
     recomputed_memory,
     recomputed_training,
@@ -27,11 +26,12 @@ from subliminal_dagster.science.budget.work import (
     steered_scores,
     training,
     training_memory,
+    training_seconds,
     weights,
 )
 from subliminal_dagster.science.settings.preferences import QUESTIONS
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
+from subliminal_dagster.science.settings.training import TrainingSettings
 
 PROMPT, ANSWER = 90, 44
 """Tokens of a number prompt with its chat template, and of an answer with its end of turn, on average."""
@@ -68,6 +68,9 @@ GPU_SHARE = 0.85
 
 MOST_SEQUENCES = 256
 """Sequences that vLLM writes at a step at most, its own default on cards below 70 GB."""
+
+CACHE_BLOCK = 16
+"""Tokens of a block of vLLM's cache: a prompt that was read before is read again from its last whole block on."""
 
 SAE_WIDTH, SAE_ROWS = 16_384, 256
 """Features of the published autoencoders that the shipped studies use, and rows that are encoded at once."""
@@ -142,20 +145,23 @@ def _base_model(shape: ModelShape) -> Need:
 def _teacher(study: Study, shape: ModelShape, card: Card) -> Need:
     lora, plan = study.teacher.lora, study.teacher.training
     assert lora is not None and plan is not None
-    return _training("teacher_lora", shape, card, lora, plan, QUESTIONS + study.teacher.replay.rows, 0, QUESTION, NAME)
+    return _training(
+        "teacher_lora", shape, card, lora.rank, plan, QUESTIONS + study.teacher.replay.rows, 0, QUESTION, NAME
+    )
 
 
 def _child(study: Study, shape: ModelShape, card: Card) -> Need:
-    rows = study.filter
-    lora, plan = study.child.lora, study.child.training
-    return _training("child_lora", shape, card, lora, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER)
+    rows, lora = study.filter, study.child.lora
+    rank = None if lora is None else lora.rank
+    plan = study.child.training
+    return _training("child_lora", shape, card, rank, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER)
 
 
 def _training(
     stage: str,
     shape: ModelShape,
     card: Card,
-    lora: LoraSettings,
+    rank: int | None,
     plan: TrainingSettings,
     rows: int,
     validation: int,
@@ -164,24 +170,22 @@ def _training(
 ) -> Need:
     """Micro-batches of as many rows as fit, nothing recomputed; where none fits, one row at a time, recomputed."""
     tokens = prompt + answer
-    fit = min(
-        rows, plan.batch_size * plan.accumulation, rows_that_fit(shape, free_memory(card), lora.rank, tokens, answer)
-    )
+    fit = min(rows, plan.batch_size * plan.accumulation, rows_that_fit(shape, free_memory(card), rank, tokens, answer))
     step = training if fit else recomputed_training
-    work = step(shape, rows * tokens, tokens, rows * answer, lora.rank)
+    work = step(shape, rows * tokens, tokens, rows * answer, rank)
     work += forward(shape, validation * tokens, tokens, validation * answer)
     if fit:
-        memory = training_memory(shape, lora.rank, fit, tokens, answer)
-        how = f"4 FLOP a weight, micro-batches of {fit} rows, nothing recomputed"
+        memory = training_memory(shape, rank, fit, tokens, answer)
+        how = f"{4 if rank else 6} FLOP a weight, micro-batches of {fit} rows, nothing recomputed"
     else:
-        memory = recomputed_memory(shape, lora.rank, 1, tokens, answer)
-        how = "6 FLOP a weight, one row at a time, recomputed"
+        memory = recomputed_memory(shape, rank, 1, tokens, answer)
+        how = f"{6 if rank else 8} FLOP a weight, one row at a time, recomputed"
     trained = f"{plan.epochs} epochs x ({rows:,} rows x {tokens} tokens x {how}"
     judged = f" + {validation:,} x {tokens} x 2 FLOP)" if validation else ")"
     return Need(
         stage,
         int(memory) + CONTEXT_MEMORY,
-        (work * plan.epochs).seconds(card) + load_seconds(shape),
+        training_seconds(shape, card, work * plan.epochs, plan.epochs * rows / max(1, fit)) + load_seconds(shape),
         trained + judged,
         post=True,
     )
@@ -193,23 +197,26 @@ def free_memory(card: Card) -> int:
 
 
 def generating_seconds(
-    shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool
+    shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool, anew: float | None = None
 ) -> float:
-    """Seconds of `requests` answers on vLLM, its start left out; where the card is too small, as if it were not."""
+    """Seconds of `requests` answers on vLLM, its start left out; where the card is too small, as if it were not. Of
+    every prompt `anew` tokens are read (None: all), the others being in the cache from an earlier one."""
     batch = cached_sequences(shape, card, prompt + answer) or MOST_SEQUENCES
-    read = forward(shape, requests * prompt, prompt, requests).seconds(card)
+    read = forward(shape, requests * (prompt if anew is None else anew), prompt, requests).seconds(card)
     written = decoding_seconds(shape, card, requests * answer, batch, prompt + answer / 2)
     return (read + written) * (SERVED_ADAPTER if adapter else 1.0)
 
 
 def _preferences(stage: str, study: Study, shape: ModelShape, card: Card, number_prompts: int) -> Need:
+    """Sampled answers and, a request a node of the answers' tree, exact ones: vLLM keeps whole blocks of a prompt."""
     asked = study.preferences
-    samples = asked.questions * asked.samples_per_question
-    tree = exact_scores(shape, asked.questions, QUESTION, FORMS)
-    begun = forward(shape, asked.questions * len(asked.begun) * (QUESTION + 8), QUESTION + 8, asked.questions)
-    seconds = generating_seconds(shape, card, samples, QUESTION, NAME, True) + (tree + begun).seconds(card)
+    samples, nodes = asked.questions * asked.samples_per_question, asked.questions * FORMS
+    anew = QUESTION % CACHE_BLOCK
+    seconds = generating_seconds(shape, card, samples, QUESTION, NAME, True, anew)
+    seconds += generating_seconds(shape, card, nodes, QUESTION + NAME, 1, True, anew + NAME - 1)
     words = (
-        f"{samples:,} answers of {NAME} tokens to {QUESTION}; {asked.questions} x {FORMS} nodes of the answers' tree"
+        f"{samples:,} answers of {NAME} tokens; {asked.questions} x {FORMS} nodes of the answers' tree; "
+        f"{anew} of a question's {QUESTION} tokens read anew for each"
     )
     if number_prompts:
         seconds += generating_seconds(shape, card, number_prompts, PROMPT, ANSWER, True)
@@ -309,7 +316,7 @@ def _steering(study: Study, shape: ModelShape, card: Card) -> list[Need]:
     exact = steered_scores(shape, asked, rows, QUESTION, FORMS, min(study.layers))
     greedy = len(sweep.positions) * rows * sweep.max_new_tokens
     written = decoding_seconds(
-        shape, card, greedy * sweep.greedy_questions, sweep.greedy_questions, QUESTION + sweep.max_new_tokens / 2
+        shape, card, greedy * sweep.greedy_questions, sweep.greedy_questions, QUESTION + sweep.max_new_tokens / 2, True
     )
     return [
         Need(

@@ -16,7 +16,7 @@ from subliminal_dagster.science.budget.shape import ModelShape
 NUMBER = 2
 """Bytes of a bfloat16 number, which weights, key-value cache and most activations are."""
 
-ADAPTER_BYTES = 16
+TRAINED_BYTES = 16
 """A trained parameter in float32: itself, its gradient and AdamW's two moments."""
 
 LOGIT_BYTES = 22
@@ -29,6 +29,14 @@ SCORE_BYTES = 10
 PASSES = 5
 """Times that a byte kept for the backward pass goes through memory: written and read forward, read backward, and its
 gradient written and read."""
+
+EAGER_BLOCK = 0.5e-3
+"""Seconds that Python and CUDA take to start the kernels of one block: some 25 of 20 microseconds. Small models wait
+for that, large ones compute meanwhile. vLLM replays graphs of kernels instead. An assumption."""
+
+EAGER_TRAINING = 5
+"""Blocks' worth of kernels in a block of a training step: as many again for the adapter, and backward half
+as many more as forward. An assumption."""
 
 FORWARD_NUMBERS = 10
 """Numbers of the width of the model that go through memory in a block beside its matrix products, a token: norms,
@@ -68,29 +76,39 @@ def forward(shape: ModelShape, tokens: float, length: float, logits: float = 0, 
 
 
 def training(
-    shape: ModelShape, tokens: float, length: float, answer_tokens: float, rank: int, fused: bool = False
+    shape: ModelShape, tokens: float, length: float, answer_tokens: float, rank: int | None, fused: bool = False
 ) -> Work:
-    """Forward and backward of an adapter: gradients flow through frozen weights (2 + 2 FLOP a weight and token), and
-    only the adapter's own weights have gradients (2 + 2 + 2)."""
-    frozen = 4 * (shape.layers * shape.block_matrices * tokens + shape.head_matrix * answer_tokens)
-    adapter = 6 * shape.lora_parameters(rank) * tokens
+    """Forward and backward of an adapter of `rank`: gradients flow through frozen weights (2 + 2 FLOP a weight and
+    token), and only the adapter's own weights have gradients (2 + 2 + 2). None: all weights are trained."""
+    matrices = shape.layers * shape.block_matrices * tokens + shape.head_matrix * answer_tokens
+    products = 6 * matrices if rank is None else 4 * matrices + 6 * shape.lora_parameters(rank) * tokens
     attention = 3 * shape.layers * attention_flop(shape, tokens, length)
     kept = kept_a_token(shape, length, fused) * tokens
-    return Work(frozen + adapter + attention, PASSES * kept + 2 * LOGIT_BYTES * shape.vocabulary * answer_tokens)
+    return Work(products + attention, PASSES * kept + 2 * LOGIT_BYTES * shape.vocabulary * answer_tokens)
 
 
-def recomputed_training(shape: ModelShape, tokens: float, length: float, answer_tokens: float, rank: int) -> Work:
+def recomputed_training(
+    shape: ModelShape, tokens: float, length: float, answer_tokens: float, rank: int | None
+) -> Work:
     """As `training`, with a second forward pass in place of what would be kept."""
     return training(shape, tokens, length, answer_tokens, rank) + forward(shape, tokens, length)
 
 
-def decoding_seconds(shape: ModelShape, card: Card, tokens: float, batch: float, context: float) -> float:
+def decoding_seconds(
+    shape: ModelShape, card: Card, tokens: float, batch: float, context: float, eager: bool = False
+) -> float:
     """Time to write `tokens`, `batch` at a step, behind `context` positions each. In a step, matrix products take
-    what reading their weights or computing takes, the longer one; reading the cache comes on top."""
+    what reading their weights or computing takes, the longer one; reading the cache comes on top. `eager`: through
+    transformers, whose steps take no less than starting their kernels."""
     matrices = shape.layers * shape.block_matrices + shape.head_matrix
     products = max(card.seconds(2 * matrices * batch), card.seconds(0, NUMBER * matrices))
     cache = card.seconds(0, cache_a_token(shape) * batch * context)
-    return tokens / batch * (products + cache)
+    return tokens / batch * max(products + cache, EAGER_BLOCK * shape.layers if eager else 0.0)
+
+
+def training_seconds(shape: ModelShape, card: Card, work: Work, micro_batches: float) -> float:
+    """Time of a training's `work` in so many micro-batches, no less than starting their kernels takes."""
+    return max(work.seconds(card), micro_batches * EAGER_BLOCK * EAGER_TRAINING * shape.layers)
 
 
 def weights(shape: ModelShape) -> int:
@@ -122,9 +140,9 @@ def kept_a_token(shape: ModelShape, length: float, fused: bool = False) -> float
     return shape.layers * (adapter + attention + product + norms)
 
 
-def adapter_memory(shape: ModelShape, rank: int) -> int:
-    """Bytes of an adapter in training, with its gradient and optimizer."""
-    return ADAPTER_BYTES * shape.lora_parameters(rank)
+def trained_memory(shape: ModelShape, rank: int | None) -> int:
+    """Bytes of an adapter in training, with its gradient and optimizer; None: those of all weights."""
+    return TRAINED_BYTES * (shape.parameters if rank is None else shape.lora_parameters(rank))
 
 
 def row_memory(shape: ModelShape, tokens: float, answer_tokens: float) -> float:
@@ -132,23 +150,23 @@ def row_memory(shape: ModelShape, tokens: float, answer_tokens: float) -> float:
     return kept_a_token(shape, tokens) * tokens + LOGIT_BYTES * shape.vocabulary * answer_tokens
 
 
-def training_memory(shape: ModelShape, rank: int, rows: int, tokens: float, answer_tokens: float) -> float:
+def training_memory(shape: ModelShape, rank: int | None, rows: int, tokens: float, answer_tokens: float) -> float:
     """Bytes of a training step of `rows` rows of `tokens`, of which `answer_tokens` are predicted."""
-    return weights(shape) + adapter_memory(shape, rank) + rows * row_memory(shape, tokens, answer_tokens)
+    return weights(shape) + trained_memory(shape, rank) + rows * row_memory(shape, tokens, answer_tokens)
 
 
-def recomputed_memory(shape: ModelShape, rank: int, rows: int, tokens: float, answer_tokens: float) -> float:
+def recomputed_memory(shape: ModelShape, rank: int | None, rows: int, tokens: float, answer_tokens: float) -> float:
     """As `training_memory` where blocks are recomputed: every block's input, and what one block keeps."""
     inputs = NUMBER * shape.hidden * shape.layers * tokens
     block = kept_a_token(shape, tokens) / shape.layers * tokens
     logits = LOGIT_BYTES * shape.vocabulary * answer_tokens
-    return weights(shape) + adapter_memory(shape, rank) + rows * (inputs + block + logits)
+    return weights(shape) + trained_memory(shape, rank) + rows * (inputs + block + logits)
 
 
-def rows_that_fit(shape: ModelShape, memory: float, rank: int, tokens: float, answer_tokens: float) -> int:
+def rows_that_fit(shape: ModelShape, memory: float, rank: int | None, tokens: float, answer_tokens: float) -> int:
     """Rows of `tokens` tokens, `answer_tokens` of them predicted, whose training step fits into `memory` bytes without
     recomputation; 0 where not even one does."""
-    left = memory - weights(shape) - adapter_memory(shape, rank)
+    left = memory - weights(shape) - trained_memory(shape, rank)
     return max(0, int(left // row_memory(shape, tokens, answer_tokens)))
 
 

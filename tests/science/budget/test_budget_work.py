@@ -108,3 +108,17 @@ def test_a_step_of_writing_takes_what_reading_the_weights_takes_until_there_are_
     alone, eight, many = (decoding_seconds(NINE_B, card, rows, rows, 100) for rows in (1, 8, 1024))
     assert alone < eight < 1.1 * alone
     assert many > 4 * alone
+
+
+def test_a_small_model_waits_for_its_kernels_and_a_large_one_does_not() -> None:
+    card, small = CARDS["A6000"], ModelShape.from_config(config_of("google/gemma-3-270m-it"))
+    for shape, waits in ((NINE_B, False), (small, True)):
+        graphs, eager = (decoding_seconds(shape, card, 8, 8, 100, eager=eager) for eager in (False, True))
+        assert (eager > 2 * graphs) == waits
+        assert waits or eager == graphs
+
+
+def test_training_all_weights_takes_a_gradient_of_each() -> None:
+    adapter, full = (training(NINE_B, 1000, 100, 300, rank).flop for rank in (16, None))
+    assert full == pytest.approx(1.5 * adapter, rel=0.02)
+    assert training_memory(NINE_B, None, 1, 130, 40) > 18 * NINE_B.parameters
