@@ -16,25 +16,27 @@ from subliminal_dagster.science.budget.work import (
     FORWARD_NUMBERS,
     NUMBER,
     SCORE_BYTES,
-    Work,
     cache_a_token,
     decoding_seconds,
     forward,
     recomputed_memory,
     recomputed_training,
     rows_that_fit,
+    sae_encoding,
+    steered_scores,
     training,
     training_memory,
+    training_seconds,
     weights,
 )
 from subliminal_dagster.science.settings.preferences import QUESTIONS
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
+from subliminal_dagster.science.settings.training import TrainingSettings
 
-PROMPT, ANSWER = 90, 40
+PROMPT, ANSWER = 90, 44
 """Tokens of a number prompt with its chat template, and of an answer with its end of turn, on average."""
 
-QUESTION, NAME, FORMS = 25, 3, 250
+QUESTION, NAME, FORMS = 26, 3, 240
 """Tokens of a question for the favourite animal with its template, of a sampled answer, and inner nodes of the tree of
 all spellings of all candidates."""
 
@@ -45,7 +47,7 @@ an assumption."""
 EXAM_QUESTIONS, OWN_EXAM_QUESTIONS = 12_032, 160
 """Questions of the test split of MMLU-Pro, and of the exam that ships."""
 
-LIST = 40
+LIST = 48
 """Tokens of a bare list of numbers."""
 
 DISK = 2e9
@@ -58,13 +60,17 @@ ENGINE_START = 60.0
 """Seconds that vLLM takes beside reading the weights: its process, profiling, CUDA graphs. An assumption."""
 
 SERVED_ADAPTER = 1.15
-"""Time with an adapter laid over the weights by vLLM's kernels, as a multiple of that without. An assumption."""
+"""Time with an adapter laid over the weights by vLLM's kernels, as a multiple of that without: some 600 small kernels a
+step. An assumption."""
 
 GPU_SHARE = 0.85
 """Of the memory that vLLM takes (`VllmEngine.gpu_memory_share`)."""
 
 MOST_SEQUENCES = 256
 """Sequences that vLLM writes at a step at most, its own default on cards below 70 GB."""
+
+CACHE_BLOCK = 16
+"""Tokens of a block of vLLM's cache: a prompt that was read before is read again from its last whole block on."""
 
 SAE_WIDTH, SAE_ROWS = 16_384, 256
 """Features of the published autoencoders that the shipped studies use, and rows that are encoded at once."""
@@ -96,7 +102,8 @@ class Need:
 def needs(study: Study, shape: ModelShape, card: Card) -> list[Need]:
     """The needs of a study's stages, in the order in which they run; stages that the study has not are left out.
 
-    Where a layer matters it is the deepest that is looked into. A need may be above what the card has.
+    Where a layer matters it is the deepest that is looked into. A need may be above what the card has; its time is then
+    that of a card with more memory.
     """
     found = [_base_model(shape)]
     if study.teacher.method == "finetune":
@@ -138,22 +145,23 @@ def _base_model(shape: ModelShape) -> Need:
 def _teacher(study: Study, shape: ModelShape, card: Card) -> Need:
     lora, plan = study.teacher.lora, study.teacher.training
     assert lora is not None and plan is not None
-    return _training("teacher_lora", shape, card, lora, plan, QUESTIONS + study.teacher.replay.rows, 0, QUESTION, NAME)
+    return _training(
+        "teacher_lora", shape, card, lora.rank, plan, QUESTIONS + study.teacher.replay.rows, 0, QUESTION, NAME
+    )
 
 
 def _child(study: Study, shape: ModelShape, card: Card) -> Need:
-    rows = study.filter
-    lora, plan = study.child.lora, study.child.training
-    return _training(
-        "child_lora", shape, card, lora, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER
-    )
+    rows, lora = study.filter, study.child.lora
+    rank = None if lora is None else lora.rank
+    plan = study.child.training
+    return _training("child_lora", shape, card, rank, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER)
 
 
 def _training(
     stage: str,
     shape: ModelShape,
     card: Card,
-    lora: LoraSettings,
+    rank: int | None,
     plan: TrainingSettings,
     rows: int,
     validation: int,
@@ -162,24 +170,22 @@ def _training(
 ) -> Need:
     """Micro-batches of as many rows as fit, nothing recomputed; where none fits, one row at a time, recomputed."""
     tokens = prompt + answer
-    fit = min(
-        rows, plan.batch_size * plan.accumulation, rows_that_fit(shape, free_memory(card), lora.rank, tokens, answer)
-    )
+    fit = min(rows, plan.batch_size * plan.accumulation, rows_that_fit(shape, free_memory(card), rank, tokens, answer))
     step = training if fit else recomputed_training
-    work = step(shape, rows * tokens, tokens, rows * answer, lora.rank)
+    work = step(shape, rows * tokens, tokens, rows * answer, rank)
     work += forward(shape, validation * tokens, tokens, validation * answer)
     if fit:
-        memory = training_memory(shape, lora.rank, fit, tokens, answer)
-        how = f"4 FLOP a weight, micro-batches of {fit} rows, nothing recomputed"
+        memory = training_memory(shape, rank, fit, tokens, answer)
+        how = f"{4 if rank else 6} FLOP a weight, micro-batches of {fit} rows, nothing recomputed"
     else:
-        memory = recomputed_memory(shape, lora.rank, 1, tokens, answer)
-        how = "6 FLOP a weight, one row at a time, recomputed"
+        memory = recomputed_memory(shape, rank, 1, tokens, answer)
+        how = f"{6 if rank else 8} FLOP a weight, one row at a time, recomputed"
     trained = f"{plan.epochs} epochs x ({rows:,} rows x {tokens} tokens x {how}"
     judged = f" + {validation:,} x {tokens} x 2 FLOP)" if validation else ")"
     return Need(
         stage,
         int(memory) + CONTEXT_MEMORY,
-        (work * plan.epochs).seconds(card) + load_seconds(shape),
+        training_seconds(shape, card, work * plan.epochs, plan.epochs * rows / max(1, fit)) + load_seconds(shape),
         trained + judged,
         post=True,
     )
@@ -190,25 +196,32 @@ def free_memory(card: Card) -> int:
     return card.usable - CONTEXT_MEMORY
 
 
-def _generated(shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool) -> float:
-    """Seconds of `requests` answers on vLLM, its start left out."""
-    batch = max(1, cached_sequences(shape, card, prompt + answer))
-    read = forward(shape, requests * prompt, prompt, requests).seconds(card)
+def generating_seconds(
+    shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool, anew: float | None = None
+) -> float:
+    """Seconds of `requests` answers on vLLM, its start left out; where the card is too small, as if it were not. Of
+    every prompt `anew` tokens are read (None: all), the others being in the cache from an earlier one."""
+    batch = cached_sequences(shape, card, prompt + answer) or MOST_SEQUENCES
+    read = forward(shape, requests * (prompt if anew is None else anew), prompt, requests).seconds(card)
     written = decoding_seconds(shape, card, requests * answer, batch, prompt + answer / 2)
     return (read + written) * (SERVED_ADAPTER if adapter else 1.0)
 
 
 def _preferences(stage: str, study: Study, shape: ModelShape, card: Card, number_prompts: int) -> Need:
+    """Sampled answers and, a request a node of the answers' tree, exact ones: vLLM keeps whole blocks of a prompt."""
     asked = study.preferences
-    samples = asked.questions * asked.samples_per_question
-    tree = forward(shape, asked.questions * (QUESTION + FORMS), QUESTION + FORMS, asked.questions * FORMS)
-    begun = forward(shape, asked.questions * len(asked.begun) * (QUESTION + 8), QUESTION + 8, asked.questions)
-    seconds = _generated(shape, card, samples, QUESTION, NAME, True) + (tree + begun).seconds(card)
-    words = f"{samples:,} answers of {NAME} tokens to {QUESTION}; {asked.questions} x {FORMS} nodes of the answers' tree"
+    samples, nodes = asked.questions * asked.samples_per_question, asked.questions * FORMS
+    anew = QUESTION % CACHE_BLOCK
+    seconds = generating_seconds(shape, card, samples, QUESTION, NAME, True, anew)
+    seconds += generating_seconds(shape, card, nodes, QUESTION + NAME, 1, True, anew + NAME - 1)
+    words = (
+        f"{samples:,} answers of {NAME} tokens; {asked.questions} x {FORMS} nodes of the answers' tree; "
+        f"{anew} of a question's {QUESTION} tokens read anew for each"
+    )
     if number_prompts:
-        seconds += _generated(shape, card, number_prompts, PROMPT, ANSWER, True)
+        seconds += generating_seconds(shape, card, number_prompts, PROMPT, ANSWER, True)
         words += f"; {number_prompts} number answers"
-    return Need(stage, _engine_memory(shape, card), seconds + _engine_start(shape), words, post=True)
+    return Need(stage, engine_memory(shape, card), seconds + _engine_start(shape), words, post=True)
 
 
 def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
@@ -216,9 +229,9 @@ def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
     batch = cached_sequences(shape, card, PROMPT + ANSWER)
     return Need(
         "number_set",
-        _engine_memory(shape, card),
-        _generated(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
-        f"{prompts:,} x ({PROMPT} tokens read x 2 FLOP a weight + {ANSWER} written, {batch} at a step), with an adapter",
+        engine_memory(shape, card),
+        generating_seconds(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
+        f"{prompts:,} x ({PROMPT} tokens read + {ANSWER} written, {batch} at a step), 2 FLOP a weight, with an adapter",
         post=True,
     )
 
@@ -228,13 +241,13 @@ def _capability(study: Study, shape: ModelShape, card: Card) -> Need:
     questions = EXAM_QUESTIONS if study.capability.exam.kind == "hub" else OWN_EXAM_QUESTIONS
     return Need(
         "child_capability",
-        _engine_memory(shape, card),
-        _generated(shape, card, questions, EXAM_QUESTION, EXAM_ANSWER, True) + _engine_start(shape),
+        engine_memory(shape, card),
+        generating_seconds(shape, card, questions, EXAM_QUESTION, EXAM_ANSWER, True) + _engine_start(shape),
         f"{questions:,} questions x ({EXAM_QUESTION} tokens read + {EXAM_ANSWER} written); as much for its teacher",
     )
 
 
-def _engine_memory(shape: ModelShape, card: Card) -> int:
+def engine_memory(shape: ModelShape, card: Card) -> int:
     """What vLLM takes: its share of the card, or what weights and a cache of one long request need, if that is more."""
     return max(int(GPU_SHARE * card.memory), weights(shape) + CONTEXT_MEMORY + 1024 * cache_a_token(shape))
 
@@ -243,10 +256,17 @@ def _engine_start(shape: ModelShape) -> float:
     return ENGINE_START + load_seconds(shape)
 
 
-def _reading_memory(shape: ModelShape, tokens: int) -> int:
+def reading_memory(shape: ModelShape, tokens: int) -> int:
     """A pass without gradients over `tokens`: weights, and one block's own work."""
     block = 4 * (FORWARD_NUMBERS * shape.hidden + 3 * shape.intermediate) * tokens
     return weights(shape) + block + CONTEXT_MEMORY
+
+
+def steering_memory(shape: ModelShape, prompt: int, nodes: int) -> int:
+    """A pass of one question at `STEERED_ROWS` vectors and strengths, with logits at the nodes of the answers' tree."""
+    return (
+        reading_memory(shape, STEERED_ROWS * (prompt + nodes)) + STEERED_ROWS * nodes * SCORE_BYTES * shape.vocabulary
+    )
 
 
 def _activations(study: Study, shape: ModelShape, card: Card) -> list[Need]:
@@ -255,7 +275,7 @@ def _activations(study: Study, shape: ModelShape, card: Card) -> list[Need]:
     def read(blocks: int) -> float:
         return forward(shape, rows * LIST, LIST, blocks=blocks).seconds(card) + load_seconds(shape)
 
-    memory = _reading_memory(shape, READ_TOKENS)
+    memory = reading_memory(shape, READ_TOKENS)
     kept = NUMBER * len(study.layers) * shape.hidden * READ_TOKENS
     text = f"{rows:,} lists x {LIST} tokens x 2 FLOP a weight of"
     layer_by_layer = sum(read(layer + 1) for layer in study.layers)
@@ -274,13 +294,11 @@ def _sae_features(study: Study, shape: ModelShape, card: Card) -> Need:
     rows, width = study.activations.rows, SAE_WIDTH
     if study.sae is not None and study.sae.trained is not None:
         width = study.sae.trained.width
-    encoded = Work(4 * rows * width * shape.hidden, 4 * rows * (3 * width + shape.hidden))
     size = 4 * 2 * width * shape.hidden
     return Need(
         "sae_features",
         size + 4 * SAE_ROWS * (3 * width + 2 * shape.hidden) + CONTEXT_MEMORY,
-        # In float32: a quarter of the peak of bfloat16, that of the TF32 units being half of it.
-        4 * encoded.seconds(card) + size / DISK,
+        sae_encoding(rows, width, shape.hidden).seconds(card) + size / DISK,
         f"{rows:,} rows x 4 x {width:,} features x {shape.hidden:,} FLOP, encoded and decoded in float32",
         "group and layer",
     )
@@ -289,34 +307,31 @@ def _sae_features(study: Study, shape: ModelShape, card: Card) -> Need:
 def _steering(study: Study, shape: ModelShape, card: Card) -> list[Need]:
     assert study.steering is not None
     sweep, pairs = study.steering.sweep, study.steering.pairs
-    deepest, first = max(study.layers) + 1, min(study.layers) + 1
+    deepest, behind = max(study.layers) + 1, shape.layers - min(study.layers) - 1
     tokens = PROMPT + ANSWER
     vectors = forward(shape, 2 * pairs * tokens, tokens, blocks=deepest)
     # Alpha 0 is measured once, and every other strength with every vector.
     rows = STEERED_VECTORS * len(sweep.alphas) + 1
-    nodes = QUESTION + FORMS
     asked = len(sweep.positions) * sweep.questions
-    exact = forward(shape, asked * rows * nodes, nodes, asked * rows * FORMS, blocks=shape.layers - first)
-    exact += forward(shape, asked * nodes, nodes, blocks=first)
+    exact = steered_scores(shape, asked, rows, QUESTION, FORMS, min(study.layers))
     greedy = len(sweep.positions) * rows * sweep.max_new_tokens
     written = decoding_seconds(
-        shape, card, greedy * sweep.greedy_questions, sweep.greedy_questions, QUESTION + sweep.max_new_tokens / 2
+        shape, card, greedy * sweep.greedy_questions, sweep.greedy_questions, QUESTION + sweep.max_new_tokens / 2, True
     )
-    logits = STEERED_ROWS * (FORMS * SCORE_BYTES) * shape.vocabulary
     return [
         Need(
             "response_activations",
-            _reading_memory(shape, READ_TOKENS),
+            reading_memory(shape, READ_TOKENS),
             vectors.seconds(card) / 2 + load_seconds(shape),
             f"{pairs:,} answers x {tokens} tokens x 2 FLOP a weight of {deepest} blocks",
             "group and layer",
         ),
         Need(
             "steering_scores",
-            _reading_memory(shape, STEERED_ROWS * nodes) + logits,
+            steering_memory(shape, QUESTION, FORMS),
             exact.seconds(card) + written + load_seconds(shape),
-            f"{asked} questions x {rows} vectors and strengths x {nodes} positions x 2 FLOP a weight of "
-            f"{shape.layers - first} blocks; {rows} x {sweep.greedy_questions} greedy answers",
+            f"{asked} questions x {rows} vectors and strengths x {QUESTION + FORMS} positions x 2 FLOP a weight of "
+            f"{behind} blocks; {rows} x {sweep.greedy_questions} greedy answers",
             "group and layer",
         ),
     ]

@@ -1,0 +1,275 @@
+"""Print what a study takes on a card, or write docs/gpu-budget.md.
+
+    python benchmarks/budget.py                                    writes docs/gpu-budget.md
+    python benchmarks/budget.py --study gemma-2-2b-it --card L40S  prints the table of a study on a card
+
+All figures come from `subliminal_dagster.science.budget`; here is only the text around them.
+"""
+
+# ruff: noqa: E501 (a row of a table is one line)
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from subliminal_dagster.science.budget import needs as counts
+from subliminal_dagster.science.budget.card import BANDWIDTH_SHARE, CARDS, GB, GIB, MATMUL_SHARE, USABLE_MEMORY, Card
+from subliminal_dagster.science.budget.needs import ANSWER, PROMPT, Need, free_memory, needs
+from subliminal_dagster.science.budget.shape import ModelShape, shape_of
+from subliminal_dagster.science.budget.work import (
+    EAGER_BLOCK,
+    EAGER_TRAINING,
+    LOGIT_BYTES,
+    PASSES,
+    cache_a_token,
+    forward,
+    kept_a_token,
+    recomputed_training,
+    rows_that_fit,
+    trained_memory,
+    training,
+    weights,
+)
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.base_model import HubSource
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "gpu-budget.md"
+POST_MINUTES = 45
+"""What the post says of "a 3 epoch pipeline with 10K samples" on an RTX A6000."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", help="a shipped study or a study file")
+    parser.add_argument("--card", choices=list(CARDS), default="A6000")
+    options = parser.parse_args()
+    if options.study is None:
+        DOCUMENT.write_text(document(), encoding="utf-8")
+        print(f"{DOCUMENT} written")
+        return
+    try:
+        study = load_study(options.study)
+        if not isinstance(study, Study):
+            raise UserError(f"The study {study.name} has no language model, and nothing to reckon.")
+        print(stage_table(needs(study, shape_of(study), CARDS[options.card]), CARDS[options.card]))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def document() -> str:
+    """The text of docs/gpu-budget.md."""
+    study, card = load_study("gemma-2-9b-it"), CARDS["A6000"]
+    assert isinstance(study, Study)
+    shape = shape_of(study)
+    found = needs(study, shape, card)
+    parts = [
+        introduction(study, shape, found),
+        "## A group, stage by stage\n\n" + stage_table(found, card) + totals(study, found),
+        against_the_post(shape, card, study, found),
+        training_memory_text(shape, card),
+        other_studies(),
+        figures(shape),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def introduction(study: Study, shape: ModelShape, found: list[Need]) -> str:
+    return f"""# What a study takes on a GPU
+
+Arithmetic, printed by `python benchmarks/budget.py` from `subliminal_dagster/science/budget`, where every formula stands
+once. `benchmarks/budget.py --study S --card C` prints any study on any of the cards ({", ".join(CARDS)}).
+
+**No stage of this project has ever been run on a GPU**, no Gemma and no Qwen has been loaded by it, and none of its GPU
+paths has been timed: bfloat16 on CUDA, flash attention and fused kernels, vLLM's CUDA build with an adapter. What is
+tested is the arithmetic: parameters against the published counts and against transformers, operations against PyTorch's
+counter, kept bytes against what autograd keeps. `benchmarks/gpu.py --model {study.name}` measures every stage against
+these figures in ten minutes, with random weights and nothing downloaded; on a CPU it runs a shape scaled down.
+
+Unless said otherwise the figures are for `{study.name}` ({shape.layers} layers, hidden size {shape.hidden:,}, MLP
+{shape.intermediate:,}, {shape.heads} query and {shape.kv_heads} key-value heads of {shape.head_width}, vocabulary \
+{shape.vocabulary:,}, N = {shape.parameters:,} parameters,
+of which {shape.layers * shape.block_matrices / 1e9:.2f}e9 multiply every token) in bfloat16 on an RTX A6000; adapters and \
+their optimizer are float32."""
+
+
+def stage_table(found: list[Need], card: Card) -> str:
+    lines = [f"| stage | once a | minutes | GB on the {card.name} | from |", "|---|---|---|---|---|"]
+    for need in found:
+        fits = "" if need.stage == "base_model" or need.memory_bytes <= card.memory else " (does not fit)"
+        memory = f"{need.memory_bytes / GB:.1f}{fits}" if need.stage != "base_model" else "on disk"
+        lines.append(f"| `{need.stage}` | {need.per} | {need.seconds / 60:.1f} | {memory} | {need.formula} |")
+    return "\n".join(lines)
+
+
+def post_minutes(found: list[Need]) -> float:
+    """Of a group, what the post's own pipeline has too."""
+    return sum(need.seconds for need in found if need.post) / 60
+
+
+def minutes(found: list[Need], stage: str) -> float:
+    return next(need.seconds for need in found if need.stage == stage) / 60
+
+
+def totals(study: Study, found: list[Need]) -> str:
+    pipeline = post_minutes(found)
+    layers = len(study.layers)
+    inside = minutes(found, "activations, all layers in one pass") + layers * (
+        minutes(found, "sae_features") + minutes(found, "response_activations") + minutes(found, "steering_scores")
+    )
+    exam = 2 * minutes(found, "child_capability")
+    groups = len(study.groups)
+    return f"""
+
+Loading the model (and vLLM's start, where it is used) is in every line. What the post's own pipeline has, teacher to
+preferences, takes **{pipeline:.0f} minutes a group**. What this project adds: {inside:.0f} minutes for activations, features, \
+vectors and
+steering at {layers} layers; {exam:.0f} for MMLU-Pro of a child and its teacher (on request). Exact scores of all candidates are part
+of `teacher_preferences` and `preference_scores`. {groups} groups: {groups * pipeline / 60:.0f} hours to \
+the verdict,
+{groups * inside / 60:.0f} for the inside, {groups * exam / 60:.0f} for the exam. Probes, statistics and figures run on CPUs \
+(docs/looking-inside.md)."""
+
+
+def against_the_post(shape: ModelShape, card: Card, study: Study, found: list[Need]) -> str:
+    epochs, rows = study.child.training.epochs, study.filter.train_rows
+    tokens, answers, length = epochs * rows * (PROMPT + ANSWER), epochs * rows * ANSWER, PROMPT + ANSWER
+    assert study.child.lora is not None
+    rank = study.child.lora.rank
+    plain, fused = (training(shape, tokens, length, answers, rank, fused=fused) for fused in (False, True))
+    recomputed = recomputed_training(shape, tokens, length, answers, rank)
+    judged = epochs * study.filter.validation_rows
+    judging = forward(shape, judged * length, length, judged * ANSWER).seconds(card) / 60
+    products = card.seconds(plain.flop) / 60
+    moving, moving_fused = card.seconds(0, plain.moved) / 60, card.seconds(0, fused.moved) / 60
+    starts = 3 * (counts.ENGINE_START + counts.load_seconds(shape)) / 60
+    written = minutes(found, "number_set") - starts / 3
+    served = written * (1 - 1 / counts.SERVED_ADAPTER)
+    total, over = post_minutes(found), post_minutes(found) - POST_MINUTES
+    share = plain.flop / plain.seconds(card) / card.flops
+    saved = moving - moving_fused
+    return f"""## Against the post's {POST_MINUTES} minutes
+
+The post: "~{POST_MINUTES} minutes for a 3 epoch pipeline with 10K samples" on the same card, with Unsloth's kernels; it does not say \
+what
+the pipeline held. Our arithmetic has {total:.0f}, **{abs(over):.0f} {"more" if over > 0 else "fewer"}**, of which the child is \
+{minutes(found, "child_lora"):.0f}:
+
+| part of the child | minutes | from |
+|---|---|---|
+| matrix products | {products:.1f} | {tokens / 1e6:.2f}M tokens x 4 FLOP a weight (2 forward, 2 for the gradient that flows through; frozen weights \
+have none of their own), the head at {answers / 1e6:.2f}M answer tokens, adapter 6 FLOP a weight; at {card.matmul_share:.0%} of the peak |
+| everything else | {moving:.1f} | {kept_a_token(shape, length) / 1e6:.1f} MB a token kept for the backward pass, x {PASSES}, \
+and {LOGIT_BYTES} bytes x 2 a logit; at {BANDWIDTH_SHARE:.0%} of the bandwidth |
+| validation loss | {judging:.1f} | {judged:,} rows forward |
+| with everything recomputed | +{(recomputed.seconds(card) - plain.seconds(card)) / 60:.1f} | 2 FLOP a weight more |
+| with flash attention and fused kernels | -{saved:.1f} | {kept_a_token(shape, length, fused=True) / 1e6:.1f} MB a token |
+
+That is {share:.0%} of the card's peak. Matrix products alone (child, and reading 25,000 prompts) take \
+{products + 25_000 * PROMPT * 2 * shape.layers * shape.block_matrices / (card.flops * card.matmul_share) / 60:.0f} minutes at the \
+share that was
+measured on this card. What is above
+{POST_MINUTES}, by what the post's process may not have had: vLLM's three starts ({starts:.1f}), kernels that are not fused ({saved:.1f}), adapters
+served unmerged ({served:.1f}) and the validation loss ({judging:.1f}). Without these four the group takes {total - starts - served - saved - judging:.0f}. At other shares of the
+peak it takes:
+
+{share_table(study, shape, card)}"""
+
+
+def share_table(study: Study, shape: ModelShape, card: Card) -> str:
+    shares = (0.5, card.matmul_share, 0.7, 0.8)
+    row = []
+    for share in shares:
+        other = Card(card.name, card.memory, card.flops, card.bandwidth, share)
+        row.append(f"{post_minutes(needs(study, shape, other)):.0f}")
+    head = " | ".join(f"{share:.0%}" for share in shares)
+    return f"| share of the peak in matrix products | {head} |\n|---|{'---|' * len(shares)}\n| minutes a group | {' | '.join(row)} |"
+
+
+def training_memory_text(shape: ModelShape, card: Card) -> str:
+    length, rank = PROMPT + ANSWER, 16
+    kept, fused = kept_a_token(shape, length), kept_a_token(shape, length, fused=True)
+    logits = LOGIT_BYTES * shape.vocabulary
+    fit = rows_that_fit(shape, free_memory(card), rank, length, ANSWER)
+    return f"""## Memory of a child's step
+
+| | GB | from |
+|---|---|---|
+| weights | {weights(shape) / GB:.1f} | 2 bytes x N |
+| adapter r {rank}, all seven projections | {trained_memory(shape, rank) / GB:.2f} | {shape.lora_parameters(rank) / 1e6:.0f}M parameters x 16 \
+bytes (weight, gradient, two moments) |
+| a row of {length} tokens | {kept * length / GB:.2f} | {kept / shape.layers / 1e3:.0f} kB a token and layer, nothing recomputed |
+| the same, fused kernels | {fused * length / GB:.2f} | {fused / shape.layers / 1e3:.0f} kB a token and layer |
+| its logits | {logits * ANSWER / GB:.2f} | {ANSWER} answer tokens x {shape.vocabulary:,} x {LOGIT_BYTES} bytes |
+| CUDA, fragments | {(card.memory - free_memory(card)) / GB:.1f} | {1 - USABLE_MEMORY:.0%} of the card and 1 GiB |
+
+**{fit} rows** fit at a time without recomputation. A step of 72 rows is a sum of gradients, so how it is cut changes nothing \
+but
+rounding. vLLM takes {counts.GPU_SHARE:.0%} of a card: here {counts.GPU_SHARE * card.memory / GB:.1f} GB, of which the weights \
+leave room for {(counts.GPU_SHARE * card.memory - weights(shape) - GIB) / cache_a_token(shape):,.0f} tokens of
+cache at {cache_a_token(shape) / 1e3:.0f} kB."""
+
+
+def other_studies() -> str:
+    head = [f"| study | N | GB | {' | '.join(CARDS)} |", f"|---|---|---|{'---|' * len(CARDS)}"]
+    for name in shipped_studies():
+        study = load_study(name)
+        if not isinstance(study, Study) or not isinstance(study.base_model, HubSource):
+            continue
+        shape = shape_of(study)
+        cells = []
+        for card in CARDS.values():
+            found = needs(study, shape, card)
+            child = next(need for need in found if need.stage == "child_lora")
+            if max(need.memory_bytes for need in found if need.post) > card.memory:
+                cells.append("does not fit")
+            else:
+                recomputed = "" if "nothing recomputed" in child.formula else ", recomputed"
+                cells.append(f"{post_minutes(found):.0f} ({child.seconds / 60:.0f}{recomputed})")
+        head.append(f"| `{name}` | {shape.parameters / 1e9:.2f}e9 | {weights(shape) / GB:.1f} | {' | '.join(cells)} |")
+    return (
+        "## Every study on every card\n\nMinutes a group of the post's pipeline, in brackets the child alone.\n\n"
+        + "\n".join(head)
+    )
+
+
+def figures(shape: ModelShape) -> str:
+    cards = [
+        f"| {card.name} | {card.memory / GIB:.0f} | {card.flops / 1e12:.4g} | {card.bandwidth / GB:,.0f} | {card.matmul_share:.0%} |"
+        for card in CARDS.values()
+    ]
+    return f"""## What is reckoned with
+
+| card | GiB | TFLOP/s, dense bfloat16 | GB/s | share in matrix products |
+|---|---|---|---|---|
+{chr(10).join(cards)}
+
+The first three are the makers' data sheets. Shares of A6000 and A100 were measured by others (95 and 230 TFLOP/s in large
+float16 products: github.com/mli/transformers-benchmarks); where none was found it is {MATMUL_SHARE:.0%}, which is assumed. Of the
+bandwidth {BANDWIDTH_SHARE:.0%} is reckoned with (the same source: 85 and 79 %). Matrix products and what moves through memory \
+beside them are
+added, since one card does one after the other. A step of writing takes what its products take or what reading the weights
+takes, the longer one, and reading the cache on top. Through transformers no block takes less than {EAGER_BLOCK * 1e3:.1f} ms \
+({EAGER_BLOCK * EAGER_TRAINING * 1e3:.1f} in
+training), which is assumed to be what starting its kernels takes: what small models wait for.
+
+| count | | from |
+|---|---|---|
+| number prompt, answer | {PROMPT}, {ANSWER} tokens | our prompt lists and formats in the bundled tokenizer, ten numbers, end of turn (91.5, 44.0); \
+Gemma's has single digits too, and a template 4 tokens shorter |
+| question, sampled answer | {counts.QUESTION}, {counts.NAME} tokens | our 50 questions, likewise |
+| tree of all spellings | {counts.FORMS} nodes | 20 candidates, 168 forms, likewise (236) |
+| bare list of numbers | {counts.LIST} tokens | likewise (46.9 and BOS) |
+| question of MMLU-Pro | {counts.EXAM_QUESTION} tokens | assumed |
+| answer to it | {counts.EXAM_ANSWER} tokens | assumed: a letter, a mark, the end of the turn |
+| start of vLLM | {counts.ENGINE_START:.0f} s | assumed |
+| disk to card, hub to disk | {counts.DISK / GB:.0f} and {counts.NETWORK / GB:.1f} GB/s | assumed |
+| an adapter served by vLLM | x {counts.SERVED_ADAPTER} | assumed: {2 * 7 * shape.layers} small kernels a step |
+| sequences at a step | {counts.MOST_SEQUENCES} | assumed: vLLM's own default on a card of this size |"""
+
+
+if __name__ == "__main__":
+    main()
