@@ -83,7 +83,7 @@ def check_repository(wanted: Repository) -> tuple[Finding, int]:
     the files in it that make a model, 0 where the hub does not say."""
     from huggingface_hub import HfApi
 
-    api, token = HfApi(), hub_token()
+    api, token, size = HfApi(), hub_token(), 0
     try:
         info = api.repo_info(
             wanted.repo,
@@ -93,14 +93,15 @@ def check_repository(wanted: Repository) -> tuple[Finding, int]:
             token=token,
             timeout=TIMEOUT_SECONDS,
         )
-        # What a gated repository is called and holds, anyone is told.
+        # What a gated repository holds, anyone is told.
+        size = _model_size(info)
         api.auth_check(wanted.repo, repo_type=wanted.kind, token=token)
     except hub_failures() as error:
         refusal = hub_refusal(error, wanted.repo, wanted.revision or "main", wanted.named_in, begun=False)
-        return Finding(wanted.check, "failed", str(refusal)), 0
+        return Finding(wanted.check, "failed", str(refusal)), size
     whose = "with HF_TOKEN" if token else "without a token"
     at = f" at {wanted.revision[:8]}" if wanted.revision else ""
-    return Finding(wanted.check, "ok", f"the hub gives {wanted.repo}{at} {whose}"), _model_size(info)
+    return Finding(wanted.check, "ok", f"the hub gives {wanted.repo}{at} {whose}"), size
 
 
 def check_cached(wanted: Repository) -> Finding:
