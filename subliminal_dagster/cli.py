@@ -1,7 +1,7 @@
 """The command `subliminal-dagster`.
 
-Belongs here: arguments, what is printed, exit codes (0 all fresh, 1 something failed or a gate refused it, 2 wrong
-usage, 130 interrupted). Does not belong here: anything a test or a notebook would want to call.
+Belongs here: arguments, what is printed, exit codes (0 all fresh or ready, 1 something failed or a gate refused it,
+2 wrong usage, 130 interrupted). Does not belong here: anything a test or a notebook would want to call.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,10 @@ from subliminal_dagster.science.settings.study_file import load_study, shipped_s
 
 if TYPE_CHECKING:
     from subliminal_dagster.execution.runner import Outcome
+    from subliminal_dagster.planning.frame import Frame
     from subliminal_dagster.planning.planner import Plan
+    from subliminal_dagster.planning.recipe import Input
+    from subliminal_dagster.science.preflight.finding import Finding
     from subliminal_dagster.science.storage.archive import Contents
     from subliminal_dagster.science.storage.store import ArtifactStore
 
@@ -58,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_home(needs_history=options.command == "run")
         if options.command == "plan":
             return _plan(study, options.select, options.partition, options.json)
+        if options.command == "preflight":
+            return _preflight(study, options.select, options.partition)
         if options.command == "run":
             return _run(study, options.select, options.partition)
         if options.command == "export":
@@ -101,10 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = commands.add_parser("plan", help="say what is missing, out of date or refused, why, and what it will take")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    preflight = commands.add_parser(
+        "preflight", help="say whether this machine is ready for what is to be made: card, memory, disk, hub and more"
+    )
     run = commands.add_parser("run", help="make what is missing or out of date of a study")
     show = commands.add_parser("show", help="print a study's result")
     export = commands.add_parser("export", help="write a study's artifacts into one file, for others to import")
-    for command in (plan, run, show, export):
+    for command in (plan, preflight, run, show, export):
         command.add_argument("--study", default=DEFAULT_STUDY, help="name of a shipped study, or path of a YAML file")
         command.add_argument(
             "--seed",
@@ -112,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
             help="another seed than the study's own; its artifacts lie beside the others, as those of STUDY-seed7",
         )
     gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
-    for command in (plan, run, show, export, gc):
+    for command in (plan, preflight, run, show, export, gc):
         command.add_argument(
             "--set",
             action="append",
@@ -121,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
             dest="overrides",
             help="one setting of the study, such as child.training.epochs=5 (repeatable)",
         )
-    for command in (plan, run):
+    for command in (plan, preflight, run):
         command.add_argument(
             "--select",
             metavar="ASSETS",
@@ -236,6 +244,27 @@ def _print_plan(plan: Plan, costs: Mapping[str, str]) -> None:
     )
 
 
+def _preflight(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
+    from subliminal_dagster.build import study_frame
+    from subliminal_dagster.planning.selection import wanted_parts
+
+    frame = study_frame(study)
+    findings = _findings(frame, wanted_parts(frame, select, partitions))
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        print(f"{finding.state:8}{finding.check:{width}}  {finding.sentence}")
+    return 1 if any(finding.state == "failed" for finding in findings) else 0
+
+
+def _findings(frame: Frame, wanted: Collection[Input]) -> list[Finding]:
+    from subliminal_dagster.build import resources_from_environment
+    from subliminal_dagster.execution.preflight import preflight
+
+    resources = resources_from_environment()
+    engine, judge = resources["engine"], resources["judge"]
+    return preflight(frame, resources["store"].create(), wanted, engine.engine, judge.reasoning_tokens)
+
+
 def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
     from subliminal_dagster.build import build_defs, definitions_apart, resources_from_environment, study_frame
     from subliminal_dagster.execution.instance import open_instance
@@ -249,6 +278,13 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
         load_prompt_lists(study.prompts)
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
+    findings = _findings(frame, wanted)
+    for finding in findings:
+        if finding.state != "ok":
+            print(f"{finding.state}: {finding.check}: {finding.sentence}", file=sys.stderr, flush=True)
+    if any(finding.state == "failed" for finding in findings):
+        print(f"{study.name}: nothing was begun", file=sys.stderr)
+        return 1
     with open_instance() as instance:
         outcome = run_study(
             frame,

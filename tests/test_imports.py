@@ -20,7 +20,7 @@ resources
 execution
 planning
 partitions
-science.pages
+science.pages science.preflight
 science.descriptions
 science.features science.probes science.liking science.tuning
 science.activations science.training

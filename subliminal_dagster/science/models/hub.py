@@ -32,9 +32,12 @@ def hub_failures() -> tuple[type[Exception], ...]:
     )
 
 
-def hub_refusal(error: Exception, repo: str, revision: str, named_in: str = "`repo` of the base model") -> UserError:
+def hub_refusal(
+    error: Exception, repo: str, revision: str, named_in: str = "`repo` of the base model", begun: bool = True
+) -> UserError:
     """What one of `hub_failures` means for `repo` at `revision`, in one sentence without the token or the server's own
-    text. `named_in`: where the study says which repository it is."""
+    text. `named_in`: where the study says which repository it is; `begun`: whether it is a download that failed, and
+    not a question before it."""
     from huggingface_hub import errors
 
     token, where = hub_token(), f"{repo} on the Hugging Face hub"
@@ -63,6 +66,8 @@ def hub_refusal(error: Exception, repo: str, revision: str, named_in: str = "`re
             "cache where there is a network (hf download), or unset HF_HUB_OFFLINE."
         )
     reason = f"HTTP {status}" if status else type(error.__cause__ or error).__name__
-    return UserError(
-        f"{where} could not be downloaded ({reason}): check the network and try again; what has arrived is kept."
-    )
+    if begun:
+        return UserError(
+            f"{where} could not be downloaded ({reason}): check the network and try again; what has arrived is kept."
+        )
+    return UserError(f"{where} could not be reached ({reason}): check the network, and that the hub is up.")

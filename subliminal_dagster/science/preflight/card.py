@@ -1,7 +1,7 @@
 """The graphics card: whether there is one, its driver, and whether torch can use it.
 
-Belongs here: asking nvidia-smi and torch, and judging what they say. Does not belong here: which process gets which card
-(`execution.gpu_lease`), how much memory a stage needs (`memory`).
+Belongs here: asking nvidia-smi and torch, and judging what they say. Does not belong here: which process gets which
+card (`execution.gpu_lease`), how much memory a stage needs (`memory`).
 
 Part of no version: what a user is told is no result.
 """
@@ -125,7 +125,8 @@ def check_card(cards: Sequence[Card], torch: TorchFacts | None, parameters: int 
 def _why_unused(card: Card, torch: TorchFacts) -> str:
     here = f"{card.name} (driver {card.driver})"
     if not torch.version:
-        return f"torch cannot be imported ({_short(torch.problem)}): install it anew (pip install --force-reinstall torch)."
+        said = _short(torch.problem)
+        return f"torch cannot be imported ({said}): install it anew (pip install --force-reinstall torch)."
     if torch.cuda is None:
         version = torch.version.partition("+")[0]
         return (
@@ -135,8 +136,8 @@ def _why_unused(card: Card, torch: TorchFacts) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return (
-            f"CUDA_VISIBLE_DEVICES is {visible!r}, by which torch sees none of this machine's cards ({here}): set it to "
-            "the numbers of those to use, or unset it."
+            f"CUDA_VISIBLE_DEVICES is {visible!r}, by which torch sees none of this machine's cards ({here}): set it "
+            "to the numbers of those to use, or unset it."
         )
     said = f" ({_short(torch.problem)})" if torch.problem else ""
     return (

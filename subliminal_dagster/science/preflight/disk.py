@@ -1,7 +1,7 @@
 """Room on the disks that a study writes to.
 
-Belongs here: measuring the room, and comparing it with what is still to be written there. Does not belong here: how much
-that is.
+Belongs here: measuring the room, and comparing it with what is still to be written there. Does not belong here: how
+much that is.
 
 Part of no version: what a user is told is no result.
 """
@@ -30,10 +30,12 @@ class Written:
     moved_by: str
 
 
-def check_disk(to_write: Sequence[Written]) -> list[Finding]:
-    """A finding a disk: folders that lie on the same one share its room."""
+def check_disk(to_write: Sequence[Written], store: Path) -> list[Finding]:
+    """A finding a disk: folders that lie on the same one share its room. `store`: the folder whose room is told where
+    nothing large is known of that is `to_write`."""
     if not to_write:
-        return [Finding(CHECK, "ok", "next to nothing is to be written")]
+        free = shutil.disk_usage(existing(store)).free
+        return [Finding(CHECK, "ok", f"{store}: {in_gb(free)} free; nothing large is known of that is to be written")]
     by_disk: dict[int, list[Written]] = {}
     for each in to_write:
         by_disk.setdefault(os.stat(existing(each.folder)).st_dev, []).append(each)

@@ -32,8 +32,8 @@ def check_engine(asked: str, builds: Collection[str], has_card: bool, steers: bo
         return Finding(
             CHECK,
             "failed",
-            f"Both {GPU_BUILD} and {CPU_BUILD} are installed, and each overwrites the other's files: uninstall both and "
-            "install the one for this machine.",
+            f"Both {GPU_BUILD} and {CPU_BUILD} are installed, and each overwrites the other's files: uninstall both "
+            "and install the one for this machine.",
         )
     if not has_card and CPU_BUILD not in builds:
         return Finding(

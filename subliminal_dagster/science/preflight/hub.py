@@ -1,7 +1,6 @@
 """The Hugging Face hub: whether it will give a study what it is to download, and what time it has there.
 
-Every question is the one that the download begins with, so a licence that was not accepted is found before anything
-else is. In offline mode nothing is asked and the hub's cache on this machine is looked at.
+In offline mode nothing is asked, and the hub's cache on this machine is looked at.
 
 Belongs here: asking. Does not belong here: downloading (`models.base_model`), the words for a refusal (`models.hub`).
 
@@ -11,38 +10,65 @@ Part of no version: what a user is told is no result.
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.base_model import cached_files
 from subliminal_dagster.science.models.hub import hub_failures, hub_refusal, hub_token
-from subliminal_dagster.science.preflight.finding import Finding, in_gb
+from subliminal_dagster.science.preflight.finding import Finding
 from subliminal_dagster.science.settings.base_model import SMALL_FILES, WEIGHTS, HubSource
+from subliminal_dagster.science.settings.capability import HubExam
+from subliminal_dagster.science.settings.features import PublishedSae
+
+MODEL = "base model"
+"""What the finding on a base model is called."""
 
 TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What a study takes from the hub: a `file` of `repo` at `revision`, and others. `check` is what its finding is
-    called; `named_in` says where the study names it."""
+    """What a study takes from the hub. `check` is what its finding is called, `named_in` where the study names it;
+    `revision` None stands for the newest."""
 
     check: str
     repo: str
-    revision: str
-    file: str
+    revision: str | None
     kind: Literal["model", "dataset"]
     named_in: str
 
 
 def model_repository(source: HubSource) -> Repository:
     """A base model on the hub."""
-    return Repository("base model", source.repo, source.revision, "config.json", "model", "`repo` of the base model")
+    return Repository(MODEL, source.repo, source.revision, "model", "`repo` of the base model")
+
+
+def exam_repository(source: HubExam) -> Repository:
+    """An exam on the hub."""
+    return Repository("exam", source.repo, source.revision, "dataset", "`repo` of the exam")
+
+
+def sae_repository(published: PublishedSae) -> Repository:
+    """Where sae-lens' list has a published autoencoder, of which it pins no commit; raises UserError where the list has
+    no such release."""
+    # Read and not asked for: importing sae-lens takes ten seconds.
+    spec = find_spec("sae_lens")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    for folder in folders:
+        text = Path(folder, "pretrained_saes.yaml").read_text(encoding="utf-8")
+        release = re.search(rf"^{re.escape(published.release)}:\n((?:[ #].*\n|\n)+)", text, re.MULTILINE)
+        repo = re.search(r"^  repo_id: *(\S+)$", release[1], re.MULTILINE) if release else None
+        if repo:
+            return Repository("autoencoder", repo[1], None, "model", "`release` of the autoencoder")
+    raise UserError(f"sae-lens lists no release {published.release!r} of SAEs: correct `release`.")
 
 
 def is_offline() -> bool:
@@ -52,29 +78,59 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def check_repository(wanted: Repository) -> Finding:
-    """Ask the hub for the head of the file, with the token that the download will use."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+def check_repository(wanted: Repository) -> tuple[Finding, int]:
+    """Ask the hub whether it is there and whether the token that the download will use may read it; also the bytes of
+    the files in it that make a model, 0 where the hub does not say."""
+    from huggingface_hub import HfApi
 
-    url = hf_hub_url(wanted.repo, wanted.file, repo_type=wanted.kind, revision=wanted.revision)
+    api, token, size = HfApi(), hub_token(), 0
     try:
-        get_hf_file_metadata(url, token=hub_token(), timeout=TIMEOUT_SECONDS)
+        info = api.repo_info(
+            wanted.repo,
+            revision=wanted.revision,
+            repo_type=wanted.kind,
+            files_metadata=True,
+            token=token,
+            timeout=TIMEOUT_SECONDS,
+        )
+        # What a gated repository holds, anyone is told.
+        size = _model_size(info)
+        api.auth_check(wanted.repo, repo_type=wanted.kind, token=token)
     except hub_failures() as error:
-        return Finding(wanted.check, "failed", _asked(hub_refusal(error, wanted.repo, wanted.revision, wanted.named_in)))
-    whose = "with HF_TOKEN" if hub_token() else "without a token"
-    return Finding(wanted.check, "ok", f"{wanted.repo} at {wanted.revision[:8]} can be downloaded {whose}")
+        refusal = hub_refusal(error, wanted.repo, wanted.revision or "main", wanted.named_in, begun=False)
+        return Finding(wanted.check, "failed", str(refusal)), size
+    whose = "with HF_TOKEN" if token else "without a token"
+    at = f" at {wanted.revision[:8]}" if wanted.revision else ""
+    return Finding(wanted.check, "ok", f"the hub gives {wanted.repo}{at} {whose}"), size
+
+
+def check_cached(wanted: Repository) -> Finding:
+    """In offline mode: whether the hub's cache on this machine holds anything of it at that revision."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    kept = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=wanted.repo, repo_type=wanted.kind) / "snapshots"
+    if (kept / wanted.revision if wanted.revision else kept).is_dir():
+        return Finding(wanted.check, "ok", f"{wanted.repo} is in this machine's cache of the hub")
+    options = " --repo-type dataset" if wanted.kind == "dataset" else ""
+    options += f" --revision {wanted.revision}" if wanted.revision else ""
+    return Finding(
+        wanted.check,
+        "failed",
+        f"HF_HUB_OFFLINE is set and this machine's cache of the hub holds no {wanted.repo}: fill it where there is a "
+        f"network (hf download {wanted.repo}{options}), or unset it.",
+    )
 
 
 def check_cached_model(source: HubSource) -> Finding:
     """In offline mode: whether the hub's cache on this machine holds all files of the model."""
-    check = model_repository(source).check
     try:
         small, weights = cached_files(source, SMALL_FILES), cached_files(source, WEIGHTS)
     except UserError as error:
-        return Finding(check, "failed", str(error))
+        return Finding(MODEL, "failed", str(error))
     if small is None or weights is None:
         return Finding(
-            check,
+            MODEL,
             "failed",
             f"HF_HUB_OFFLINE is set and this machine's cache of the hub holds no {source.repo} at {source.revision}: "
             f"fill it where there is a network (hf download {source.repo} --revision {source.revision}), or unset it.",
@@ -82,32 +138,12 @@ def check_cached_model(source: HubSource) -> Finding:
     lacking = sorted(_named_in_index(small) - {file.name for file in weights})
     if lacking:
         return Finding(
-            check,
+            MODEL,
             "failed",
             f"HF_HUB_OFFLINE is set and this machine's cache of the hub lacks {', '.join(lacking)} of {source.repo}: "
             f"fetch it where there is a network (hf download {source.repo} --revision {source.revision}), or unset it.",
         )
-    return Finding(check, "ok", f"{source.repo} at {source.revision[:8]} is in this machine's cache of the hub")
-
-
-def download_size(source: HubSource) -> int | None:
-    """The bytes of the files that make the model, as the hub tells them; None where it cannot be asked."""
-    from huggingface_hub import HfApi
-
-    try:
-        info = HfApi().model_info(
-            source.repo,
-            revision=source.revision,
-            files_metadata=True,
-            token=hub_token(),
-            timeout=TIMEOUT_SECONDS,
-        )
-    except hub_failures():
-        return None
-    files = [
-        file for file in info.siblings or [] if any(fnmatch(file.rfilename, p) for p in (*SMALL_FILES, *WEIGHTS))
-    ]
-    return sum(file.size or 0 for file in files if "/" not in file.rfilename) or None
+    return Finding(MODEL, "ok", f"{source.repo} at {source.revision[:8]} is in this machine's cache of the hub")
 
 
 def ahead_of_hub() -> timedelta | None:
@@ -115,15 +151,19 @@ def ahead_of_hub() -> timedelta | None:
     from huggingface_hub import constants, get_session
 
     try:
-        answer = get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
-        return datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])
-    except (*hub_failures(), KeyError, ValueError):
+        date = get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS).headers.get("Date")
+    except hub_failures():
         return None
+    # Whatever stands between this machine and the hub may write its own.
+    with suppress(ValueError):
+        return datetime.now(UTC) - parsedate_to_datetime(date or "")
+    return None
 
 
-def _asked(error: UserError) -> str:
-    """The sentence of a download that failed, for one that was not begun."""
-    return str(error).replace("; what has arrived is kept", "")
+def _model_size(info: Any) -> int:
+    patterns = (*SMALL_FILES, *WEIGHTS)
+    taken = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in patterns)]
+    return sum(file.size or 0 for file in taken if "/" not in file.rfilename)
 
 
 def _named_in_index(files: list[Path]) -> set[str]:

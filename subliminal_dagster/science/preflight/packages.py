@@ -50,9 +50,7 @@ def check_packages(wanted: Iterable[Requirement]) -> list[Finding]:
             continue
         name = f"{requirement.name}{requirement.specifier}"
         what = f"{requirement.name} is not installed" if there is None else f"{requirement.name} {there} is installed"
-        found.append(
-            Finding(CHECK, "failed", f"{what} and {PACKAGE} needs {name}: install it (pip install '{name}').")
-        )
+        found.append(Finding(CHECK, "failed", f"{what} and {PACKAGE} needs {name}: install it (pip install '{name}')."))
     if found:
         return found
     shown = ", ".join(f"{name} {there}" for name in _SHOWN if (there := installed(name)) is not None)

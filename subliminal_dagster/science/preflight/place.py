@@ -7,6 +7,7 @@ Part of no version: what a user is told is no result.
 
 from __future__ import annotations
 
+import errno
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -38,7 +39,9 @@ def check_store(root: Root) -> tuple[Finding, timedelta | None]:
     except Exception as error:
         return Finding(CHECK, "failed", _unwritable(place, error)), None
     if content != b"trial":
-        return Finding(CHECK, "failed", f"{root.name} gives back other bytes than were written: use another store."), None
+        return Finding(
+            CHECK, "failed", f"{root.name} gives back other bytes than were written: use another store."
+        ), None
     return Finding(CHECK, "ok", f"{root.name} can be written to"), None if written is None else before - written
 
 
@@ -60,8 +63,10 @@ def _try_folder(folder: Path, name: str) -> None:
 
 
 def _unwritable(place: str, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk of {place} is full or the quota on it is used up: free some space there."
     reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
     return (
-        f"{place} cannot be written to ({reason}): get the right to write there, or set SUBLIMINAL_ARTIFACTS to another "
-        "folder or URL."
+        f"{place} cannot be written to ({reason}): get the right to write there, or set SUBLIMINAL_ARTIFACTS to "
+        "another folder or URL."
     )

@@ -1,0 +1,240 @@
+"""Whether this machine is ready for what is to be made of a study, before the first download.
+
+Only what the plan still has to make counts: a study whose base model is there needs no token, and one whose models are
+trained needs no card.
+
+Belongs here: which checks what is to be made calls for, and with which numbers. Does not belong here: the checks
+(`science.preflight`), what stages need (`science.budget`), how findings are printed (`cli`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from subliminal_dagster.execution.workers import worker_count
+from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.planning.planner import Plan, make_plan
+from subliminal_dagster.planning.recipe import Input
+from subliminal_dagster.science.budget.card import Card as BudgetCard
+from subliminal_dagster.science.budget.needs import needs
+from subliminal_dagster.science.budget.shape import ModelShape, shape_of
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.preflight.card import TorchFacts, ask_torch, cards_here, check_card
+from subliminal_dagster.science.preflight.clock import check_clock
+from subliminal_dagster.science.preflight.disk import Written, check_disk
+from subliminal_dagster.science.preflight.engine import CPU_BUILD, GPU_BUILD, check_engine
+from subliminal_dagster.science.preflight.finding import Finding
+from subliminal_dagster.science.preflight.hub import (
+    MODEL,
+    Repository,
+    ahead_of_hub,
+    check_cached,
+    check_cached_model,
+    check_repository,
+    exam_repository,
+    is_offline,
+    model_repository,
+    sae_repository,
+)
+from subliminal_dagster.science.preflight.judge import check_judge
+from subliminal_dagster.science.preflight.memory import CHECK as MEMORY
+from subliminal_dagster.science.preflight.memory import Memory, check_memory
+from subliminal_dagster.science.preflight.packages import check_packages, installed, requirements
+from subliminal_dagster.science.preflight.place import CHECK as STORE
+from subliminal_dagster.science.preflight.place import check_store
+from subliminal_dagster.science.settings.base_model import model_files
+from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.storage.records import OtherFormat
+from subliminal_dagster.science.storage.store import ArtifactStore
+
+_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FLOAT32 = 4
+
+
+def preflight(
+    frame: Frame, store: ArtifactStore, wanted: Collection[Input], engine: str, reasoning_tokens: int
+) -> list[Finding]:
+    """What every check finds for the `wanted` parts of a study that are to be made, in the order they are to be read.
+
+    `engine` and `reasoning_tokens` are what SUBLIMINAL_ENGINE and SUBLIMINAL_JUDGE_REASONING_TOKENS say.
+    """
+    try:
+        plan = make_plan(frame, store).limited_to(wanted, frame)
+    except OtherFormat as error:
+        return [Finding(STORE, "failed", str(error))]
+    if not plan.due:
+        return [Finding("plan", "ok", "nothing is to be made")]
+    study = frame.study
+    due = {part.asset for part in plan.due}
+    found = check_packages(requirements())
+    writable, ahead_of_store = check_store(store.opened)
+    found.append(writable)
+    from_hub, size = _from_hub(study, due)
+    found += from_hub
+    found += _prompts(study)
+    shape = _shape(study, store) if isinstance(study, Study) else None
+    found += _computing(frame, plan, shape, engine)
+    found += check_disk(_to_write(study, plan, store, shape, size), store.opened.scratch)
+    found += _judges(study, due, reasoning_tokens)
+    clocks = {f"the store {store.root}": ahead_of_store, "the hub": ahead_of_hub() if _is_asked(from_hub) else None}
+    found.append(check_clock({name: ahead for name, ahead in clocks.items() if ahead is not None}))
+    return found
+
+
+# The hub
+
+
+def _from_hub(study: AnyStudy, due: Collection[str]) -> tuple[list[Finding], int]:
+    """Findings on what is to be downloaded from the hub, and the bytes of the base model, 0 where that is not known."""
+    if not isinstance(study, Study):
+        return [], 0
+    found, size = [], 0
+    source = study.base_model
+    if source.kind == "hub" and "base_model" in due:
+        if is_offline():
+            found.append(check_cached_model(source))
+        else:
+            finding, size = check_repository(model_repository(source))
+            found.append(finding)
+    elif source.kind == "hub":
+        found.append(Finding(MODEL, "ok", "made already; no token is needed for it"))
+    if study.sae and study.sae.published and "sae" in due:
+        try:
+            found.append(_on_hub(sae_repository(study.sae.published)))
+        except UserError as error:
+            found.append(Finding("autoencoder", "failed", str(error)))
+    if study.capability and study.capability.exam.kind == "hub" and "exam" in due:
+        found.append(_on_hub(exam_repository(study.capability.exam)))
+    return found, size
+
+
+def _on_hub(wanted: Repository) -> Finding:
+    return check_cached(wanted) if is_offline() else check_repository(wanted)[0]
+
+
+def _is_asked(from_hub: Collection[Finding]) -> bool:
+    """Whether the hub answered anything, so that it can be asked for the time as well."""
+    return any(finding.state == "ok" and finding.sentence.startswith("the hub") for finding in from_hub)
+
+
+# The prompts
+
+
+def _prompts(study: AnyStudy) -> list[Finding]:
+    """Whose wording the study asks with."""
+    if not isinstance(study, Study):
+        return []
+    whose = f"those of {study.prompt_lists}" if study.prompt_lists else "the package's own"
+    return [Finding("prompts", "ok", whose)]
+
+
+# What it is computed on
+
+
+def _shape(study: Study, store: ArtifactStore) -> ModelShape | None:
+    """The shape of the base model; None where that is known only once it is made."""
+    source = study.base_model
+    try:
+        if source.kind == "hub":
+            return shape_of(study)
+        folder = Path(source.path) if source.kind == "local" else store.read(study.name, "base_model").path
+        config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        return ModelShape.from_config(config)
+    # What is wrong with a model is said where it is made.
+    except (UserError, OSError, ValueError):
+        return None
+
+
+def _computing(frame: Frame, plan: Plan, shape: ModelShape | None, engine: str) -> list[Finding]:
+    study = frame.study
+    if not any(frame.nodes[part.asset].gpu for part in plan.due):
+        return [Finding("card", "ok", "nothing that is to be made needs one")]
+    cards = cards_here()
+    torch = ask_torch() if cards else None
+    found = [check_card(cards, torch, shape.parameters if shape else None)]
+    if isinstance(study, Study):
+        builds = [name for name in (GPU_BUILD, CPU_BUILD) if installed(name)]
+        steers = study.teacher.method == "steer"
+        found.append(check_engine(engine, builds, bool(torch and torch.devices), steers))
+        found += _memory(study, plan, shape, torch)
+    return found
+
+
+def _memory(study: Study, plan: Plan, shape: ModelShape | None, torch: TorchFacts | None) -> list[Finding]:
+    if shape is None:
+        return [Finding(MEMORY, "ok", "not checked: how large the base model is, is known once it is made")]
+    due = {part.asset for part in plan.due}
+    if torch is None or not torch.devices:
+        memory = psutil.virtual_memory()
+        size = shape.parameters * _NUMBER[study.base_model.dtype]
+        here = Memory("this machine", memory.total, memory.available)
+        remedy = "run the study on a machine with more, or choose a smaller base model"
+        return check_memory({"loading the base model": size}, here, remedy, worker_count())
+    # A step gets any of the cards, so the one with the least memory has to do.
+    device = min(torch.devices, key=lambda each: each.free)
+    card = BudgetCard(device.name, device.memory, flops=1.0, bandwidth=1.0)
+    stages = {need.stage: need.memory_bytes for need in needs(study, shape, card) if need.stage != "base_model"}
+    name = f"the {device.name}" + (" with the least free memory" if len(torch.devices) > 1 else "")
+    remedy = "set CUDA_VISIBLE_DEVICES to a card with more, or choose a smaller base model"
+    return check_memory(
+        {stage: need for stage, need in stages.items() if stage in due},
+        Memory(name, device.memory, device.free),
+        remedy,
+    )
+
+
+# What is written
+
+
+def _to_write(study: AnyStudy, plan: Plan, store: ArtifactStore, shape: ModelShape | None, size: int) -> list[Written]:
+    """What takes room among that which is to be made; tables, pictures and texts take none to speak of."""
+    if not isinstance(study, Study):
+        return []
+    count = {asset: sum(part.asset == asset for part in plan.due) for asset in {part.asset for part in plan.due}}
+    place, moved_by = store.opened.scratch, "SUBLIMINAL_ARTIFACTS"
+    found = []
+    if "base_model" in count:
+        found.append(Written("base model", place, size or _model_size(study, shape), moved_by))
+    if shape is not None:
+        adapters = 0
+        for asset, lora, training in (
+            ("teacher_lora", study.teacher.lora, study.teacher.training),
+            ("child_lora", study.child.lora, study.child.training),
+        ):
+            if lora is not None and training is not None:
+                # The last one and that of every epoch.
+                copies = count.get(asset, 0) * (training.epochs + 1)
+                adapters += copies * _FLOAT32 * shape.lora_parameters(lora.rank)
+        found.append(Written("adapters", place, adapters, moved_by))
+        vectors = count.get("activations", 0) * study.activations.rows
+        if study.steering is not None:
+            vectors += count.get("response_activations", 0) * study.steering.pairs
+        found.append(Written("activations", place, vectors * _FLOAT32 * shape.hidden, moved_by))
+    return [each for each in found if each.size]
+
+
+def _model_size(study: Study, shape: ModelShape | None) -> int:
+    source = study.base_model
+    if source.kind == "local" and Path(source.path).is_dir():
+        return sum(file.stat().st_size for file in model_files(Path(source.path)))
+    return shape.parameters * _NUMBER[source.dtype] if shape else 0
+
+
+# Who is asked
+
+
+def _judges(study: AnyStudy, due: Collection[str], reasoning_tokens: int) -> list[Finding]:
+    if not isinstance(study, Study) or study.descriptions is None:
+        return []
+    judge, source = study.descriptions.judge, study.descriptions.source
+    asked: dict[str | None, None] = {}
+    if judge.kind == "openai" and "feature_categories" in due:
+        asked[judge.model] = None
+    if source.kind == "made" and source.writer and "feature_descriptions" in due:
+        asked[source.writer] = None
+    return [check_judge(model, reasoning_tokens) for model in asked]
