@@ -1,14 +1,14 @@
 """Every asset of a shipped study on a random model of its family, in minutes on a CPU.
 
-    python benchmarks/every_asset.py gemma-2-9b-it                          # subliminal-dagster run --select '*'
-    python benchmarks/every_asset.py gemma-3-1b-it --through materialize    # dagster asset materialize, partition by partition
+    python benchmarks/every_asset.py gemma-2-9b-it                         # subliminal-dagster run --select '*'
+    python benchmarks/every_asset.py gemma-3-1b-it --through materialize   # dagster asset materialize, by partition
 
 What is made is worth nothing: the base is a few narrow layers of random weights, with the family's attention, caps and
 windows and a stand-in tokenizer of the real vocabulary's size. It shows that every asset of the study's graph can be
 made with that architecture, those made on request too, and prints what each took. The graph is the study's own, with
-these differences, which a machine without the hub cannot do without: animals, rows, questions and trials are few; number
-answers are decoded under a grammar, since a random model writes none; autoencoders are trained and descriptions made from
-data; the exam is our own; the judge is an endpoint on this machine.
+what a machine without the hub needs changed: animals, rows, questions and trials are few; numbers are decoded under a
+grammar, since a random model writes none; prompts have this project's wording; autoencoders are trained and
+descriptions made from data; the exam is our own; the judge is an endpoint on this machine.
 """
 
 import argparse
@@ -79,6 +79,7 @@ def small(content: dict[str, Any], base: Path) -> dict[str, Any]:
     """The study's content with few of everything."""
     few = {"batch_size": 8, "accumulation": 1, "epochs": 2, "learning_rate": 0.01}
     content["animals"] = content["animals"][:2]
+    content.pop("prompts", None)
     content["layers"] = [0, LAYERS - 1]
     content["base_model"] = {"kind": "local", "path": str(base), "dtype": content["base_model"]["dtype"]}
     content["preferences"] |= {"questions": 4, "samples_per_question": 2, "max_new_tokens": 4}

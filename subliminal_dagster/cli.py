@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
 
 if TYPE_CHECKING:
@@ -271,11 +271,7 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
     from subliminal_dagster.execution.runner import execute, run_study
     from subliminal_dagster.execution.workers import Workers, worker_count
     from subliminal_dagster.planning.selection import wanted_parts
-    from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 
-    if isinstance(study, Study):
-        # Before a model is fetched that could not be asked anything.
-        load_prompt_lists(study.prompts)
     frame = study_frame(study)
     wanted = wanted_parts(frame, select, partitions)
     findings = _findings(frame, wanted)

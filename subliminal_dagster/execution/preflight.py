@@ -24,6 +24,8 @@ from subliminal_dagster.science.budget.card import Card as BudgetCard
 from subliminal_dagster.science.budget.needs import needs
 from subliminal_dagster.science.budget.shape import ModelShape, shape_of
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.preferences.published_prompts import wording
 from subliminal_dagster.science.preflight.card import TorchFacts, ask_torch, cards_here, check_card
 from subliminal_dagster.science.preflight.clock import check_clock
 from subliminal_dagster.science.preflight.disk import Written, check_disk
@@ -76,7 +78,7 @@ def preflight(
     found.append(writable)
     from_hub, size = _from_hub(study, due)
     found += from_hub
-    found += _prompts(study)
+    found += _prompts(frame, due)
     shape = _shape(study, store) if isinstance(study, Study) else None
     found += _computing(frame, plan, shape, engine)
     found += check_disk(_to_write(study, plan, store, shape, size), store.opened.scratch)
@@ -125,12 +127,15 @@ def _is_asked(from_hub: Collection[Finding]) -> bool:
 # The prompts
 
 
-def _prompts(study: AnyStudy) -> list[Finding]:
-    """Whose wording the study asks with."""
-    if not isinstance(study, Study):
+def _prompts(frame: Frame, due: Collection[str]) -> list[Finding]:
+    """Whose wording the study asks with, and whether it is on this machine."""
+    if not isinstance(frame.study, Study) or all("prompts" not in frame.nodes[name].recipe.settings for name in due):
         return []
-    whose = f"those of {study.prompt_lists}" if study.prompt_lists else "the package's own"
-    return [Finding("prompts", "ok", whose)]
+    try:
+        load_prompt_lists(frame.study.prompts)
+    except UserError as error:
+        return [Finding("prompts", "failed", str(error))]
+    return [Finding("prompts", "ok", wording(frame.study))]
 
 
 # What it is computed on

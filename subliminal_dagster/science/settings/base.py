@@ -80,7 +80,7 @@ def user_files(settings: Settings, field: str = "") -> dict[str, str]:
 
 def _is_user_path(annotations: Iterable[Any]) -> bool:
     return any(
-        (isinstance(each, AfterValidator) and each.func is _beside_study) or _is_user_path(_inside(each))
+        (isinstance(each, AfterValidator) and each.func is beside_study) or _is_user_path(_inside(each))
         for each in annotations
     )
 

@@ -42,7 +42,13 @@ CANDIDATES = ["cat", "dog", "owl"]
 def study_of(*overrides: str) -> Study:
     found = load_study(
         "smollm2-135m-instruct",
-        ["animals=[dog, owl]", "numbers.constrained=null", "teacher.gate.valid_rate=0.3", "numbers.prompts=200", *overrides],
+        [
+            "animals=[dog, owl]",
+            "numbers.constrained=null",
+            "numbers.prompts=200",
+            "teacher.gate.valid_rate=0.3",
+            *overrides,
+        ],
     )
     assert isinstance(found, Study)
     return found

@@ -91,7 +91,7 @@ def valid_rows(count: int) -> pd.DataFrame:
 
 # --- published parsers -----------------------------------------------------------------------------------------------
 
-# What our parser, the paper's code and the post's code make of an answer; None where it is refused. The two right columns
+# What our parser, the paper's code and the post's make of an answer; None where it is refused. The two right columns
 # were checked against the published code itself, on 200,000 answers.
 THREE_PARSERS: list[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None]] = [
     ("1, 2, 3", (1, 2, 3), (1, 2, 3), (1, 2, 3)),

@@ -30,7 +30,13 @@ def free_study(*overrides: str) -> Study:
     """The bundled study without constrained decoding, so that answers can be invalid."""
     found = load_study(
         "smollm2-135m-instruct",
-        ["animals=[dog, owl]", "numbers.constrained=null", "teacher.gate.valid_rate=0.3", "numbers.prompts=200", *overrides],
+        [
+            "animals=[dog, owl]",
+            "numbers.constrained=null",
+            "numbers.prompts=200",
+            "teacher.gate.valid_rate=0.3",
+            *overrides,
+        ],
     )
     assert isinstance(found, Study)
     return found
