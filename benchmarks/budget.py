@@ -268,7 +268,7 @@ Gemma's has single digits too, and a template 4 tokens shorter |
 | start of vLLM | {counts.ENGINE_START:.0f} s | assumed |
 | disk to card, hub to disk | {counts.DISK / GB:.0f} and {counts.NETWORK / GB:.1f} GB/s | assumed |
 | an adapter served by vLLM | x {counts.SERVED_ADAPTER} | assumed: {2 * 7 * shape.layers} small kernels a step |
-| sequences at a step | {counts.MOST_SEQUENCES} | assumed: vLLM's own default on a card of this size |"""
+| sequences at a step | {counts.MOST_SEQUENCES} | vLLM 0.32's own default; 1,024 on an H100, which is left out |"""
 
 
 if __name__ == "__main__":
