@@ -83,7 +83,6 @@ def preflight(
     found.append(writable)
     from_hub, size = _from_hub(study, due)
     found += from_hub
-    found += _prompts(study)
     shape = _shape(study, store) if isinstance(study, Study) else None
     found += _computing(frame, plan, shape, engine, recomputes)
     found += check_disk(_to_write(study, plan, store, shape, size), store.opened.scratch)
@@ -127,17 +126,6 @@ def _on_hub(wanted: Repository) -> Finding:
 def _is_asked(from_hub: Collection[Finding]) -> bool:
     """Whether the hub answered anything, so that it can be asked for the time as well."""
     return any(finding.state == "ok" and finding.sentence.startswith("the hub") for finding in from_hub)
-
-
-# The prompts
-
-
-def _prompts(study: AnyStudy) -> list[Finding]:
-    """Whose wording the study asks with."""
-    if not isinstance(study, Study):
-        return []
-    whose = f"those of {study.prompt_lists}" if study.prompt_lists else "the package's own"
-    return [Finding("prompts", "ok", whose)]
 
 
 # What it is computed on

@@ -1,4 +1,4 @@
-"""Whether a store can be written to, and whether a judge answers."""
+"""Whether a store can be written to, a judge answers, and the wording is there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from subliminal_dagster.science.descriptions.chat_api import KEY, MODEL, URL
 from subliminal_dagster.science.preflight.judge import check_judge
 from subliminal_dagster.science.preflight.place import check_store
+from subliminal_dagster.science.preflight.prompts import check_prompts
 from subliminal_dagster.science.storage.root import Root
 
 # The store
@@ -165,3 +166,17 @@ def test_a_judge_that_is_out_of_reach_or_not_named(endpoint_named: pytest.Monkey
     found = check_judge(None)
     assert found.state == "failed"
     assert "SUBLIMINAL_JUDGE_URL is not set in the environment: set SUBLIMINAL_JUDGE_URL to its" in found.sentence
+
+
+# The prompts
+
+
+def test_published_prompts_have_to_be_imported(tmp_path: Path) -> None:
+    imported = tmp_path / "published_prompts.json"
+    assert check_prompts(None, imported).sentence == "the package's own"
+    assert check_prompts("/home/me/lists.yaml", imported).sentence == "those of /home/me/lists.yaml"
+    found = check_prompts("published", imported)
+    assert found.state == "failed"
+    assert f"{imported} is not there: import them" in found.sentence
+    imported.write_text("{}")
+    assert check_prompts("published", imported).state == "ok"
