@@ -6,6 +6,9 @@ server on this machine stands for the hub.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -88,16 +91,23 @@ CHECKS += ("judge", "clock", "plan")
 
 
 def test_a_run_without_the_licence_ends_before_the_first_download(
-    hub: Hub, store: ArtifactStore, tmp_path: Path, capsys: Capture
+    hub: Hub, store: ArtifactStore, tmp_path: Path
 ) -> None:
-    assert main(["run", "--study", study_of(SMALL, tmp_path)]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.splitlines() == [
+    """In a process of its own: the hub's library reads its variables when it is imported."""
+    command = "import sys; from subliminal_dagster.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "run", "--study", study_of(SMALL, tmp_path)],
+        env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines() == [
         f"failed: base model: {SMALL} on the Hugging Face hub is gated: accept its licence on the model's page, and "
         "set HF_TOKEN to a token of that account.",
         "tiny: nothing was begun",
     ]
-    assert captured.out == ""
+    assert (done.returncode, done.stdout) == (1, "")
     assert hub.asked and all(path.startswith(f"/api/models/{SMALL}/") for path in hub.asked)
     assert store.studies() == []
 
