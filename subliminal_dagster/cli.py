@@ -261,8 +261,9 @@ def _findings(frame: Frame, wanted: Collection[Input]) -> list[Finding]:
     from subliminal_dagster.execution.preflight import preflight
 
     resources = resources_from_environment()
-    engine, judge = resources["engine"], resources["judge"]
-    return preflight(frame, resources["store"].create(), wanted, engine.engine, judge.reasoning_tokens)
+    engine, trainer, judge = resources["engine"], resources["trainer"], resources["judge"]
+    recomputes, reasoning = trainer.gradient_checkpointing, judge.reasoning_tokens
+    return preflight(frame, resources["store"].create(), wanted, engine.engine, recomputes, reasoning)
 
 
 def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:

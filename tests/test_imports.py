@@ -26,7 +26,7 @@ science.features science.probes science.liking science.tuning
 science.activations science.training
 science.numbers science.steering
 science.preferences science.capability science.toy
-science.models science.report
+science.budget science.models science.report
 science.settings
 science.storage science.statistics science.wheels
 science.errors science.figures science.processes science.random_streams science.verdict science.well_formed

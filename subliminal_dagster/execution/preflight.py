@@ -24,13 +24,11 @@ from subliminal_dagster.science.budget.card import Card as BudgetCard
 from subliminal_dagster.science.budget.needs import needs
 from subliminal_dagster.science.budget.shape import ModelShape, shape_of
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
-from subliminal_dagster.science.preferences.published_prompts import wording
 from subliminal_dagster.science.preflight.card import TorchFacts, ask_torch, cards_here, check_card
 from subliminal_dagster.science.preflight.clock import check_clock
 from subliminal_dagster.science.preflight.disk import Written, check_disk
-from subliminal_dagster.science.preflight.engine import CPU_BUILD, GPU_BUILD, check_engine
-from subliminal_dagster.science.preflight.finding import Finding
+from subliminal_dagster.science.preflight.engine import CPU_BUILD, GPU_BUILD, VLLM, check_engine
+from subliminal_dagster.science.preflight.finding import Finding, in_gb
 from subliminal_dagster.science.preflight.hub import (
     MODEL,
     Repository,
@@ -42,6 +40,7 @@ from subliminal_dagster.science.preflight.hub import (
     is_offline,
     model_repository,
     sae_repository,
+    teacher_repository,
 )
 from subliminal_dagster.science.preflight.judge import check_judge
 from subliminal_dagster.science.preflight.memory import CHECK as MEMORY
@@ -49,21 +48,29 @@ from subliminal_dagster.science.preflight.memory import Memory, check_memory
 from subliminal_dagster.science.preflight.packages import check_packages, installed, requirements
 from subliminal_dagster.science.preflight.place import CHECK as STORE
 from subliminal_dagster.science.preflight.place import check_store
+from subliminal_dagster.science.preflight.prompts import check_prompts
 from subliminal_dagster.science.settings.base_model import model_files
 from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.storage.records import OtherFormat
 from subliminal_dagster.science.storage.store import ArtifactStore
 
+_TRAININGS = ("teacher_lora", "child_lora")
+_GENERATED = ("teacher_preferences", "number_set", "preference_scores", "child_capability")
+"""Stages by what holds the memory: the trainer, and the engine."""
+
 _NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FLOAT32 = 4
+_RECOMPUTED = "one row at a time, recomputed"
+"""What the budget's formula of a training says that has no room for what it would otherwise keep."""
 
 
 def preflight(
-    frame: Frame, store: ArtifactStore, wanted: Collection[Input], engine: str, reasoning_tokens: int
+    frame: Frame, store: ArtifactStore, wanted: Collection[Input], engine: str, recomputes: bool, reasoning_tokens: int
 ) -> list[Finding]:
     """What every check finds for the `wanted` parts of a study that are to be made, in the order they are to be read.
 
-    `engine` and `reasoning_tokens` are what SUBLIMINAL_ENGINE and SUBLIMINAL_JUDGE_REASONING_TOKENS say.
+    `engine`, `recomputes` and `reasoning_tokens` are what SUBLIMINAL_ENGINE, SUBLIMINAL_GRADIENT_CHECKPOINTING and
+    SUBLIMINAL_JUDGE_REASONING_TOKENS say.
     """
     try:
         plan = make_plan(frame, store).limited_to(wanted, frame)
@@ -78,9 +85,10 @@ def preflight(
     found.append(writable)
     from_hub, size = _from_hub(study, due)
     found += from_hub
-    found += _prompts(frame, due)
+    if isinstance(study, Study) and any("prompts" in frame.nodes[name].recipe.settings for name in due):
+        found.append(check_prompts(study))
     shape = _shape(study, store) if isinstance(study, Study) else None
-    found += _computing(frame, plan, shape, engine)
+    found += _computing(frame, plan, shape, engine, recomputes)
     found += check_disk(_to_write(study, plan, store, shape, size), store.opened.scratch)
     found += _judges(study, due, reasoning_tokens)
     clocks = {f"the store {store.root}": ahead_of_store, "the hub": ahead_of_hub() if _is_asked(from_hub) else None}
@@ -105,6 +113,9 @@ def _from_hub(study: AnyStudy, due: Collection[str]) -> tuple[list[Finding], int
             found.append(finding)
     elif source.kind == "hub":
         found.append(Finding(MODEL, "ok", "made already; no token is needed for it"))
+    existing = study.teacher.existing
+    if existing is not None and existing.repo is not None and "teacher_lora" in due:
+        found += [_on_hub(teacher_repository(existing, target)) for target in study.targets]
     if study.sae and study.sae.published and "sae" in due:
         try:
             found.append(_on_hub(sae_repository(study.sae.published)))
@@ -124,20 +135,6 @@ def _is_asked(from_hub: Collection[Finding]) -> bool:
     return any(finding.state == "ok" and finding.sentence.startswith("the hub") for finding in from_hub)
 
 
-# The prompts
-
-
-def _prompts(frame: Frame, due: Collection[str]) -> list[Finding]:
-    """Whose wording the study asks with, and whether it is on this machine."""
-    if not isinstance(frame.study, Study) or all("prompts" not in frame.nodes[name].recipe.settings for name in due):
-        return []
-    try:
-        load_prompt_lists(frame.study.prompts)
-    except UserError as error:
-        return [Finding("prompts", "failed", str(error))]
-    return [Finding("prompts", "ok", wording(frame.study))]
-
-
 # What it is computed on
 
 
@@ -155,7 +152,7 @@ def _shape(study: Study, store: ArtifactStore) -> ModelShape | None:
         return None
 
 
-def _computing(frame: Frame, plan: Plan, shape: ModelShape | None, engine: str) -> list[Finding]:
+def _computing(frame: Frame, plan: Plan, shape: ModelShape | None, engine: str, recomputes: bool) -> list[Finding]:
     study = frame.study
     if not any(frame.nodes[part.asset].gpu for part in plan.due):
         return [Finding("card", "ok", "nothing that is to be made needs one")]
@@ -165,32 +162,46 @@ def _computing(frame: Frame, plan: Plan, shape: ModelShape | None, engine: str) 
     if isinstance(study, Study):
         builds = [name for name in (GPU_BUILD, CPU_BUILD) if installed(name)]
         steers = study.teacher.method == "steer"
-        found.append(check_engine(engine, builds, bool(torch and torch.devices), steers))
-        found += _memory(study, plan, shape, torch)
+        chosen = check_engine(engine, builds, bool(torch and torch.devices), steers)
+        found += [chosen, *_memory(study, plan, shape, torch, chosen.sentence == VLLM, recomputes)]
     return found
 
 
-def _memory(study: Study, plan: Plan, shape: ModelShape | None, torch: TorchFacts | None) -> list[Finding]:
+def _memory(
+    study: Study, plan: Plan, shape: ModelShape | None, torch: TorchFacts | None, vllm: bool, recomputes: bool
+) -> list[Finding]:
     if shape is None:
         return [Finding(MEMORY, "ok", "not checked: how large the base model is, is known once it is made")]
-    due = {part.asset for part in plan.due}
+    size = shape.parameters * _NUMBER[study.base_model.dtype]
     if torch is None or not torch.devices:
         memory = psutil.virtual_memory()
-        size = shape.parameters * _NUMBER[study.base_model.dtype]
         here = Memory("this machine", memory.total, memory.available)
         remedy = "run the study on a machine with more, or choose a smaller base model"
         return check_memory({"loading the base model": size}, here, remedy, worker_count())
-    # A step gets any of the cards, so the one with the least memory has to do.
+    # A step gets any of the cards, so the one with the least free memory has to do.
     device = min(torch.devices, key=lambda each: each.free)
-    card = BudgetCard(device.name, device.memory, flops=1.0, bandwidth=1.0)
-    stages = {need.stage: need.memory_bytes for need in needs(study, shape, card) if need.stage != "base_model"}
     name = f"the {device.name}" + (" with the least free memory" if len(torch.devices) > 1 else "")
-    remedy = "set CUDA_VISIBLE_DEVICES to a card with more, or choose a smaller base model"
-    return check_memory(
-        {stage: need for stage, need in stages.items() if stage in due},
-        Memory(name, device.memory, device.free),
-        remedy,
+    due = {part.asset for part in plan.due}
+    whole, free = (
+        {need.stage: need for need in needs(study, shape, BudgetCard(device.name, memory, flops=1.0, bandwidth=1.0))}
+        for memory in (device.memory, device.free)
     )
+    # A training cuts its batches to what is free; vLLM takes a share of the whole card, whatever is free.
+    stages = {stage: (free if stage in _TRAININGS else whole)[stage] for stage in whole if stage in due}
+    stages.pop("base_model", None)
+    sizes = {stage: need.memory_bytes for stage, need in stages.items()}
+    if not vllm:
+        sizes |= {stage: size for stage in sizes if stage in _GENERATED}
+    remedy = "set CUDA_VISIBLE_DEVICES to a card with more, or choose a smaller base model"
+    found = check_memory(sizes, Memory(name, device.memory, device.free), remedy)
+    if any(finding.state != "ok" for finding in found) or recomputes:
+        return found
+    tight = [stage for stage in _TRAININGS if stage in stages and _RECOMPUTED in stages[stage].formula]
+    sentence = (
+        f" fits into the {in_gb(device.free)} that are free of {name} only where activations are computed twice: set "
+        "SUBLIMINAL_GRADIENT_CHECKPOINTING=yes."
+    )
+    return [Finding(MEMORY, "warning", stage + sentence) for stage in tight] or found
 
 
 # What is written
@@ -211,10 +222,10 @@ def _to_write(study: AnyStudy, plan: Plan, store: ArtifactStore, shape: ModelSha
             ("teacher_lora", study.teacher.lora, study.teacher.training),
             ("child_lora", study.child.lora, study.child.training),
         ):
-            if lora is not None and training is not None:
+            if training is not None:
+                each = _FLOAT32 * shape.lora_parameters(lora.rank) if lora else _model_size(study, shape)
                 # The last one and that of every epoch.
-                copies = count.get(asset, 0) * (training.epochs + 1)
-                adapters += copies * _FLOAT32 * shape.lora_parameters(lora.rank)
+                adapters += count.get(asset, 0) * (training.epochs + 1) * each
         found.append(Written("adapters", place, adapters, moved_by))
         vectors = count.get("activations", 0) * study.activations.rows
         if study.steering is not None:

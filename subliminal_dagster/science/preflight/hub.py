@@ -27,6 +27,7 @@ from subliminal_dagster.science.preflight.finding import Finding
 from subliminal_dagster.science.settings.base_model import SMALL_FILES, WEIGHTS, HubSource
 from subliminal_dagster.science.settings.capability import HubExam
 from subliminal_dagster.science.settings.features import PublishedSae
+from subliminal_dagster.science.settings.teacher import ExistingTeacher
 
 MODEL = "base model"
 """What the finding on a base model is called."""
@@ -54,6 +55,14 @@ def model_repository(source: HubSource) -> Repository:
 def exam_repository(source: HubExam) -> Repository:
     """An exam on the hub."""
     return Repository("exam", source.repo, source.revision, "dataset", "`repo` of the exam")
+
+
+def teacher_repository(existing: ExistingTeacher, target: str) -> Repository:
+    """The teacher of a target, where it exists already and lies on the hub."""
+    revision = existing.revisions[target]
+    return Repository(
+        f"teacher of {target}", existing.repository(target), revision, "model", "`teacher.existing.repo`"
+    )
 
 
 def sae_repository(published: PublishedSae) -> Repository:

@@ -91,8 +91,7 @@ class Study(StudyHeader):
                     )
         existing = self.teacher.existing
         if existing is not None and existing.repo is not None:
-            targets = [target for target in map(self.target, self.groups) if target is not None]
-            if unpinned := [target for target in targets if target not in existing.revisions]:
+            if unpinned := [target for target in self.targets if target not in existing.revisions]:
                 raise ValueError(
                     f"teacher.existing.revisions names no commit for {', '.join(unpinned)}: add it from the history of "
                     "the repository's files"
@@ -119,6 +118,11 @@ class Study(StudyHeader):
         teacher would pass, and its dataset fail after all answers were drawn."""
         needed = (self.filter.train_rows + self.filter.validation_rows) / self.numbers.prompts
         return max(self.teacher.gate.valid_rate, needed)
+
+    @property
+    def targets(self) -> list[str]:
+        """What the teachers are made to like, in the order of the groups."""
+        return [target for target in map(self.target, self.groups) if target is not None]
 
     def target(self, group: str) -> str | None:
         """What a group's teacher is made to like; None for the control, whose teacher is the untouched base."""

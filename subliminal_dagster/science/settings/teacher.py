@@ -67,8 +67,7 @@ class SteeringSettings(Settings):
         return Path(self.vector.format(animal=animal)).expanduser()
 
     def file_contents(self, study: Any) -> dict[str, Any]:
-        targets = [target for target in map(study.target, study.groups) if target is not None]
-        files = {target: self.vector_file(target) for target in targets}
+        files = {target: self.vector_file(target) for target in study.targets}
         return {"vector": {target: file_content_hash(file) for target, file in files.items() if file.is_file()}}
 
 
@@ -104,9 +103,8 @@ class ExistingTeacher(Settings):
     def file_contents(self, study: Any) -> dict[str, Any]:
         if self.path is None:
             return {}
-        targets = [target for target in map(study.target, study.groups) if target is not None]
         names = ADAPTER if study.teacher.method == "adapter" else ()
-        return {"path": {target: model_content(str(self.folder(target)), names) for target in targets}}
+        return {"path": {target: model_content(str(self.folder(target)), names) for target in study.targets}}
 
 
 class TeacherSettings(Settings):

@@ -1,4 +1,4 @@
-"""Whether a store can be written to, and whether a judge answers."""
+"""Whether a store can be written to, a judge answers, and the wording is there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from subliminal_dagster.science.descriptions.chat_api import KEY, MODEL, URL
 from subliminal_dagster.science.preflight.judge import check_judge
 from subliminal_dagster.science.preflight.place import check_store
+from subliminal_dagster.science.preflight.prompts import check_prompts
+from subliminal_dagster.science.settings.preferences import OWN_LISTS
+from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.root import Root
 
 # The store
@@ -165,3 +168,21 @@ def test_a_judge_that_is_out_of_reach_or_not_named(endpoint_named: pytest.Monkey
     found = check_judge(None)
     assert found.state == "failed"
     assert "SUBLIMINAL_JUDGE_URL is not set in the environment: set SUBLIMINAL_JUDGE_URL to its" in found.sentence
+
+
+# The prompts
+
+
+def test_published_prompts_have_to_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+
+    def found(*settings: str) -> Finding:
+        return check_prompts(load_study("smollm2-135m-instruct", settings))
+
+    assert found("prompts=null").sentence == "Prompts and questions in this project's own wording."
+    missing = found("prompts=published")
+    assert missing.state == "failed" and "subliminal-dagster prompts import" in missing.sentence
+    unreadable = found(f"prompts={tmp_path / 'lists.yaml'}")
+    assert unreadable.state == "failed" and "cannot be read" in unreadable.sentence
+    (tmp_path / "lists.yaml").write_bytes(OWN_LISTS.read_bytes())
+    assert found(f"prompts={tmp_path / 'lists.yaml'}").state == "ok"
