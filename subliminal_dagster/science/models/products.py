@@ -1,7 +1,9 @@
-"""Matrix products in bfloat16 on float32 weights, where a processor has units for them (AVX512-BF16, AMX).
+"""How training and generation compute: matrix products in bfloat16 on float32 weights, where a processor has units for
+them (AVX512-BF16, AMX), and attention without padding, where a GPU has a kernel for it.
 
-Training and generation take little more than half the time then. Weights, gradients of the adapter, optimiser state and
-residual stream stay float32; scores are never computed like this. A GPU has its own rules (`completion_trainer`).
+Training and generation take little more than half the time with such products. Weights, gradients of the adapter,
+optimiser state and residual stream stay float32; scores are never computed like this. A GPU has its own rules
+(`completion_trainer`).
 
 Belongs here: whether it is done, and how a model runs meanwhile. Does not belong here: what is computed.
 """
@@ -16,6 +18,9 @@ from typing import Any
 from subliminal_dagster.science.models.protocol import ModelVariant
 
 _ATTENTION = "grouped"
+
+_WIDEST_HEAD = 256
+"""Dimensions of a head that FlashAttention 2 takes at most."""
 
 
 def product_type(variant: ModelVariant, device: str) -> str:
@@ -63,16 +68,51 @@ def quick_attention(model: Any) -> Iterator[None]:
     """Within the block attention is computed by `_grouped`, unless the model needs attention of its own (Gemma 2 caps
     its scores)."""
     _register()
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    usual = inner.config.get_text_config()._attn_implementation
-    if usual != "sdpa":
+    with attention(model, _ATTENTION if usual_attention(model) == "sdpa" else None):
+        yield
+
+
+@contextmanager
+def attention(model: Any, name: str | None) -> Iterator[None]:
+    """Within the block attention is computed by what transformers calls `name`; None leaves it as it is."""
+    usual = usual_attention(model)
+    if name is None or name == usual:
         yield
         return
-    inner.set_attn_implementation(_ATTENTION)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner.set_attn_implementation(name)
     try:
         yield
     finally:
         inner.set_attn_implementation(usual)
+
+
+def usual_attention(model: Any) -> str:
+    """transformers' name of what computes the model's attention."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
+def packed_attention(model: Any) -> str | None:
+    """transformers' name of an attention that takes many rows as one sequence, without padding; None where there is
+    none: FlashAttention 2 of the installed package flash-attn, on a GPU with bfloat16. A model that caps its scores
+    (Gemma 2) needs 2.6 of it. Kernels of the hub are not used: they would be fetched when a training begins.
+
+    It takes no mask, so that nothing but training can use it (answers are scored as a tree, see `scoring`).
+    """
+    import torch
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_greater_or_equal
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = inner.config.get_text_config()
+    oldest = "2.6.0" if getattr(config, "attn_logit_softcapping", None) else "2.3.3"
+    there = (
+        model.device.type == "cuda"
+        and torch.cuda.is_bf16_supported()
+        and is_flash_attn_2_available()
+        and is_flash_attn_greater_or_equal(oldest)
+    )
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return "flash_attention_2" if there and inner._supports_flash_attn and width <= _WIDEST_HEAD else None
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.loading import load_base, pick_device, release_memory
+from subliminal_dagster.science.models.products import attention, packed_attention, usual_attention
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.settings.base_model import model_files
 from subliminal_dagster.science.settings.training import LoraSettings
@@ -78,7 +79,8 @@ class TrlTrainer:
         trainer = make_trainer(model, task, targets, workspace, checkpointing, micro_batch, progress)
         checkpoint = _last_checkpoint(workspace, task.early_stop)
         started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with attention(model, trainer.packed):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - started
         epochs = _collect_epochs(workspace, output, task)
         _save(model, task, output)
@@ -103,10 +105,11 @@ class TrlTrainer:
             return self.micro_batch, self.gradient_checkpointing
         rows = [*task.rows, *task.validation]
         size = max(len(row.prompt) + len(row.answer) for row in rows), max(len(row.answer) for row in rows)
-        fits = rows_that_fit(model, *size, recomputing=self.gradient_checkpointing)
+        kind = packed_attention(model) or usual_attention(model)
+        fits = rows_that_fit(model, *size, attention=kind, recomputing=self.gradient_checkpointing)
         if fits or self.gradient_checkpointing:
             return max(1, fits), self.gradient_checkpointing
-        return max(1, rows_that_fit(model, *size, recomputing=True)), True
+        return max(1, rows_that_fit(model, *size, attention=kind, recomputing=True)), True
 
 
 def _to_train(task: TrainingTask) -> Any:

@@ -17,12 +17,19 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig, SFTTrainer
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.batching import batches_of_like_length
 from subliminal_dagster.science.models.loading import pick_device
-from subliminal_dagster.science.models.products import product_type, products_in
+from subliminal_dagster.science.models.products import (
+    attention,
+    packed_attention,
+    product_type,
+    products_in,
+    usual_attention,
+)
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.settings.training import TrainingSettings
 from subliminal_dagster.science.training.soft_targets import TeacherStates, head_logprobs, pad, restrict
@@ -53,6 +60,7 @@ def make_trainer(
         base.dtype if checkpointing else product_type(base, pick_device()),
         task.training.batch_size,
         micro_batch,
+        packed_attention(model),
         model=model,
         args=_config(workspace, task.training, task.seed, bool(task.validation), checkpointing, micro_batch),
         data_collator=_collate,
@@ -70,7 +78,8 @@ class CompletionTrainer(SFTTrainer):
 
     `targets` are the teacher's states by row (soft channel, over `support`); None for the hard channel. `products` is
     the type of the matrix products of training steps (see `products.product_type`). `batch_size` and `micro_batch`: see
-    `make_trainer`; the latter is halved where memory runs out.
+    `make_trainer`; the latter is halved where memory runs out. Where there is a `packed` attention the model has to
+    compute with it, and rows go through it as one sequence (see `products.packed_attention`).
     """
 
     def __init__(
@@ -80,12 +89,15 @@ class CompletionTrainer(SFTTrainer):
         products: str,
         batch_size: int,
         micro_batch: int | None,
+        packed: str | None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.products = products
         self.batch_size = batch_size
         self.micro_batch = micro_batch
+        self.packed = packed
+        self.usual = usual_attention(self.model)
         self.targets = None if targets is None else replace(targets, head=targets.head.to(self.args.device))
         self.support = support
         self.real_positions = 0
@@ -137,6 +149,8 @@ class CompletionTrainer(SFTTrainer):
 
     def _summed_loss(self, model: Any, inputs: Any) -> Any:
         """Loss summed over the batch's completion tokens."""
+        if self.packed is not None:
+            return self._packed_loss(model, inputs)
         # Sorting whole epochs by length would do for padding too, but it would put short teacher rows and long
         # replay rows into different steps, and the replay is there to pull at every step.
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
@@ -149,28 +163,54 @@ class CompletionTrainer(SFTTrainer):
         labels = inputs["labels"][rows, 1:width]
         predicted = labels != -100
         keep = predicted.any(dim=0).nonzero()[:, 0]
-        # The validation loss is a score, and its products have the weights' own type.
-        with products_in(self.products if model.training else "", self.accelerator.unwrap_model(model)):
-            logits = model(
-                input_ids=inputs["input_ids"][rows, :width],
-                attention_mask=mask,
-                logits_to_keep=keep,
-                use_cache=False,
-            ).logits.float()
+        logits = self._logits(
+            model, mask, input_ids=inputs["input_ids"][rows, :width], attention_mask=mask, logits_to_keep=keep
+        )
         predicted, labels = predicted[:, keep], labels[:, keep]
+        return self._loss(logits[predicted], labels[predicted], inputs["row"][rows])
+
+    def _packed_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        """Loss summed over the completion tokens of all rows of the batch, one behind the other. Where a row begins is
+        told by positions that start at 0 again."""
+        mask = inputs["attention_mask"].bool()
+        lengths = mask.sum(dim=1)
+        # Of every position the label of the next, none at the end of a row.
+        labels = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)[mask]
+        keep = (labels != -100).nonzero()[:, 0]
+        # Or every layer would work the same out from the positions.
+        ends = torch.nn.functional.pad(lengths.cumsum(dim=0), (1, 0)).to(torch.int32)
+        longest = int(lengths.max())
+        logits = self._logits(
+            model,
+            mask[mask],
+            input_ids=inputs["input_ids"][mask][None],
+            position_ids=(mask.cumsum(dim=1) - 1)[mask][None],
+            cu_seq_lens_q=ends,
+            cu_seq_lens_k=ends,
+            max_length_q=longest,
+            max_length_k=longest,
+            logits_to_keep=keep,
+        )
+        return self._loss(logits[0], labels[keep], inputs["row"])
+
+    def _logits(self, model: Any, mask: torch.Tensor, **inputs: Any) -> torch.Tensor:
         if model.training:
             self.real_positions += int(mask.sum())
             self.all_positions += mask.numel()
+        # The validation loss is a score, and its products have the weights' own type.
+        with products_in(self.products if model.training else "", self.accelerator.unwrap_model(model)):
+            logits: torch.Tensor = model(**inputs, use_cache=False).logits.float()
+        return logits
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Summed over the completion tokens of `rows`, in their order."""
         if self.targets is None:
-            return torch.nn.functional.cross_entropy(logits[predicted], labels[predicted], reduction="sum")
+            return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         with torch.no_grad():
-            states = torch.cat([self.targets.rows[int(row)] for row in inputs["row"][rows]])
+            states = torch.cat([self.targets.rows[int(row)] for row in rows])
             wanted = head_logprobs(self.targets.head, states)
         return torch.nn.functional.kl_div(
-            torch.log_softmax(restrict(logits[predicted], self.support), dim=-1),
-            wanted,
-            log_target=True,
-            reduction="sum",
+            torch.log_softmax(restrict(logits, self.support), dim=-1), wanted, log_target=True, reduction="sum"
         )
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
@@ -221,7 +261,8 @@ class _Watch(TrainerCallback):
         )
         if self.early_stop is not None and state.global_step % self.early_stop.every == 0:
             network = kwargs["model"].eval()
-            score = self.early_stop.score(network)
+            with attention(network, self.trainer.usual):
+                score = self.early_stop.score(network)
             network.train()
             state.log_history.append({"step": state.global_step, "epoch": state.epoch, "score": score})
             self.progress(f"preference {score:.3f} after step {state.global_step}, wanted {self.early_stop.at_least}")
@@ -270,6 +311,8 @@ def _config(
         max_grad_norm=training.max_grad_norm,
         max_length=None,
         gradient_checkpointing=checkpointing,
+        # Norms, rotations and gates as one kernel each; TRL leaves its loss out, which is not ours.
+        use_liger_kernel=cuda and is_liger_kernel_available(),
         bf16=cuda and torch.cuda.is_bf16_supported(),
         use_cpu=not cuda,
         seed=seed,

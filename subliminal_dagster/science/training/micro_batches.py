@@ -3,8 +3,6 @@
 A batch's gradient is the sum of its rows' gradients, so it may be cut anywhere: more rows at a time are quicker, fewer
 need less memory, and what is learnt is the same up to rounding. (Dropout, where there is any, draws other numbers.)
 
-Part of no version: how a batch is cut is the machine's affair.
-
 Belongs here: what fits a GPU. Does not belong here: cutting a batch and adding up (`completion_trainer`).
 """
 
@@ -16,9 +14,10 @@ _USED = 0.8
 """Share of the free memory that is planned with: allocations leave gaps, and a kernel needs room to work in."""
 
 
-def rows_that_fit(model: Any, positions: int, learnt: int, *, recomputing: bool) -> int:
+def rows_that_fit(model: Any, positions: int, learnt: int, *, attention: str, recomputing: bool) -> int:
     """How many rows of `positions` tokens, `learnt` of them in the answer, fit the GPU that `model` lies on; 0 where
-    not even one does. Rows are as wide as the longest, so most batches need less.
+    not even one does. Rows are as wide as the longest, so most batches need less. `attention` is transformers' name of
+    what computes it.
 
     It is an estimate: the trainer halves the number where memory runs out all the same.
     """
@@ -28,7 +27,7 @@ def rows_that_fit(model: Any, positions: int, learnt: int, *, recomputing: bool)
     # What torch holds and does not use is free as well.
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     room = _USED * free - bytes_of_training(model)
-    return max(0, int(room // bytes_of_row(model, positions, learnt, recomputing=recomputing)))
+    return max(0, int(room // bytes_of_row(model, positions, learnt, attention=attention, recomputing=recomputing)))
 
 
 def bytes_of_training(model: Any) -> int:
@@ -37,7 +36,7 @@ def bytes_of_training(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad) * (4 + 2 * 4 + 2)
 
 
-def bytes_of_row(model: Any, positions: int, learnt: int, *, recomputing: bool) -> int:
+def bytes_of_row(model: Any, positions: int, learnt: int, *, attention: str, recomputing: bool) -> int:
     """What a forward pass keeps of one row for its backward pass, with 16-bit products.
 
     34 bytes per position, layer and hidden dimension, as Korthikanti et al. (2022, equation 2) count them for a block
@@ -48,7 +47,7 @@ def bytes_of_row(model: Any, positions: int, learnt: int, *, recomputing: bool) 
     """
     config = model.config.get_text_config()
     layer = positions * (34 * config.hidden_size + 8 * config.intermediate_size)
-    if config._attn_implementation == "eager":
+    if attention == "eager":
         layer += 16 * config.num_attention_heads * positions**2
     layers = config.num_hidden_layers
     kept = layer + layers * positions * 2 * config.hidden_size if recomputing else layers * layer

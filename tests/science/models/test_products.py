@@ -1,16 +1,28 @@
-"""Matrix products in bfloat16: where they are used, that nothing of them stays, and how little they change."""
+"""Matrix products in bfloat16: where they are used, that nothing of them stays, and how little they change; and where
+attention needs no padding."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers.utils
+from packaging.version import Version
+from tiny_models import tiny_model
 
 from subliminal_dagster.science.models import products
 from subliminal_dagster.science.models.loading import load_base
-from subliminal_dagster.science.models.products import product_type, products_in
+from subliminal_dagster.science.models.products import (
+    attention,
+    packed_attention,
+    product_type,
+    products_in,
+    usual_attention,
+)
 from subliminal_dagster.science.models.protocol import ModelVariant, Sampling
 from subliminal_dagster.science.models.transformers_engine import TransformersEngine
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
@@ -103,3 +115,37 @@ def test_training_changes_little_is_recorded_and_repeats_itself(tiny_base: Path,
     assert 0 < change < 0.2 * torch.cat([value.flatten() for value in of_exact.values()]).norm()
     losses = [report.history["validation_loss"].dropna().to_numpy() for report in (exact, quick)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "version", "expected"),
+    [
+        ("llama", "cuda", "2.3.3", "flash_attention_2"),
+        ("llama", "cpu", "2.8.0", None),
+        ("llama", "cuda", None, None),
+        ("gemma2", "cuda", "2.5.9", None),
+        ("gemma2", "cuda", "2.6.0", "flash_attention_2"),
+        ("wide heads", "cuda", "2.8.0", None),
+    ],
+)
+def test_rows_go_without_padding_where_a_kernel_takes_them_so(
+    monkeypatch: pytest.MonkeyPatch, kind: str, device: str, version: str | None, expected: str | None
+) -> None:
+    model = tiny_model("llama", head_dim=512) if kind == "wide heads" else tiny_model(kind)
+    network: Any = SimpleNamespace(
+        device=torch.device(device), config=model.config, _supports_flash_attn=model._supports_flash_attn
+    )
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(transformers.utils, "is_flash_attn_2_available", lambda: version is not None)
+    monkeypatch.setattr(
+        transformers.utils, "is_flash_attn_greater_or_equal", lambda oldest: Version(version or "0") >= Version(oldest)
+    )
+    assert packed_attention(network) == expected
+
+
+def test_attention_is_another_within_the_block_alone(tiny_base: Path) -> None:
+    model = load_base(tiny_base, "float32", "cpu")
+    with pytest.raises(RuntimeError, match="in the block"), attention(model, "eager"):
+        assert usual_attention(model) == "eager"
+        raise RuntimeError("in the block")
+    assert usual_attention(model) == "sdpa"
