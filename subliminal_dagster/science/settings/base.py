@@ -28,7 +28,10 @@ def beside_study(path: str, info: ValidationInfo) -> str:
     return str(here if here.exists() and not (folder / given).exists() else folder / given)
 
 
-UserPath = Annotated[str, AfterValidator(beside_study)]
+IS_PATH = "a file or folder of the user's"
+"""What marks a field as such."""
+
+UserPath = Annotated[str, AfterValidator(beside_study), IS_PATH]
 """A file or folder that a study names; `{layer}` and the like may stand in it."""
 
 
@@ -73,16 +76,18 @@ def user_files(settings: Settings, field: str = "") -> dict[str, str]:
         value = getattr(settings, name)
         if isinstance(value, Settings):
             found |= user_files(value, f"{field}{name}.")
-        elif isinstance(value, str) and _is_user_path([described.annotation, *described.metadata]):
+        # What is no path in such a field is a word: `prompts: published`.
+        elif (
+            isinstance(value, str)
+            and Path(value).is_absolute()
+            and _is_user_path([described.annotation, *described.metadata])
+        ):
             found[f"{field}{name}"] = value
     return found
 
 
 def _is_user_path(annotations: Iterable[Any]) -> bool:
-    return any(
-        (isinstance(each, AfterValidator) and each.func is beside_study) or _is_user_path(_inside(each))
-        for each in annotations
-    )
+    return any(each == IS_PATH or _is_user_path(_inside(each)) for each in annotations)
 
 
 def _inside(annotation: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.base import beside_study
+from subliminal_dagster.science.settings.base import IS_PATH, beside_study
 from subliminal_dagster.science.settings.preferences import OWN_LISTS
 from subliminal_dagster.science.settings.yaml_text import load_yaml
 from subliminal_dagster.science.storage.content_hash import file_content_hash
@@ -30,7 +30,7 @@ def _published_or_path(prompts: str, info: ValidationInfo) -> str:
     return prompts if prompts == PUBLISHED else beside_study(prompts, info)
 
 
-Prompts = Annotated[str, AfterValidator(_published_or_path)]
+Prompts = Annotated[str, AfterValidator(_published_or_path), IS_PATH]
 """`published`, or the path of a file with a user's own lists."""
 
 

@@ -90,12 +90,13 @@ class Study(StudyHeader):
                         f"tuning.{name} is {wanted} and filter.{name} is {there}: lower the first or raise it"
                     )
         existing = self.teacher.existing
-        if existing is not None and existing.repo is not None:
-            if unpinned := [target for target in self.targets if target not in existing.revisions]:
-                raise ValueError(
-                    f"teacher.existing.revisions names no commit for {', '.join(unpinned)}: add it from the history of "
-                    "the repository's files"
-                )
+        hub = existing is not None and existing.repo is not None
+        unpinned = [target for target in self.targets if hub and target not in existing.revisions]
+        if unpinned:
+            raise ValueError(
+                f"teacher.existing.revisions names no commit for {', '.join(unpinned)}: add it from the history of the "
+                "repository's files"
+            )
         rows = self.filter.train_rows + self.filter.validation_rows
         if rows > self.numbers.prompts:
             raise ValueError(

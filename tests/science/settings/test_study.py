@@ -208,12 +208,12 @@ def test_a_path_is_one_beside_the_study_s_file(tmp_path: Path, monkeypatch: pyte
 def test_the_files_that_a_study_names_are_known(tmp_path: Path) -> None:
     (tmp_path / "lists.yaml").write_text("")
     settings = inside_settings(tmp_path / "model", tmp_path / "prose.txt")
-    settings |= {"prompt_lists": "lists.yaml", "system_prompt": "/no_think", "description": "/home/me"}
+    settings |= {"prompts": "lists.yaml", "system_prompt": "/no_think", "description": "/home/me"}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings))
     assert user_files(load_study(path)) == {
         "base_model.path": str(tmp_path / "model"),
-        "prompt_lists": str(tmp_path / "lists.yaml"),
+        "prompts": str(tmp_path / "lists.yaml"),
         "sae.corpus.path": str(tmp_path / "prose.txt"),
     }
     assert not any(user_files(load_study(name)) for name in shipped_studies())

@@ -73,9 +73,10 @@ def test_the_soft_channel_learns_from_either(base: Path, tmp_path: Path) -> None
 
     other = save_tiny_model(tmp_path / "models" / "owl", seed=5)
     rows = [Row([1, 5, 9], [11, 2])]
-    (own,) = teacher_states(SoftTargets(ModelVariant(base, weights=other)), rows, 1)
-    (same,) = teacher_states(SoftTargets(ModelVariant(other)), rows, 1)
-    (before,) = teacher_states(SoftTargets(ModelVariant(base)), rows, 1)
+    own, same, before = (
+        teacher_states(SoftTargets(variant), rows, 1).rows[0]
+        for variant in (ModelVariant(base, weights=other), ModelVariant(other), ModelVariant(base))
+    )
     assert np.allclose(own, same) and not np.allclose(own, before, atol=0.1)
 
 
