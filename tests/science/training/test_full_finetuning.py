@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_models import save_tiny_adapter, save_tiny_model
 from subliminal_dagster.science.models.loading import load_base, loaded
 from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
 from subliminal_dagster.science.settings.training import TrainingSettings
+from subliminal_dagster.science.storage.content_hash import folder_content_hash
 from subliminal_dagster.science.training.adapter import TrlTrainer
 from subliminal_dagster.science.training.task import SoftTargets, TrainingReport, TrainingTask
 
@@ -28,7 +30,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
 def trained(base: ModelVariant, folder: Path, soft: SoftTargets | None = None, **changes: Any) -> TrainingReport:
     """A training of all weights, all rows in one step, into `folder/out`."""
     settings = TrainingSettings(**{"batch_size": 11, "epochs": 2, "schedule": "constant"} | changes)
-    (folder / "work").mkdir(parents=True)
+    (folder / "work").mkdir(parents=True, exist_ok=True)
     task = TrainingTask(base, ROWS, None, settings, 5, validation=ROWS[:5], soft=soft)
     return TrlTrainer().train(task, folder / "out", folder / "work")
 
@@ -105,6 +107,17 @@ def test_a_teacher_of_other_weights_hands_on_its_own_distribution(tmp_path: Path
     with torch.no_grad(), loaded(base, "cpu", merge=True) as child, loaded(teacher, "cpu", merge=True) as network:
         expected = plain_divergence(child, network, ROWS[:5], tuple(range(child.config.vocab_size)))
     assert report.history["validation_loss"].dropna().tolist() == pytest.approx([expected], abs=1e-4)
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    base = ModelVariant(save_tiny_model(tmp_path / "base", "gemma2", tie_word_embeddings=True))
+    trained(base, tmp_path / "whole", learning_rate=0.001)
+    # As a kill during the second epoch leaves it.
+    shutil.copytree(tmp_path / "whole" / "work" / "checkpoint-1", tmp_path / "again" / "work" / "checkpoint-1")
+    elsewhere = ModelVariant(shutil.copytree(base.base, tmp_path / "elsewhere"))
+    report = trained(elsewhere, tmp_path / "again", learning_rate=0.001)
+    assert (report.resumed_from_step, report.epochs) == (1, [1, 2])
+    assert folder_content_hash(tmp_path / "again" / "out") == folder_content_hash(tmp_path / "whole" / "out")
 
 
 def test_steps_that_bfloat16_would_lose_add_up(tmp_path: Path) -> None:
