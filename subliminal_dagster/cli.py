@@ -342,14 +342,19 @@ def _show_report(store: ArtifactStore, study: AnyStudy) -> None:
 def _export(study: AnyStudy, file: Path, without: list[str], repo: str | None) -> int:
     from subliminal_dagster.build import resources_from_environment, study_frame
     from subliminal_dagster.execution.sharing import export_study
+    from subliminal_dagster.planning.planner import make_plan
     from subliminal_dagster.science.settings.base import user_files
     from subliminal_dagster.science.storage import hub
 
     if repo is not None:
         hub.check_upload(repo)
     store = resources_from_environment()["store"].create()
-    contents = export_study(study_frame(study), store, file, without)
+    frame = study_frame(study)
+    contents = export_study(frame, store, file, without)
     print(f"{file}: {_held(contents)}, {file.stat().st_size / 1e6:.1f} MB")
+    stale = make_plan(frame, store).of("stale")
+    if stale:
+        print(f"{len(stale)} are out of date here and will be there, such as {stale[0].name}: {stale[0].reasons[0]}")
     for field, path in user_files(study).items():
         print(f"the study names {path} ({field}): the name goes along, what is there does not")
     if repo is not None:
@@ -375,7 +380,7 @@ def _import(given: str, replace: bool) -> int:
         print(f"the study names {path} ({field}): unless the same is there, what is made from it counts as out of date")
     where = found.settings_file or "come with the package"
     name = found.settings_file.name if found.settings_file else found.study.name
-    print(f"its settings: {where}; go on with subliminal-dagster show --study {name}")
+    print(f"its settings: {where}; go on with subliminal-dagster plan --study {name} or show --study {name}")
     _show_report(store, found.study)
     return 0
 

@@ -161,18 +161,21 @@ def test_the_commands(done: StudyRun, tmp_path: Path, monkeypatch: pytest.Monkey
     assert main(["import", "tiny.zip"]) == 0
     said = capsys.readouterr().out
     assert f"{tmp_path / 'theirs'}: 33 imported, 0 there already, 0 in the place of others" in said
-    assert "go on with subliminal-dagster show --study tiny.yaml" in said and "report.html" in said
+    assert "go on with subliminal-dagster plan --study tiny.yaml or show" in said and "report.html" in said
     assert main(["show", "--study", "tiny.yaml"]) == 0
     assert "The numbers (one answer each)" in capsys.readouterr().out
     assert main(["plan", "--study", "tiny.yaml"]) == 0
     assert "0 missing, 0 stale, 33 fresh, 0 blocked" in capsys.readouterr().out
-    assert main(["plan", "--study", "tiny.yaml", "--set", "numbers.prompts=30"]) == 0
+    assert main(["plan", "--study", "tiny.yaml", "--set", "child.training.epochs=3"]) == 0
     planned = capsys.readouterr().out.splitlines()
-    for part, user in (("base_model", "teacher_lora [owl]"), ("teacher_lora [owl]", "number_set [owl]")):
+    for part, user in (("base_model", "teacher_lora [owl]"), ("teacher_lora [owl]", "soft_child_lora [owl|1]")):
         (line,) = (i for i, text in enumerate(planned) if text.startswith(f"missing  {part}"))
         assert planned[line + 1].strip() == f"imported without its files, which {user} is made from"
     assert main(["import", "tiny.zip", "--replace"]) == 0
     assert "0 imported, 33 there already, 0 in the place of others" in capsys.readouterr().out
+    child = ["child.training.epochs=3", "--set", "child.training.learning_rate=0.5"]
+    assert main(["export", "--study", "tiny.yaml", "--set", *child, "later.zip"]) == 0
+    assert "are out of date here and will be there, such as child_lora" in capsys.readouterr().out
     assert main(["import", "nowhere.zip"]) == 2
     assert "nowhere.zip cannot be read (No such file or directory)" in capsys.readouterr().err
     assert main(["export", "--study", "tiny.yaml", "other.zip", "--to-hub", "nobody"]) == 2

@@ -46,6 +46,9 @@ FORMAT = "subliminal-dagster study 1"
 INDEX = "study.json"
 SETTINGS = "study.yaml"
 
+LARGEST_RECORD = 1 << 28
+"""Bytes of an index or of settings; a zip file of a megabyte can claim any number."""
+
 _CHUNK_BYTES = 1 << 20
 _LONGEST_NAME = 200
 _TEXTS = {".csv", ".html", ".json", ".jsonl", ".md", ".svg", ".txt", ".yaml"}
@@ -69,6 +72,10 @@ class Entry:
     def folder(self) -> str:
         """Where its files lie in the archive."""
         return f"artifacts/{self.key.relative.partition('/')[2]}"
+
+    @property
+    def is_refused(self) -> bool:
+        return bool(self.refusal or (self.manifest and self.manifest.info.get("refused")))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -100,12 +107,7 @@ class Contents:
     @property
     def refused(self) -> list[Entry]:
         """The artifacts that a gate refused, whether or not there is something to look at."""
-        return [entry for entry in self.entries if entry.refusal or (entry.manifest and refused_within(entry.manifest))]
-
-
-def refused_within(manifest: Manifest) -> bool:
-    """Whether an artifact was written as one that its gate refused."""
-    return bool(manifest.info.get("refused"))
+        return [entry for entry in self.entries if entry.is_refused]
 
 
 # Packing
@@ -140,6 +142,7 @@ def pack(
         try:
             manifest = _packed(store, key, asset in without, sources)
         except MissingArtifact:
+            # It may have been refused before there was anything to look at.
             manifest = None
         if manifest or refusal:
             entries.append(Entry(key, manifest, refusal))
@@ -288,6 +291,8 @@ class Archive:
     def _bytes(self, name: str) -> bytes:
         if name not in self._members.namelist():
             raise _unusable(self.file, f"it has no {name}")
+        if self._members.getinfo(name).file_size > LARGEST_RECORD:
+            raise _unusable(self.file, f"its {name} is too big for one")
         with self._opened(name) as source, _explaining(self.file):
             return source.read()
 

@@ -281,6 +281,15 @@ def test_an_index_that_could_harm_is_refused(
     assert_one_sentence(error)
 
 
+def test_a_record_that_fills_the_memory_is_refused(
+    full: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed(full, tmp_path / "a.zip")
+    monkeypatch.setattr("subliminal_dagster.science.storage.archive.LARGEST_RECORD", 1000)
+    with pytest.raises(UserError, match=r"its study.json is too big"), opened(tmp_path / "a.zip"):
+        pass
+
+
 def test_links_and_files_given_twice_are_refused(full: ArtifactStore, tmp_path: Path) -> None:
     for name, kind, problem in (("link", stat.S_IFLNK, "link is a link"), (ROWS, stat.S_IFREG, "a file twice")):
         file = tmp_path / f"{kind}.zip"
