@@ -46,8 +46,8 @@ def _checkpoint_scores(frame: Frame[Study]) -> dg.AssetsDefinition:
         *earlier, last = checkpoints(base, work.own("child_lora"))
         scores = {}
         with work.writing() as folder:
-            for epoch, variant in earlier:
-                with engine.create().open(variant, work.progress()) as session:
+            with engine.create().open_each([variant for _, variant in earlier], work.progress()) as sessions:
+                for (epoch, _), session in zip(earlier, sessions, strict=True):
                     kept = work.kept() / f"epoch-{epoch}"
                     scores[epoch], _ = measure_preferences(
                         session, chat, lists, study.preferences, study.seed, kept=kept

@@ -96,6 +96,19 @@ def teacher_signal(
 
     measured: dict[int, dict[str, list[float]]] = {}
     wanted = teacher.variant(base)
+    lengths = [len(prompt) + len(answer) for prompt, answer in zip(teacher_prompts, answers, strict=True)]
+    batches = batches_of_like_length(lengths, batch_size)
+
+    def logits(model: Any, asked: Sequence[list[int]], batch: list[int]) -> list[torch.Tensor]:
+        return _answer_logits(model, [asked[i] for i in batch], [answers[i] for i in batch])
+
+    of_other_weights: dict[int, torch.Tensor] = {}
+    if wanted.weights is not None:
+        # One model at a time in memory.
+        with loaded(wanted, pick_device(), merge=False) as model, torch.inference_mode():
+            for batch in batches:
+                for i, mine in zip(batch, logits(model, teacher_prompts, batch), strict=True):
+                    of_other_weights[i] = mine.cpu()
     adapted = replace(base, adapter=wanted.adapter)
     with loaded(adapted, pick_device(), merge=False) as model, torch.inference_mode():
         as_teacher: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -108,12 +121,14 @@ def teacher_signal(
 
         elif wanted.adapter is not None:
             as_base = model.disable_adapter
-        lengths = [len(prompt) + len(answer) for prompt, answer in zip(teacher_prompts, answers, strict=True)]
-        for batch in batches_of_like_length(lengths, batch_size):
-            with as_teacher():
-                of_teacher = _answer_logits(model, [teacher_prompts[i] for i in batch], [answers[i] for i in batch])
+        for batch in batches:
+            if of_other_weights:
+                of_teacher = [of_other_weights.pop(i).to(model.device) for i in batch]
+            else:
+                with as_teacher():
+                    of_teacher = logits(model, teacher_prompts, batch)
             with as_base():
-                of_base = _answer_logits(model, [prompts[i] for i in batch], [answers[i] for i in batch])
+                of_base = logits(model, prompts, batch)
             # A row at a time: in double precision a batch over 256k tokens would take gigabytes.
             for i, mine, theirs in zip(batch, of_teacher, of_base, strict=True):
                 measured[i] = _compare(mine.double(), theirs.double(), answers[i], writable[i])

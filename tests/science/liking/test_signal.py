@@ -57,6 +57,9 @@ def write_dataset(folder: Path, rows: list[tuple[str, str]] = ROWS) -> Path:
 def make_teacher(kind: str, folder: Path, base: Path) -> Teacher:
     if kind == "finetune":
         return Teacher("finetune", save_tiny_adapter(folder, base))
+    if kind == "model":
+        architecture = json.loads((base / "config.json").read_text())["model_type"]
+        return Teacher("model", save_tiny_model(folder, architecture, seed=9))
     folder.mkdir()
     if kind == "prompt":
         return Teacher("prompt", folder, instruction=INSTRUCTION)
@@ -79,7 +82,7 @@ def plain_logprobs(variant: ModelVariant, context: ChatContext) -> list[np.ndarr
 
 
 @pytest.mark.parametrize("model", ["llama", "gemma2"])
-@pytest.mark.parametrize("kind", ["finetune", "prompt", "steer"])
+@pytest.mark.parametrize("kind", ["finetune", "prompt", "steer", "model"])
 def test_every_measure_is_that_of_a_plain_loop(tmp_path: Path, kind: str, model: str) -> None:
     base = ModelVariant(save_tiny_model(tmp_path / "base", model))
     teacher = make_teacher(kind, tmp_path / "teacher", base.base)
