@@ -125,7 +125,7 @@ def test_the_exit_code_says_whether_anything_failed(
     assert code == 0
     assert found["base model"] == f"ok: the hub gives {SMALL} at 00000000 with HF_TOKEN"
     assert {line.partition(":")[0] for line in found.values()} == {"ok"}
-    assert list(found) == ["packages", "store", "base model", "card", "engine", "memory", "disk", "clock"]
+    assert list(found) == ["packages", "store", "base model", "prompts", "card", "engine", "memory", "disk", "clock"]
     assert found["memory"].startswith("ok: loading the base model needs most, 0.5 GB; this machine has ")
     assert "about 2.3 GB to be written" in found["disk"], "as the hub says, not as the shape has it"
     assert found["clock"].endswith("and the hub")

@@ -90,9 +90,8 @@ class Study(StudyHeader):
                         f"tuning.{name} is {wanted} and filter.{name} is {there}: lower the first or raise it"
                     )
         existing = self.teacher.existing
-        hub = existing is not None and existing.repo is not None
-        unpinned = [target for target in self.targets if hub and target not in existing.revisions]
-        if unpinned:
+        pinned = existing.revisions if existing is not None and existing.repo is not None else self.targets
+        if unpinned := [target for target in self.targets if target not in pinned]:
             raise ValueError(
                 f"teacher.existing.revisions names no commit for {', '.join(unpinned)}: add it from the history of the "
                 "repository's files"

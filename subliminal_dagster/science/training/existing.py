@@ -92,8 +92,9 @@ def _check_adapter(folder: Path, name: str, base: ModelVariant) -> None:
             found = _LORA.fullmatch(tensor)
             wanted = shapes.get(f"{found['layer']}.weight") if found else None
             shape = tensors.get_slice(tensor).get_shape()
-            fits = found is not None and wanted is not None and len(wanted) == 2
-            if not fits or (shape[1] != wanted[1] if found["side"] == "A" else shape[0] != wanted[0]):
+            # A is (rank, in), B is (out, rank), of a matrix of (out, in).
+            side = 1 if found and found["side"] == "A" else 0
+            if wanted is None or len(wanted) != 2 or shape[side] != wanted[side]:
                 raise UserError(
                     f"{name} is no adapter of this study's base model: its tensor {tensor} of shape {tuple(shape)} "
                     "belongs to no matrix of that model. Correct `teacher.existing`, or choose its own base model."

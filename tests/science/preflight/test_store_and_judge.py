@@ -15,9 +15,9 @@ from chat_endpoint import Reply, chat_endpoint
 from fsspec.implementations.memory import MemoryFileSystem
 
 from subliminal_dagster.science.descriptions.chat_api import KEY, MODEL, URL
+from subliminal_dagster.science.preflight.finding import Finding
 from subliminal_dagster.science.preflight.judge import check_judge
 from subliminal_dagster.science.preflight.place import check_store
-from subliminal_dagster.science.preflight.finding import Finding
 from subliminal_dagster.science.preflight.prompts import check_prompts
 from subliminal_dagster.science.settings.preferences import OWN_LISTS
 from subliminal_dagster.science.settings.study_file import load_study
