@@ -16,9 +16,9 @@ from filelock import FileLock
 from hypothesis import settings
 from study_runs import StudyRun
 from tiny_models import save_tiny_model
-from tiny_studies import inside_settings, tiny_study_settings
+from tiny_studies import tiny_study_settings
 
-from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
 
@@ -43,16 +43,16 @@ SLOW_FILES = [
     "gpu_node",
     "kills",
     "versions_complete",
-    "backfill",
-    "activation_and_probe_assets",
-    "ui",
     "two_runners",
-    "rebuild",
+    "backfill",
+    "ui",
     "toy_assets",
-    "workers",
     "steering_assets",
+    "activation_and_probe_assets",
+    "rebuild",
     "description_assets",
     "requested_assets",
+    "workers",
     "training",
     "planner",
     "cli",
@@ -86,45 +86,23 @@ def tiny_study(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
 @pytest.fixture(scope="session")
 def done(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
     """The tiny study, made from start to end once for all tests; a test that changes it takes a `copy`."""
-    with made_once("done", tiny_study, tmp_path_factory) as study:
-        yield study
-
-
-@pytest.fixture(scope="session")
-def inside(done: StudyRun, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
-    """The study of `inside_settings`, likewise; what the tiny study has of it is taken from there."""
-    folder = tmp_path_factory.mktemp("studies")
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(inside_settings(tiny_base, folder / "prose.txt")))
-    with made_once("inside", load_study(path), tmp_path_factory, begun=done.store) as study:
-        yield study
-
-
-@contextmanager
-def made_once(
-    name: str, study: AnyStudy, tmp_path_factory: pytest.TempPathFactory, begun: ArtifactStore | None = None
-) -> Iterator[StudyRun]:
-    """A study that is made by the first of the processes that run tests, from what there is in `begun`; each takes a
-    copy."""
     session = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         session = session.parent
-    finished, unfinished = session / name, session / f"{name}, being made"
-    with FileLock(session / f"{name}.lock"):
-        if not finished.exists():
-            if begun is not None:
-                shutil.copytree(begun.root, unfinished / "artifacts")
-            with made(study, unfinished) as run:
-                outcome = run.run()
+    # The first of the processes that run tests makes it, each takes a copy.
+    with FileLock(session / "done.lock"):
+        if not (session / "done").exists():
+            with made(tiny_study, session / "being made") as study:
+                outcome = study.run()
                 assert outcome.complete, outcome
-            unfinished.rename(finished)
-    with made(study, shutil.copytree(finished, tmp_path_factory.mktemp(name) / "copy")) as run:
-        assert not run.plan().due
-        yield run
+            (session / "being made").rename(session / "done")
+    with made(tiny_study, shutil.copytree(session / "done", tmp_path_factory.mktemp("done") / "copy")) as study:
+        assert not study.plan().due
+        yield study
 
 
 @contextmanager
-def made(study: AnyStudy, folder: Path) -> Iterator[StudyRun]:
+def made(study: Study, folder: Path) -> Iterator[StudyRun]:
     """What there is of a study in a folder, with Dagster's history of it."""
     (folder / "history").mkdir(parents=True, exist_ok=True)
     with dg.DagsterInstance.local_temp(str(folder / "history")) as instance:

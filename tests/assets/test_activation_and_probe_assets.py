@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,31 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from study_runs import StudyRun, changed
+from tiny_studies import inside_settings
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.partitions import partition_key
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 GROUPS = ["owl", "wolf", "neutral", "control"]
 BY_BOTH = ["activations", "random_activations", "sae_features", "feature_shifts", "probe_metrics"]
 BY_LAYER = ["animal_word_activations", "sae", "feature_tables", "feature_filters", "probe_comparison"]
+
+
+@pytest.fixture(scope="module")
+def inside(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+    folder = tmp_path_factory.mktemp("inside")
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(inside_settings(tiny_base, folder / "prose.txt")))
+    with dg.DagsterInstance.ephemeral() as instance:
+        study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance)
+        outcome = study.run()
+        assert outcome.complete, outcome
+        yield study
 
 
 def folder(run: StudyRun, asset: str, partition: str | None = None) -> Path:

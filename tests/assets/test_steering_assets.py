@@ -11,11 +11,15 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from study_runs import StudyRun, changed
+from tiny_studies import inside_settings
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.partitions import partition_key
 from subliminal_dagster.planning.selection import wanted_parts
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 STEERING = [
     "response_activations",
@@ -27,11 +31,18 @@ STEERING = [
 
 
 @pytest.fixture(scope="module")
-def steered(inside: StudyRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
-    sweep = {"alphas": [-4, 4], "questions": 3, "greedy_questions": 2, "max_new_tokens": 3, "flips": 3}
-    settings = changed(inside.study, steering={"pairs": 16, "sweep": sweep})
+def steered(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+    folder = tmp_path_factory.mktemp("steered")
+    settings = inside_settings(tiny_base, folder / "prose.txt") | {
+        "steering": {
+            "pairs": 16,
+            "sweep": {"alphas": [-4, 4], "questions": 3, "greedy_questions": 2, "max_new_tokens": 3, "flips": 3},
+        },
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
     with dg.DagsterInstance.ephemeral() as instance:
-        study = inside.copy(tmp_path_factory.mktemp("steered"), instance, settings)
+        study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance)
         wanted = wanted_parts(study_frame(study.study), "steering_summary,steering_decomposition", None)
         outcome = study.run(wanted)
         assert outcome.complete, outcome
