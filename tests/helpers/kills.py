@@ -240,7 +240,7 @@ def _be_the_command(
     arguments: list[str], environment: dict[str, str], folder: Path, log: Path, dies_at_the_pointer: bool
 ) -> None:
     if dies_at_the_pointer:
-        os.replace = _replace_or_die
+        os.replace = _replace_or_die  # type: ignore[assignment]
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
