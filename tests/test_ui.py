@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,8 +55,9 @@ def test_two_animals_are_launched_and_their_figure_is_seen(study: StudyRun, tmp_
         "SUBLIMINAL_STUDIES": str(tmp_path / "tiny.yaml"),
         "SUBLIMINAL_ARTIFACTS": str(tmp_path / "artifacts"),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    with visit() as visited, dagster_dev(environment) as address:
+    with visit() as visited, dagster_dev(environment, "one_process") as address:
         see_the_graph(visited, address, sorted(study_frame(study.study).nodes))
         launch(visited, "teacher", ["owl", "cat"])
         wait_for_success(visited)

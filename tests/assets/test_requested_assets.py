@@ -11,37 +11,30 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 import pytest
-import yaml
 from study_runs import StudyRun, changed
-from tiny_studies import TUNING, tiny_study_settings
+from tiny_studies import TUNING
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.planning.selection import wanted_parts
 from subliminal_dagster.resources import TrainerResource
 from subliminal_dagster.science.capability.exam import load_exam
 from subliminal_dagster.science.settings.capability import OwnExam
-from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.storage.store import ArtifactStore
 from subliminal_dagster.science.training.task import Trainer, TrainingReport
 
 
 @pytest.fixture(scope="module")
-def asked(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+def asked(done: StudyRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
     folder = tmp_path_factory.mktemp("asked")
     load_exam(OwnExam(), folder).head(6).to_parquet(folder / "exam.parquet")
-    settings = tiny_study_settings(tiny_base)
-    settings["child"] |= {"channels": ["hard"]}  # type: ignore[operator]
-    settings |= {
-        "capability": {
-            "exam": {"kind": "local", "path": str(folder / "exam.parquet")},
-            "ways": ["option", "letter", "generated"],
-        },
-        "tuning": TUNING,
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    exam = {"kind": "local", "path": str(folder / "exam.parquet")}
+    settings = changed(
+        done.study,
+        child__channels=["hard"],
+        capability={"exam": exam, "ways": ["option", "letter", "generated"]},
+        tuning=TUNING,
+    )
     with dg.DagsterInstance.ephemeral() as instance:
-        study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance)
+        study = done.copy(folder / "artifacts", instance, settings)
         outcome = study.run(wanted_parts(study_frame(study.study), "capability", None))
         assert outcome.complete, outcome
         outcome = study.run(wanted_parts(study_frame(study.study), "tuned_scores", ["owl"]))

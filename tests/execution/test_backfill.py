@@ -146,10 +146,8 @@ def test_a_backfill_crosses_partition_families_and_stops_at_the_gate(
     assert not store.exists("tiny", "number_set", "control")
 
 
-def materialize(
-    environment: dict[str, str], select: str, partition: str, module: str = "subliminal_dagster.definitions"
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", module]
+def materialize(environment: dict[str, str], select: str, partition: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", ONE_PROCESS]
     arguments = ["--select", select, "--partition", partition]
     return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
 
@@ -159,7 +157,7 @@ def test_the_command_line_materializes_what_follows(
 ) -> None:
     good, bad, _ = animals
     names = ["filtered_dataset", "child_lora", "preference_scores", "soft_child_lora", "soft_preference_scores"]
-    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), f"{good}|1", ONE_PROCESS)
+    done = materialize(environment, ",".join(f"tiny/{name}" for name in names), f"{good}|1")
     assert done.returncode == 0, done.stderr[-3000:]
     store = ArtifactStore(environment["SUBLIMINAL_ARTIFACTS"])
     assert all(store.exists("tiny", name, f"{good}|1") for name in names)

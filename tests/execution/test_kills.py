@@ -36,22 +36,6 @@ def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ho
     return home
 
 
-DIES_AT_THE_POINTER = """
-import os, signal, sys
-from subliminal_dagster.cli import main
-
-replace = os.replace
-
-def replace_or_die(source, target):
-    if os.path.basename(target) == "current.json":
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-
-os.replace = replace_or_die
-sys.exit(main(["run", "--study", sys.argv[1]]))
-"""
-
-
 class Ordeal:
     """Kills of one study in a row, with the checks that hold after every one of them."""
 
@@ -100,8 +84,7 @@ def test_kills_lose_nothing_and_make_nothing_twice(undisturbed: Home, tiny_base:
     ordeal.kill_when(lambda: home.checkpoints("child_lora", "owl|1"))
     assert not home.made("child_lora", "owl|1")
 
-    # Too short a moment to be seen from outside: a version is whole, and the pointer to it is about to be.
-    launch = home.launch([sys.executable, "-c", DIES_AT_THE_POINTER, str(home.study_file)])
+    launch = home.start_quickly(dies_at_the_pointer=True)
     assert launch.finish() == -signal.SIGKILL, launch.output[-3000:]
     assert home.without_pointer() != []
     ordeal.look()
@@ -109,7 +92,7 @@ def test_kills_lose_nothing_and_make_nothing_twice(undisturbed: Home, tiny_base:
     moments = random.Random(0)
     ordeal.kill_after_level(moments.uniform(0, 6))
 
-    launch = home.start()
+    launch = home.start_quickly()
     assert launch.finish() == 0, launch.output[-3000:]
     assert home.contents() == ordeal.expected
     assert made_again(ordeal.made, home) == []
@@ -151,13 +134,15 @@ def test_a_killed_run_takes_its_step_with_it_and_is_taken_over(home: Home, undis
     steps: list[psutil.Process] = []
 
     def in_training() -> bool:
+        if not home.checkpoints("teacher_lora", "owl"):
+            return False
         steps[:] = launch.steps
-        return bool(home.checkpoints("teacher_lora", "owl"))
+        return True
 
     assert launch.kill_when(in_training), launch.output[-3000:]
     assert steps and psutil.wait_procs(steps, timeout=30)[1] == []
     (killed,) = home.unfinished()
-    again = home.start()
+    again = home.start_quickly()
     assert again.finish() == 0, again.output[-3000:]
     assert home.contents() == undisturbed.contents()
     assert home.manifest("teacher_lora", "owl").info["host"]["resumed_from_step"] > 0
@@ -214,12 +199,12 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(tmp_path: Path) -> None
 
 def test_two_at_a_time_make_what_one_makes(undisturbed: Home, tiny_base: Path, tmp_path: Path) -> None:
     home = Home.make(tmp_path / "home", study_to_kill(tiny_base))
-    launch = home.start(SUBLIMINAL_WORKERS="2")
+    launch = home.start_quickly(SUBLIMINAL_WORKERS="2")
     workers: list[psutil.Process] = []
     while not (len(workers) == 2 and len(home.unfinished()) == 2):
         workers = launch.steps
         assert launch.process.poll() is None, launch.output[-3000:]
-        time.sleep(0.01)
+        time.sleep(0.1)
     launch.process.send_signal(signal.SIGINT)
     assert launch.finish() == 130
     assert launch.output.endswith("interrupted; the same command goes on from here.\n")
@@ -228,7 +213,7 @@ def test_two_at_a_time_make_what_one_makes(undisturbed: Home, tiny_base: Path, t
     killed = home.unfinished()
     assert killed
 
-    launch = home.start(SUBLIMINAL_WORKERS="2")
+    launch = home.start_quickly(SUBLIMINAL_WORKERS="2")
     assert launch.finish() == 0, launch.output[-3000:]
     assert home.contents() == undisturbed.contents()
     assert home.unfinished() == home.pool_holders() == []

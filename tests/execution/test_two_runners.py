@@ -24,14 +24,14 @@ pytestmark = pytest.mark.slow
 
 
 def small() -> dict[str, Any]:
-    """A toy study of two settings that the compiled engine trains in a moment."""
-    settings = {name: setting for name, setting in TOY_SETTINGS["settings"].items() if name != "large"}
-    return TOY_SETTINGS | {"settings": settings}
+    """A toy study of one setting that the compiled engine trains in a moment, with few figures to draw."""
+    setting = TOY_SETTINGS["settings"]["small"] | {"densities": [1.0, 0.1], "ablated": [0], "auxiliary": [2]}
+    return TOY_SETTINGS | {"settings": {"small": setting}}
 
 
 def edited(study: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     """The study with one of its settings changed, as a user would in its file."""
-    path = draw.choice(["settings__other__training__steps", "settings__small__training__steps", "digits__hidden"])
+    path = draw.choice(["settings__small__training__steps", "digits__hidden"])
     return with_value(study, path, draw.randrange(17, 40) if path == "digits__hidden" else draw.randrange(200, 400))
 
 

@@ -41,7 +41,7 @@ BATCH = 4
 """Answers a chunk: few, so that there is something between the first chunk and the last."""
 
 _PROJECT = Path(__file__).parents[2]
-_NEXT_LOOK_SECONDS = 0.001
+_NEXT_LOOK_SECONDS = 0.004
 # Far longer than anything here takes: what is not over by then hangs.
 _HANGS_AFTER_SECONDS = 300
 
@@ -114,12 +114,17 @@ class Home:
         command = [str(Path(sys.executable).with_name("subliminal-dagster")), "run"]
         return self.launch([*command, "--study", str(self.study_file)], **environment)
 
-    def start_quickly(self, **environment: str) -> Launch:
-        """The same from a process that has imported everything, which most of a short run goes into otherwise."""
+    def start_quickly(self, dies_at_the_pointer: bool = False, **environment: str) -> Launch:
+        """The same from a process that has imported everything, which most of a short run goes into otherwise.
+
+        If asked to, it kills itself at a moment too short to be seen from outside: a version is whole, and the pointer
+        to it is about to be.
+        """
         log = self._next_log()
         arguments = ["run", "--study", str(self.study_file)]
         child = _FORKS.Process(
-            target=_be_the_command, args=(arguments, self.environment | environment, self.folder, log)
+            target=_be_the_command,
+            args=(arguments, self.environment | environment, self.folder, log, dies_at_the_pointer),
         )
         begun = time.time()
         child.start()
@@ -231,7 +236,11 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["peft", "trl.trainer.sft_trainer", "sklearn.linear_model", "subliminal_dagster.build"])
 
 
-def _be_the_command(arguments: list[str], environment: dict[str, str], folder: Path, log: Path) -> None:
+def _be_the_command(
+    arguments: list[str], environment: dict[str, str], folder: Path, log: Path, dies_at_the_pointer: bool
+) -> None:
+    if dies_at_the_pointer:
+        os.replace = _replace_or_die  # type: ignore[assignment]
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -239,6 +248,15 @@ def _be_the_command(arguments: list[str], environment: dict[str, str], folder: P
         os.dup2(out.fileno(), sys.stdout.fileno())
         os.dup2(out.fileno(), sys.stderr.fileno())
     raise SystemExit(main(arguments))
+
+
+_replace = os.replace
+
+
+def _replace_or_die(source: str, target: str) -> None:
+    if os.path.basename(target) == POINTER:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _replace(source, target)
 
 
 class Forked(psutil.Process):
