@@ -38,6 +38,7 @@ class Part:
     made only if one of those comes out different. `seconds` and `device` are those of an earlier run, None where
     there was none. `state` is a hash of everything that the verdict rests on. One that
     `takes_what_there_is` goes on without inputs that failed. `claimed` says which process is making it, if one is.
+    `files_for` are the due parts that miss its files, where it was imported without them.
     """
 
     study: str
@@ -52,6 +53,7 @@ class Part:
     state: str = ""
     takes_what_there_is: bool = False
     claimed: str | None = None
+    files_for: tuple[Input, ...] = ()
 
     @property
     def place(self) -> Input:
@@ -68,7 +70,8 @@ class Part:
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-able record of it."""
-        return asdict(self) | {"waits_for": [label(*place) for place in self.waits_for]}
+        places = {"waits_for": self.waits_for, "files_for": self.files_for}
+        return asdict(self) | {name: [label(*place) for place in each] for name, each in places.items()}
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,14 @@ class Plan:
         for part in reversed(self.parts):
             if part.place in wanted or part.place in needed:
                 needed |= {part.place, *frame.awaited(*part.place)}
-        return Plan(self.study, tuple(part for part in self.parts if part.place in needed))
+        return Plan(self.study, tuple(_for_these(part, needed) for part in self.parts if part.place in needed))
+
+
+def _for_these(part: Part, wanted: set[Input]) -> Part:
+    """A part as it is for those wanted: files that only others need are not missed."""
+    if part.files_for and wanted.isdisjoint(part.files_for):
+        return replace(part, status="fresh", reasons=(), files_for=())
+    return part
 
 
 def _still_awaited(part: Part, settled: Collection[Input]) -> list[Input]:
@@ -284,7 +294,8 @@ class _Survey:
             needed = [i for i in self.frame.inputs(*place) if i in self.left_out] if part.due else []
             for each in asked_for.intersection(needed):
                 reason = f"imported without its files, which {part.name} is made from"
-                self.parts[each] = replace(self.parts[each], status="missing", reasons=(reason,))
+                readers = (*self.parts[each].files_for, place)
+                self.parts[each] = replace(self.parts[each], status="missing", reasons=(reason,), files_for=readers)
             more = tuple(i for i in needed if i not in part.waits_for)
             self.parts[place] = replace(part, waits_for=(*part.waits_for, *more))
 

@@ -51,10 +51,14 @@ class StudyRun:
         return build_defs(studies=[self.study], resource_overrides=overrides)
 
     def plan(self) -> Plan:
-        return make_plan(study_frame(self.study), self.store)
+        """Of what is made without being asked for."""
+        frame = study_frame(self.study)
+        return make_plan(frame, self.store).limited_to(frame.usual_parts(), frame)
 
     def run(self, wanted: Collection[Input] | None = None) -> Outcome:
+        """`wanted`: what is made without being asked for, unless given."""
         frame = study_frame(self.study)
+        wanted = frame.usual_parts() if wanted is None else wanted
         return run_study(frame, self.definitions, self.store, self.instance, self.lines.append, wanted)
 
     def materialize(self, asset: str, partition: str | None = None) -> dg.ExecuteInProcessResult:

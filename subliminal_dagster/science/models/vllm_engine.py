@@ -93,7 +93,12 @@ class VllmEngine:
         if adapters:
             settings |= _lora_settings(adapters)
         if _on_cpu():
-            settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
+            settings |= {
+                "enforce_eager": True,
+                "kv_cache_memory_bytes": _CPU_CACHE_BYTES,
+                # A seeded request whose prompt is read in two pieces ends vLLM there: a CPU's generator has no offset.
+                "enable_chunked_prefill": False,
+            }
         try:
             return LLM(
                 model=str(folder),
