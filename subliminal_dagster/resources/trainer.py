@@ -11,7 +11,7 @@ class TrainerResource(dg.ConfigurableResource):
     """TRL's SFTTrainer with PEFT."""
 
     gradient_checkpointing: bool = Field(
-        default=False, description="Compute activations twice to keep less of them (a 9B model on one 48 GB GPU)."
+        default=False, description="Compute activations twice to keep less of them."
     )
 
     micro_batch: int | None = Field(
