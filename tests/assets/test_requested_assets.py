@@ -49,7 +49,7 @@ def folder(run: StudyRun, asset: str, partition: str | None = None) -> Path:
 def test_long_assets_are_made_only_where_they_are_named(asked: StudyRun) -> None:
     frame = study_frame(asked.study)
     long = {"exam", "base_capability", "teacher_capability", "child_capability", "capability"}
-    long |= {"tuning_study", "tuned_child_lora", "tuned_scores"}
+    long |= {"tuning_study", "tuned_child_lora", "tuned_scores", "checkpoint_scores"}
     assert {name for name, node in frame.nodes.items() if node.on_request} == long
     assert not {name for name, _ in wanted_parts(frame, None, None)} & long
     assert not {name for name, _ in wanted_parts(frame, None, ["owl"])} & long

@@ -8,6 +8,7 @@ Part of no version: what a user is told is no result.
 from __future__ import annotations
 
 import errno
+import tempfile
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -57,9 +58,8 @@ def _written(root: Root, name: str) -> datetime | None:
 
 def _try_folder(folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / name
-    file.write_bytes(b"trial")
-    file.unlink()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=name) as file:
+        file.write(b"trial")
 
 
 def _unwritable(place: str, error: Exception) -> str:

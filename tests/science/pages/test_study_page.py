@@ -16,8 +16,6 @@ from study_runs import StudyRun, changed
 
 from subliminal_dagster.assets import COMPARISON
 from subliminal_dagster.assets.report import SHOWN
-from subliminal_dagster.build import study_frame
-from subliminal_dagster.planning.planner import make_plan
 from subliminal_dagster.science.pages.study_page import READS
 from subliminal_dagster.science.report.evidence import Section, Table
 from subliminal_dagster.science.report.page import Page, html, written
@@ -92,10 +90,10 @@ def test_what_is_not_there_says_why(done: StudyRun, tmp_path: Path) -> None:
 def test_a_report_is_made_though_something_failed_and_again_when_it_is_there(done: StudyRun, tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = done.copy(tmp_path, instance)
-        plan = make_plan(study_frame(run.study), run.store)
+        plan = run.plan()
         assert not plan.due
         shutil.rmtree(Path(run.store.root) / "tiny" / "preference_scores" / "owl@1")
-        plan = make_plan(study_frame(run.study), run.store)
+        plan = run.plan()
         (failed,) = [part.place for part in plan.next_runs()[0].parts]
         assert failed == ("preference_scores", "owl|1")
         assert [part.asset for due in plan.next_runs(failed=[failed]) for part in due.parts] == ["null_causes"]

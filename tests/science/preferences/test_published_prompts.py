@@ -260,7 +260,7 @@ def test_without_an_import_studies_are_planned_and_not_run(
     assert main(["studies"]) == 0
     assert main(["plan", "--study", "gemma-2-9b-it", "--select", "base_preferences"]) == 0
     assert "2 missing" in capsys.readouterr().out
-    assert main(["run", "--study", "gemma-2-9b-it"]) == 2
+    assert main(["run", "--study", "gemma-2-9b-it"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "published prompts are not on this machine: run `subliminal-dagster prompts import FOLDER`" in said.err
