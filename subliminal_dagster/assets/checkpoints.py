@@ -37,7 +37,8 @@ def _checkpoint_scores(frame: Frame[Study]) -> dg.AssetsDefinition:
     def checkpoint_scores(work: Work[Study], engine: EngineResource) -> None:
         import pandas as pd
 
-        from subliminal_dagster.science.liking.checkpoints import checkpoints_figure, liking_by_epoch
+        from subliminal_dagster.science.liking.checkpoints import liking_by_epoch
+        from subliminal_dagster.science.liking.checkpoints_figure import checkpoints_figure
         from subliminal_dagster.science.preferences.preferences import measure_preferences
         from subliminal_dagster.science.training.children import checkpoints
 

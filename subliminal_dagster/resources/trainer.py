@@ -10,9 +10,7 @@ from subliminal_dagster.science.training.task import Trainer
 class TrainerResource(dg.ConfigurableResource):
     """TRL's SFTTrainer with PEFT."""
 
-    gradient_checkpointing: bool = Field(
-        default=False, description="Compute activations twice to keep less of them."
-    )
+    gradient_checkpointing: bool = Field(default=False, description="Compute activations twice to keep less of them.")
 
     micro_batch: int | None = Field(
         default=None, description="Rows that go through the model at once; unset, as many as fit the GPU."

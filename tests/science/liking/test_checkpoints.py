@@ -8,9 +8,9 @@ from subliminal_dagster.science.liking.checkpoints import (
     PROBABILITY,
     SAMPLED,
     SHIFT,
-    checkpoints_figure,
     liking_by_epoch,
 )
+from subliminal_dagster.science.liking.checkpoints_figure import checkpoints_figure
 
 
 def scores(rng: np.random.Generator, samples: int = 10) -> pd.DataFrame:
