@@ -875,7 +875,10 @@ CARRIERS = (
     "science.storage.scratch",
     "science.storage.content_hash",
     "science.storage.hashed_files",
+    "science.storage.files",
     "science.errors",
+    # Whose token it is, and errors.
+    "science.models.hub",
 )
 
 
