@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", default="gemma-2-9b-it", help="name of a shipped study on a hub model")
     parser.add_argument("--through", choices=("run", "materialize"), default="run")
+    parser.add_argument("--vocabulary", type=int, help="fewer tokens than the family has, which takes less time")
     parser.add_argument("--keep", type=Path, help="a folder for the store (default: a temporary one)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="every-asset-") as temporary, chat_endpoint(knows_the_labels) as judge:
@@ -52,18 +53,20 @@ def main() -> None:
         os.environ |= {chat_api.URL: judge.url, chat_api.MODEL: "a-judge", chat_api.KEY: KEY}
         os.environ |= {"DAGSTER_HOME": str(folder), "SUBLIMINAL_ENGINE": "transformers"}
         os.environ.pop("SUBLIMINAL_ARTIFACTS", None)
-        path = write_study(options.study, folder)
+        path = write_study(options.study, folder, options.vocabulary)
         os.environ["SUBLIMINAL_STUDIES"] = str(path)
         started = time.monotonic()
         through_run(path) if options.through == "run" else through_materialize(path)
         sys.exit(tell(path, folder, time.monotonic() - started))
 
 
-def write_study(name: str, folder: Path) -> Path:
+def write_study(name: str, folder: Path, vocabulary: int | None) -> Path:
     """The study, small, on a random model of its family; the model is written too, where it is not there."""
     source = load_study(name).base_model  # type: ignore[union-attr]
     assert isinstance(source, HubSource)
     config = config_of(source.repo) | NARROW | {"num_attention_heads": 4, "num_key_value_heads": 2}
+    if vocabulary:
+        config["vocab_size"] = vocabulary
     for field in ("layer_types", "sliding_window_pattern"):
         config.pop(field, None)
     base = folder / "base"
