@@ -149,7 +149,9 @@ class Plan:
         for part in reversed(self.parts):
             if part.place in wanted or part.place in needed:
                 needed |= {part.place, *frame.awaited(*part.place)}
-        return Plan(self.study, tuple(_for_these(part, needed) for part in self.parts if part.place in needed))
+        chosen = [_for_these(part, needed) for part in self.parts if part.place in needed]
+        due = {part.place for part in chosen if part.due}
+        return Plan(self.study, tuple(_waiting_for(part, due, frame) for part in chosen))
 
 
 def _for_these(part: Part, wanted: set[Input]) -> Part:
@@ -157,6 +159,14 @@ def _for_these(part: Part, wanted: set[Input]) -> Part:
     if part.files_for and wanted.isdisjoint(part.files_for):
         return replace(part, status="fresh", reasons=(), files_for=())
     return part
+
+
+def _waiting_for(part: Part, due: Collection[Input], frame: Frame) -> Part:
+    """A part that takes what there is, waiting for its inputs on request too where these are to be made as well."""
+    if not part.takes_what_there_is:
+        return part
+    more = [place for place in frame.inputs(*part.place) if place in due and place not in part.waits_for]
+    return replace(part, waits_for=(*part.waits_for, *more))
 
 
 def _still_awaited(part: Part, settled: Collection[Input]) -> list[Input]:

@@ -15,10 +15,12 @@ from study_runs import StudyRun, changed
 from tiny_studies import TUNING
 
 from subliminal_dagster.build import study_frame
+from subliminal_dagster.planning.planner import make_plan
 from subliminal_dagster.planning.selection import wanted_parts
 from subliminal_dagster.resources import TrainerResource
 from subliminal_dagster.science.capability.exam import load_exam
 from subliminal_dagster.science.settings.capability import OwnExam
+from subliminal_dagster.science.storage.store import ArtifactStore
 from subliminal_dagster.science.training.task import Trainer, TrainingReport
 
 
@@ -54,6 +56,19 @@ def test_long_assets_are_made_only_where_they_are_named(asked: StudyRun) -> None
     assert not {name for name, _ in wanted_parts(frame, None, None)} & long
     assert not {name for name, _ in wanted_parts(frame, None, ["owl"])} & long
     assert wanted_parts(frame, "tuning_study", ["owl"]) == {("tuning_study", "owl")}
+
+
+def test_the_report_waits_for_what_is_asked_for_beside_it(asked: StudyRun, tmp_path: Path) -> None:
+    frame = study_frame(asked.study)
+    plan = make_plan(frame, ArtifactStore(tmp_path))
+
+    def awaited(select: str | None) -> set[str]:
+        parts = plan.limited_to(wanted_parts(frame, select, None), frame).parts
+        return {asset for part in parts if part.asset == "report" for asset, _ in part.waits_for}
+
+    assert {"capability", "tuned_scores"} <= awaited("*")
+    assert awaited("report,capability") >= {"capability"} and "tuned_scores" not in awaited("report,capability")
+    assert not {"capability", "tuned_scores"} & awaited(None) and "animal_liking" in awaited(None)
 
 
 def test_every_model_takes_the_exam_and_is_compared_with_base(asked: StudyRun) -> None:
