@@ -29,6 +29,7 @@ science.preferences science.capability science.toy
 science.budget science.models science.report
 science.settings
 science.storage science.statistics science.wheels
+science.hub
 science.errors science.figures science.processes science.random_streams science.verdict science.well_formed
 """
 """From the top down; those on a line do not know of each other."""

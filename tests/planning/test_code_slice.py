@@ -878,7 +878,7 @@ CARRIERS = (
     "science.storage.files",
     "science.errors",
     # Whose token it is, and errors.
-    "science.models.hub",
+    "science.hub",
 )
 
 

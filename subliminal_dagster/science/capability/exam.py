@@ -10,7 +10,6 @@ asking a model (`capability`).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import numpy as np
 import yaml
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.hub import hub_token
 from subliminal_dagster.science.settings.capability import ExamSource, HubExam, LocalExam
 from subliminal_dagster.science.well_formed import well_formed
 
@@ -108,8 +108,7 @@ def _hub_exam(source: HubExam, workspace: Path) -> pd.DataFrame:
     import datasets
     from huggingface_hub import errors
 
-    # False, not None: a login stored on the machine must not decide what a study can read.
-    token = os.environ.get("HF_TOKEN") or False
+    token = hub_token()
     where = f"{source.repo} on the Hugging Face hub"
     # Without a network load_dataset takes whatever version of the dataset it finds in its cache: each has its own.
     cache = workspace / f"{source.repo.replace('/', '--')}-{source.revision}"

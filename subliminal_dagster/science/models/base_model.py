@@ -33,8 +33,8 @@ from typing import Any
 from zipfile import ZipFile
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.hub import hub_failures, hub_refusal, hub_token
 from subliminal_dagster.science.models.chat import load_tokenizer
-from subliminal_dagster.science.models.hub import hub_failures, hub_refusal, hub_token
 from subliminal_dagster.science.settings.base_model import (
     ADAPTER,
     SMALL_FILES,

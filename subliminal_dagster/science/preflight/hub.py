@@ -2,7 +2,7 @@
 
 In offline mode nothing is asked, and the hub's cache on this machine is looked at.
 
-Belongs here: asking. Does not belong here: downloading (`models.base_model`), the words for a refusal (`models.hub`).
+Belongs here: asking. Does not belong here: downloading (`models.base_model`), the words for a refusal (`science.hub`).
 
 Part of no version: what a user is told is no result.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.hub import hub_failures, hub_refusal, hub_token
 from subliminal_dagster.science.models.base_model import cached_files
-from subliminal_dagster.science.models.hub import hub_failures, hub_refusal, hub_token
 from subliminal_dagster.science.preflight.finding import Finding
 from subliminal_dagster.science.settings.base_model import SMALL_FILES, WEIGHTS, HubSource
 from subliminal_dagster.science.settings.capability import HubExam

@@ -8,13 +8,13 @@ Part of no version: where an artifact travels does not change it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.hub import Cause, hub_token
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(r"hf://(?:datasets/)?(?P<repo>[^/]+/[^/]+)/(?P<file>[^/]+(/[^/]+)*)")
@@ -47,7 +47,7 @@ def check_upload(repo: str) -> str:
     """
     if not _REPO.fullmatch(repo):
         raise UserError(f"{repo!r} is no data set repository of the Hugging Face hub: write owner/name.")
-    token = os.environ.get("HF_TOKEN")
+    token = hub_token()
     if not token:
         raise UserError(f"Nothing can be sent to {repo}: set HF_TOKEN to a token that may write there.")
     return token
@@ -60,10 +60,8 @@ def download(address: str) -> Path:
         raise UserError(f"{address!r} is no file on the Hugging Face hub: write hf://datasets/owner/name/file.")
     from huggingface_hub import hf_hub_download
 
-    # False, not None: a login stored on the machine must not decide what can be read.
-    token = os.environ.get("HF_TOKEN") or False
     with _explaining(f"{address} was not downloaded", "read"):
-        return Path(hf_hub_download(match["repo"], match["file"], repo_type="dataset", token=token))
+        return Path(hf_hub_download(match["repo"], match["file"], repo_type="dataset", token=hub_token()))
 
 
 @contextmanager
@@ -83,13 +81,11 @@ def _explaining(outcome: str, right: str) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError as error:
         raise UserError(f"{outcome}: the data set holds no such file; correct the name.") from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        causes = (error, error.__cause__)
-        status = next((c.response.status_code for c in causes if isinstance(c, errors.HfHubHTTPError)), None)
-        if status in (401, 403):
+        cause = Cause.of(error)
+        if cause.status in (401, 403):
             raise UserError(
-                f"{outcome} (HTTP {status}): set HF_TOKEN to a valid token that may {right} there."
+                f"{outcome} ({cause.reason}): set HF_TOKEN to a valid token that may {right} there."
             ) from error
-        if any(isinstance(c, errors.OfflineModeIsEnabled) for c in causes):
+        if cause.offline:
             raise UserError(f"{outcome}: HF_HUB_OFFLINE is set; unset it where there is a network.") from error
-        reason = f"HTTP {status}" if status else type(error.__cause__ or error).__name__
-        raise UserError(f"{outcome} ({reason}): check the network and try again.") from error
+        raise UserError(f"{outcome} ({cause.reason}): check the network and try again.") from error

@@ -1,7 +1,7 @@
 """The Hugging Face hub: whose token is used, and what a refusal of it means to a user.
 
-Belongs here: what every download from the hub shares. Does not belong here: downloading (`base_model`), asking the hub
-before there is anything to download (`preflight`).
+Belongs here: what everything that talks to the hub shares. Does not belong here: downloading (`models.base_model`,
+`storage.hub`, `capability.exam`), asking before there is anything to download (`preflight`).
 
 Part of no version: what a user is told is no result.
 """
@@ -9,6 +9,7 @@ Part of no version: what a user is told is no result.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Literal
 
 from subliminal_dagster.science.errors import UserError
@@ -32,6 +33,27 @@ def hub_failures() -> tuple[type[Exception], ...]:
     )
 
 
+@dataclass(frozen=True)
+class Cause:
+    """What lies behind an error of the hub's client: the `status` of HTTP (None: there was no answer), whether the
+    client is `offline` by HF_HUB_OFFLINE, and a `reason` for people, "HTTP 503" or "ConnectError"."""
+
+    status: int | None
+    offline: bool
+    reason: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Cause:
+        """Downloads hide refusals and outages alike behind a missing local file; the error's own cause tells them
+        apart."""
+        from huggingface_hub import errors
+
+        causes = (error, error.__cause__)
+        status = next((c.response.status_code for c in causes if isinstance(c, errors.HfHubHTTPError)), None)
+        offline = any(isinstance(c, errors.OfflineModeIsEnabled) for c in causes)
+        return cls(status, offline, f"HTTP {status}" if status else type(error.__cause__ or error).__name__)
+
+
 def hub_refusal(
     error: Exception, repo: str, revision: str, named_in: str = "`repo` of the base model", begun: bool = True
 ) -> UserError:
@@ -40,10 +62,7 @@ def hub_refusal(
     not a question before it."""
     from huggingface_hub import errors
 
-    token, where = hub_token(), f"{repo} on the Hugging Face hub"
-    # snapshot_download hides refusals and outages alike behind a missing local file; the cause tells them apart.
-    causes = (error, error.__cause__)
-    status = next((c.response.status_code for c in causes if isinstance(c, errors.HfHubHTTPError)), None)
+    token, where, cause = hub_token(), f"{repo} on the Hugging Face hub", Cause.of(error)
     if isinstance(error, errors.GatedRepoError):
         account = "with the account of HF_TOKEN" if token else "and set HF_TOKEN to a token of that account"
         return UserError(f"{where} is gated: accept its licence on the model's page, {account}.")
@@ -54,20 +73,20 @@ def hub_refusal(
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{where} has no revision {revision}: take the commit from the history of its files.")
-    if status in (401, 403):
+    if cause.status in (401, 403):
         remedy = "HF_TOKEN may not read it" if token else "it wants a token"
         return UserError(
-            f"{where} refused the download (HTTP {status}; {remedy}): set HF_TOKEN to a valid token with read access "
+            f"{where} refused the download ({cause.reason}; {remedy}): set HF_TOKEN to a valid token with read access "
             "to it."
         )
-    if any(isinstance(c, errors.OfflineModeIsEnabled) for c in causes):
+    if cause.offline:
         return UserError(
             f"{where} at {revision} is not in this machine's cache and cannot be downloaded in offline mode: fill the "
             "cache where there is a network (hf download), or unset HF_HUB_OFFLINE."
         )
-    reason = f"HTTP {status}" if status else type(error.__cause__ or error).__name__
     if begun:
         return UserError(
-            f"{where} could not be downloaded ({reason}): check the network and try again; what has arrived is kept."
+            f"{where} could not be downloaded ({cause.reason}): check the network and try again; what has arrived is "
+            "kept."
         )
-    return UserError(f"{where} could not be reached ({reason}): check the network, and that the hub is up.")
+    return UserError(f"{where} could not be reached ({cause.reason}): check the network, and that the hub is up.")
