@@ -227,7 +227,7 @@ def other_studies() -> str:
             if max(need.memory_bytes for need in found if need.post) > card.memory:
                 cells.append("does not fit")
             else:
-                recomputed = "" if "nothing recomputed" in child.formula else ", recomputed"
+                recomputed = ", recomputed" if child.recomputed else ""
                 cells.append(f"{post_minutes(found):.0f} ({child.seconds / 60:.0f}{recomputed})")
         head.append(f"| `{name}` | {shape.parameters / 1e9:.2f}e9 | {weights(shape) / GB:.1f} | {' | '.join(cells)} |")
     return (

@@ -27,9 +27,10 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.preflight.card import TorchFacts, ask_torch, cards_here, check_card
 from subliminal_dagster.science.preflight.clock import check_clock
 from subliminal_dagster.science.preflight.disk import Written, check_disk
-from subliminal_dagster.science.preflight.engine import CPU_BUILD, GPU_BUILD, VLLM, check_engine
+from subliminal_dagster.science.preflight.engine import CPU_BUILD, GPU_BUILD, check_engine, uses_vllm
 from subliminal_dagster.science.preflight.finding import Finding, in_gb
 from subliminal_dagster.science.preflight.hub import (
+    GIVES,
     MODEL,
     Repository,
     ahead_of_hub,
@@ -60,8 +61,6 @@ _GENERATED = ("teacher_preferences", "number_set", "preference_scores", "child_c
 
 _NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FLOAT32 = 4
-_RECOMPUTED = "one row at a time, recomputed"
-"""What the budget's formula of a training says that has no room for what it would otherwise keep."""
 
 
 def preflight(
@@ -132,7 +131,7 @@ def _on_hub(wanted: Repository) -> Finding:
 
 def _is_asked(from_hub: Collection[Finding]) -> bool:
     """Whether the hub answered anything, so that it can be asked for the time as well."""
-    return any(finding.state == "ok" and finding.sentence.startswith("the hub") for finding in from_hub)
+    return any(finding.state == "ok" and finding.sentence.startswith(GIVES) for finding in from_hub)
 
 
 # What it is computed on
@@ -160,10 +159,10 @@ def _computing(frame: Frame, plan: Plan, shape: ModelShape | None, engine: str, 
     torch = ask_torch() if cards else None
     found = [check_card(cards, torch, shape.parameters if shape else None)]
     if isinstance(study, Study):
-        builds = [name for name in (GPU_BUILD, CPU_BUILD) if installed(name)]
-        steers = study.teacher.method == "steer"
-        chosen = check_engine(engine, builds, bool(torch and torch.devices), steers)
-        found += [chosen, *_memory(study, plan, shape, torch, chosen.sentence == VLLM, recomputes)]
+        builds, has_card = [name for name in (GPU_BUILD, CPU_BUILD) if installed(name)], bool(torch and torch.devices)
+        chosen = check_engine(engine, builds, has_card, steers=study.teacher.method == "steer")
+        vllm = chosen.state == "ok" and uses_vllm(engine, builds, has_card)
+        found += [chosen, *_memory(study, plan, shape, torch, vllm, recomputes)]
     return found
 
 
@@ -196,7 +195,7 @@ def _memory(
     found = check_memory(sizes, Memory(name, device.memory, device.free), remedy)
     if any(finding.state != "ok" for finding in found) or recomputes:
         return found
-    tight = [stage for stage in _TRAININGS if stage in stages and _RECOMPUTED in stages[stage].formula]
+    tight = [stage for stage in _TRAININGS if stage in stages and stages[stage].recomputed]
     sentence = (
         f" fits into the {in_gb(device.free)} that are free of {name} only where activations are computed twice: set "
         "SUBLIMINAL_GRADIENT_CHECKPOINTING=yes."

@@ -1,7 +1,7 @@
 """Graphics cards, and the shares of their peaks that are reckoned with.
 
 Belongs here: what a card's data sheet says, and which part of it is reckoned with, for what reason. Does not belong
-here: what a stage needs (`stages`), and which card a machine has.
+here: what a stage needs (`needs`), and which card a machine has.
 
 Part of no version: what a stage costs does not change what it makes.
 """

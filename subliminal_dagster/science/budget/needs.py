@@ -1,7 +1,7 @@
 """What every stage of a study needs on a card: memory, and time of one run of it.
 
 Belongs here: how much work each stage has, and the words that say so. Does not belong here: formulas of one piece of
-work (`work`), the document (`document`).
+work (`work`), the document (`benchmarks/budget.py`).
 
 Part of no version: what a stage costs does not change what it makes.
 """
@@ -89,7 +89,8 @@ CONTEXT_MEMORY = GIB
 class Need:
     """What one run of a stage needs: the most memory held at once, in bytes (on the card; of `base_model` on disk), and
     seconds, loading the model included. `formula` says in words what was multiplied. `per`: what it is run once for
-    ("study", "group", "group and layer", "layer"). `post`: whether the post's own pipeline has it for every group."""
+    ("study", "group", "group and layer", "layer"). `post`: whether the post's own pipeline has it for every group.
+    `recomputed`: whether it is a training that has no room for what it would otherwise keep."""
 
     stage: str
     memory_bytes: int
@@ -97,6 +98,7 @@ class Need:
     formula: str
     per: str = "group"
     post: bool = False
+    recomputed: bool = False
 
 
 def needs(study: Study, shape: ModelShape, card: Card) -> list[Need]:
@@ -188,6 +190,7 @@ def _training(
         training_seconds(shape, card, work * plan.epochs, plan.epochs * rows / max(1, fit)) + load_seconds(shape),
         trained + judged,
         post=True,
+        recomputed=not fit,
     )
 
 

