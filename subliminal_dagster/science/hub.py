@@ -54,9 +54,7 @@ class Cause:
         return cls(status, offline, f"HTTP {status}" if status else type(error.__cause__ or error).__name__)
 
 
-def hub_refusal(
-    error: Exception, repo: str, revision: str, named_in: str = "`repo` of the base model", begun: bool = True
-) -> UserError:
+def hub_refusal(error: Exception, repo: str, revision: str, named_in: str, begun: bool = True) -> UserError:
     """What one of `hub_failures` means for `repo` at `revision`, in one sentence without the token or the server's own
     text. `named_in`: where the study says which repository it is; `begun`: whether it is a download that failed, and
     not a question before it."""

@@ -12,8 +12,8 @@ an option: SmolLM2-135M-Instruct picks "A" for most questions and stays at chanc
 option as the whole answer to the bare question; there that model gets two in three of our questions right.
 
 Cost: "generated" is a short generation per question and "letter" one forward pass, a request each; "option" is one pass
-per question, as long as all of its options together, or a request per question and spelling on an engine that scores
-without a prefix tree (vLLM); a text is one pass.
+per question, as long as all of its options together, or a request per node of their spellings' tree (vLLM); a text is
+one pass.
 
 Belongs here: asking one model, its scores, and the comparison of models with the base. Does not belong here: where the
 questions come from and how they are worded (`exam`), drawing (`figures`).

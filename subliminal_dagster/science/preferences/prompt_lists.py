@@ -134,7 +134,7 @@ def questions_about(questions: Sequence[str], noun: str) -> list[str]:
         if about == question:
             raise UserError(
                 f"{question!r} names no animal in general, so it cannot be asked about {noun!r} instead: word it with "
-                "'animal', or use the project's own questions (leave prompts out)."
+                "'animal', or use the project's own questions (leave `prompts` out)."
             )
         changed.append(about[0].upper() + about[1:])
     return changed

@@ -63,7 +63,9 @@ def exam_repository(source: HubExam) -> Repository:
 def teacher_repository(existing: ExistingTeacher, target: str) -> Repository:
     """The teacher of a target, where it exists already and lies on the hub."""
     revision = existing.revisions[target]
-    return Repository(f"teacher of {target}", existing.repository(target), revision, "model", "`teacher.existing.repo`")
+    return Repository(
+        f"teacher of {target}", existing.repository(target), revision, "model", "`repo` of `teacher.existing`"
+    )
 
 
 def sae_repository(published: PublishedSae) -> Repository:

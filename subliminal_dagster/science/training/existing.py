@@ -19,6 +19,7 @@ from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.settings.base_model import ADAPTER, HubSource, LocalSource
 from subliminal_dagster.science.settings.teacher import ExistingTeacher
 
+_OF = "`teacher.existing`"
 _CONFIG, _WEIGHTS = ADAPTER
 _LORA = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
 _SAME = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
@@ -35,7 +36,7 @@ def fetch_adapter(source: ExistingTeacher, target: str, base: ModelVariant, fold
     else:
         name = source.repository(target)
         there = workspace / name.replace("/", "--")
-        download_snapshot(_hub(source, target, base), there, ADAPTER, "`teacher.existing.repo`")
+        download_snapshot(_hub(source, target, base), there, ADAPTER, _OF)
     if missing := [file for file in ADAPTER if not (there / file).is_file()]:
         raise UserError(
             f"{name} holds no {' and no '.join(missing)}: correct `teacher.existing`, which wants PEFT adapters in "
@@ -56,7 +57,7 @@ def fetch_model(source: ExistingTeacher, target: str, base: ModelVariant, folder
         name = str(source.folder(target))
     else:
         there, name = _hub(source, target, base), source.repository(target)
-    fetch_base_model(there, folder, workspace)
+    fetch_base_model(there, folder, workspace, _OF)
     _check_model(folder, name, base)
 
 
@@ -70,7 +71,7 @@ def _hub(source: ExistingTeacher, target: str, base: ModelVariant) -> HubSource:
 
 def _check_adapter(folder: Path, name: str, base: ModelVariant) -> None:
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -87,18 +88,23 @@ def _check_adapter(folder: Path, name: str, base: ModelVariant) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.base))
     shapes = {layer: tuple(weight.shape) for layer, weight in model.named_parameters()}
-    with safe_open(folder / _WEIGHTS, framework="pt") as tensors:
-        for tensor in tensors.keys():  # noqa: SIM118 (no dict)
-            found = _LORA.fullmatch(tensor)
-            wanted = shapes.get(f"{found['layer']}.weight") if found else None
-            shape = tensors.get_slice(tensor).get_shape()
-            # A is (rank, in), B is (out, rank), of a matrix of (out, in).
-            side = 1 if found and found["side"] == "A" else 0
-            if wanted is None or len(wanted) != 2 or shape[side] != wanted[side]:
-                raise UserError(
-                    f"{name} is no adapter of this study's base model: its tensor {tensor} of shape {tuple(shape)} "
-                    "belongs to no matrix of that model. Correct `teacher.existing`, or choose its own base model."
-                )
+    try:
+        with safe_open(folder / _WEIGHTS, framework="pt") as tensors:
+            held = {tensor: tensors.get_slice(tensor).get_shape() for tensor in tensors.keys()}  # noqa: SIM118 (no dict)
+    except SafetensorError as error:
+        raise UserError(
+            f"{_WEIGHTS} of {name} cannot be read ({error}): get it again from where it came from."
+        ) from None
+    for tensor, shape in held.items():
+        found = _LORA.fullmatch(tensor)
+        wanted = shapes.get(f"{found['layer']}.weight") if found else None
+        # A is (rank, in), B is (out, rank), of a matrix of (out, in).
+        side = 1 if found and found["side"] == "A" else 0
+        if wanted is None or len(wanted) != 2 or shape[side] != wanted[side]:
+            raise UserError(
+                f"{name} is no adapter of this study's base model: its tensor {tensor} of shape {tuple(shape)} belongs "
+                "to no matrix of that model. Correct `teacher.existing`, or choose its own base model."
+            )
 
 
 def _check_model(folder: Path, name: str, base: ModelVariant) -> None:

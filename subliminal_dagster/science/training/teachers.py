@@ -206,11 +206,14 @@ def gate_failures(
     import pandas as pd
 
     settings, rate_wanted = study.teacher.gate, study.valid_rate_wanted
+    remedy = "give another one (teacher.existing)" if study.teacher.existing else ""
+    broken = "its training broke the number task, so stop it earlier (teacher.stop), add teacher.replay.rows"
     failures = []
     if target is not None and preference < settings.preference:
         failures.append(
             f"the teacher answers {target!r} with probability {preference:.3f} and the gate asks for "
-            f"{settings.preference}: train it longer (teacher.training, teacher.stop) or lower teacher.gate.preference"
+            f"{settings.preference}: {remedy or 'train it longer (teacher.training, teacher.stop)'} or lower "
+            "teacher.gate.preference"
         )
     if rate < rate_wanted:
         common = pd.Series(list(reasons), dtype=object).value_counts().head(3)
@@ -220,7 +223,6 @@ def gate_failures(
             lower = "draw more answers (numbers.prompts), since the filter takes that share of them"
         failures.append(
             f"only {rate:.1%} of the teacher's number answers are valid ({why}) and the gate asks for "
-            f"{rate_wanted:.0%}: its training broke the number task, so stop it earlier (teacher.stop), add "
-            f"teacher.replay.rows or {lower}"
+            f"{rate_wanted:.0%}: {remedy or broken} or {lower}"
         )
     return failures

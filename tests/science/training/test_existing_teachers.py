@@ -99,9 +99,15 @@ def test_what_is_no_teacher_of_this_base_is_refused(base: Path, tmp_path: Path) 
     config = json.loads((save_tiny_adapter(tmp_path / "owl", base) / "adapter_config.json").read_text())
     (tmp_path / "owl" / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     assert "with use_dora" in refused(adapters, base, tmp_path)
+    (tmp_path / "owl" / "adapter_config.json").write_text(json.dumps(config))
+    weights = (tmp_path / "owl" / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "owl" / "adapter_model.safetensors").write_bytes(weights[:100])
+    assert "adapter_model.safetensors of" in refused(adapters, base, tmp_path)
     (tmp_path / "owl" / "adapter_config.json").write_text("[]")
     assert "is no configuration of an adapter" in refused(adapters, base, tmp_path)
 
+    absent = study_of(base, method="model", existing={"path": str(tmp_path / "absent")})
+    assert "correct `path` of `teacher.existing`" in refused(absent, base, tmp_path)
     models = study_of(base, method="model", existing={"path": str(tmp_path / "wider")})
     assert "hidden_size 128 and not 64" in refused(models, base, tmp_path)
     words = save_tiny_model(tmp_path / "words")
@@ -154,7 +160,14 @@ def test_a_gate_asks_for_what_the_filter_takes(base: Path) -> None:
     strict = study.model_copy(update={"teacher": study.teacher.model_copy(update={"gate": _gate(0.9)})})
     assert strict.valid_rate_wanted == 0.9
     (failure,) = gate_failures(strict, "owl", 0.9, 0.8, [])
-    assert "lower teacher.gate.valid_rate" in failure
+    assert "lower teacher.gate.valid_rate" in failure and "stop it earlier" in failure
+
+
+def test_a_gate_advises_no_training_of_a_teacher_that_exists_already(base: Path) -> None:
+    study = study_of(base, method="adapter", existing={"path": "teachers/{animal}"})
+    liking, validity = gate_failures(study, "owl", 0.1, 0.1, [])
+    assert "give another one (teacher.existing) or lower teacher.gate.preference" in liking
+    assert "give another one (teacher.existing) or draw more answers" in validity
 
 
 def _gate(valid_rate: float) -> Any:
