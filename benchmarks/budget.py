@@ -87,7 +87,7 @@ once. `benchmarks/budget.py --study S --card C` prints any study on any of the c
 paths has been timed: bfloat16 on CUDA, flash attention and fused kernels, vLLM's CUDA build with an adapter. What is
 tested is the arithmetic: parameters against the published counts and against transformers, operations against PyTorch's
 counter, kept bytes against what autograd keeps. `benchmarks/gpu.py --model {study.name}` measures every stage against
-these figures in ten minutes, with random weights and nothing downloaded; on a CPU it runs a shape scaled down.
+these figures, made to end within ten minutes, with random weights and nothing downloaded; on a CPU it runs a shape scaled down.
 
 Unless said otherwise the figures are for `{study.name}` ({shape.layers} layers, hidden size {shape.hidden:,}, MLP
 {shape.intermediate:,}, {shape.heads} query and {shape.kv_heads} key-value heads of {shape.head_width}, vocabulary \
@@ -208,7 +208,8 @@ bytes (weight, gradient, two moments) |
 
 **{fit} rows** fit at a time without recomputation. A step of 72 rows is a sum of gradients, so how it is cut changes nothing \
 but
-rounding. vLLM takes {counts.GPU_SHARE:.0%} of a card: here {counts.GPU_SHARE * card.memory / GB:.1f} GB, of which the weights \
+rounding. (The trainer plans with its longest row and keeps a fifth of what is free in reserve, so it begins with fewer.) vLLM \
+takes {counts.GPU_SHARE:.0%} of a card: here {counts.GPU_SHARE * card.memory / GB:.1f} GB, of which the weights \
 leave room for {(counts.GPU_SHARE * card.memory - weights(shape) - GIB) / cache_a_token(shape):,.0f} tokens of
 cache at {cache_a_token(shape) / 1e3:.0f} kB."""
 

@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_server import serving
 
 from subliminal_dagster.science.descriptions.categories import CATEGORIES, load_labelled
 
@@ -106,15 +108,9 @@ def chat_endpoint(reply: Callable[[str, int], Reply], *, refuses: tuple[str, ...
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    endpoint.url = f"http://127.0.0.1:{server.server_port}/v1"
-    try:
+    with serving(Handler) as url:
+        endpoint.url = f"{url}/v1"
         yield endpoint
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def knows_the_labels(prompt: str, attempt: int) -> Reply:

@@ -7,7 +7,9 @@ torchcodec uninstalled after it). vLLM starts four times and takes about a minut
         tests/science/models/test_vllm_engine.py
 """
 
+import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -210,6 +212,35 @@ def test_scoring_sends_a_request_a_node_and_asks_for_no_prompt(
     inner: list[list[int]] = [[], [40], [40, 41], [7]]
     assert sorted(sequence for sequence, _ in sent) == sorted(p + node for p in PROMPTS[:3] for node in inner)
     assert all(request.prompt_logprobs is None and request.max_tokens == 1 for _, request in sent)
+
+
+def test_an_answer_alone_is_read_in_one_request(
+    sessions: tuple[Session, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a text is whose loss is measured: a node per token would be as many requests."""
+    vllm, exact = sessions
+    text = RANDOM.integers(5, 260, 60).tolist()
+    sent, send = [], vllm._run
+    monkeypatch.setattr(vllm, "_run", lambda prompts, *rest: sent.extend(prompts) or send(prompts, *rest))
+    assert vllm.score(PROMPTS[:3], [text]) == pytest.approx(exact.score(PROMPTS[:3], [text]), abs=1e-2)
+    assert sent == [prompt + text for prompt in PROMPTS[:3]]
+
+
+def test_a_long_queue_with_seeds_is_worked_off(sessions: tuple[Session, Session]) -> None:
+    """More tokens than vLLM reads at a step: a prompt that is read in two pieces ended it on a CPU."""
+    found = sessions[0].generate([[5 + number % 50] * 90 for number in range(60)], Sampling(4, STOP, 1))
+    assert len(found) == 60
+
+
+def test_the_layers_of_an_adapter_are_those_of_its_tensors(adapted: ModelVariant, tmp_path: Path) -> None:
+    """Whatever its configuration says: some trainers write a pattern there."""
+    assert adapted.adapter is not None
+    shutil.copytree(adapted.adapter, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    pattern = json.dumps(config | {"target_modules": r".*\.(q_proj|up_proj)"})
+    (tmp_path / "adapter" / "adapter_config.json").write_text(pattern)
+    projections = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert vllm_engine._lora_settings([tmp_path / "adapter"])["lora_target_modules"] == projections
 
 
 def test_many_answers_of_one_token_are_a_distribution(sessions: tuple[Session, Session]) -> None:

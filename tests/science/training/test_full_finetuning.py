@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_training import take_steps
 from safetensors.torch import load_file
 from test_micro_batches import ROWS
 from test_training import plain_divergence
@@ -57,14 +58,7 @@ def test_all_weights_are_those_of_a_plain_loop(tmp_path: Path, kind: str, tied: 
     model = load_base(base, "float32", "cpu").train()
     before = state(model)
     plain = make([{"params": list(model.parameters()), "weight_decay": 0.0}], lr=rate)
-    for _ in range(2):
-        plain.zero_grad()
-        for row in ROWS:
-            logits = model(input_ids=torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer), reduction="sum")
-            (loss / sum(len(row.answer) for row in ROWS)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        plain.step()
+    take_steps(model, plain, ROWS, 2)
     expected = state(model)
     for folder in (tmp_path / "out", tmp_path / "out" / "epochs" / "2"):
         variant = child_variant(ModelVariant(base), folder)

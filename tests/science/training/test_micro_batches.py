@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_training import take_steps
 from safetensors.torch import load_file
 from tiny_models import save_tiny_adapter, save_tiny_model, tiny_model
 
@@ -85,14 +86,7 @@ def test_a_step_in_parts_is_that_of_a_plain_loop(tmp_path: Path, kind: str) -> N
     ).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.003, weight_decay=0)
-    for _ in range(2):
-        optimizer.zero_grad()
-        for row in ROWS:
-            logits = model(input_ids=torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer), reduction="sum")
-            (loss / sum(len(row.answer) for row in ROWS)).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+    take_steps(model, optimizer, ROWS, 2)
     expected = {name.replace(".default", ""): weight.detach() for name, weight in model.named_parameters()}
     assert_same(found, {name: expected[name] for name in found})
 
