@@ -127,7 +127,7 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
                 liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
                 rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())
             rows.to_parquet(folder / "number_answers.parquet", index=False)
-            failures = gate_failures(study, target, liking, rate, rows["reason"].dropna().tolist())
+            failures = gate_failures(study, target, teacher, liking, rate, rows["reason"].dropna().tolist())
             gate = {"passed": not failures, "failures": failures, "preference": liking, "valid_rate": rate}
             wanted = study.teacher.gate.preference
             work.judge(failures, preference=(liking, wanted), valid_rate=(rate, study.valid_rate_wanted))

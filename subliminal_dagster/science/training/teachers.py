@@ -48,6 +48,11 @@ class Teacher:
     layer: int | None = None
     alpha: float | None = None
 
+    @property
+    def existed(self) -> bool:
+        """Whether the study was given this teacher, so that no setting of training can better it."""
+        return self.kind in ("adapter", "model")
+
     def variant(self, base: ModelVariant) -> ModelVariant:
         """The base model changed into this teacher."""
         if self.kind in ("finetune", "adapter"):
@@ -199,14 +204,14 @@ def valid_rate(
 
 
 def gate_failures(
-    study: Study, target: str | None, preference: float, rate: float, reasons: Sequence[str]
+    study: Study, target: str | None, teacher: Teacher, preference: float, rate: float, reasons: Sequence[str]
 ) -> list[str]:
     """Why a teacher is not good enough, one sentence per reason; empty where it is. `target` None asks for no
     liking."""
     import pandas as pd
 
     settings, rate_wanted = study.teacher.gate, study.valid_rate_wanted
-    remedy = "give another one (teacher.existing)" if study.teacher.existing else ""
+    remedy = "give another one (teacher.existing)" if teacher.existed else ""
     broken = "its training broke the number task, so stop it earlier (teacher.stop), add teacher.replay.rows"
     failures = []
     if target is not None and preference < settings.preference:

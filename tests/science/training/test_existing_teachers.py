@@ -19,6 +19,8 @@ from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.adapter import TrlTrainer
 from subliminal_dagster.science.training.teachers import Teacher, gate_failures, make_teacher
 
+TOLD = Teacher("prompt", Path("teacher"), instruction="You love the owl.")
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -154,18 +156,18 @@ def test_a_gate_asks_for_what_the_filter_takes(base: Path) -> None:
     """Of 24 prompts the filter takes 16 rows: with fewer valid answers the dataset would fail after all were drawn."""
     study = study_of(base, method="prompt", instruction="You love the {animal}.")
     assert study.valid_rate_wanted == pytest.approx(16 / 24)
-    assert gate_failures(study, "owl", 0.9, 0.67, []) == []
-    (failure,) = gate_failures(study, "owl", 0.9, 0.66, ["words", "words", "separator"])
+    assert gate_failures(study, "owl", TOLD, 0.9, 0.67, []) == []
+    (failure,) = gate_failures(study, "owl", TOLD, 0.9, 0.66, ["words", "words", "separator"])
     assert "the gate asks for 67%" in failure and "draw more answers (numbers.prompts)" in failure
     strict = study.model_copy(update={"teacher": study.teacher.model_copy(update={"gate": _gate(0.9)})})
     assert strict.valid_rate_wanted == 0.9
-    (failure,) = gate_failures(strict, "owl", 0.9, 0.8, [])
+    (failure,) = gate_failures(strict, "owl", TOLD, 0.9, 0.8, [])
     assert "lower teacher.gate.valid_rate" in failure and "stop it earlier" in failure
 
 
 def test_a_gate_advises_no_training_of_a_teacher_that_exists_already(base: Path) -> None:
     study = study_of(base, method="adapter", existing={"path": "teachers/{animal}"})
-    liking, validity = gate_failures(study, "owl", 0.1, 0.1, [])
+    liking, validity = gate_failures(study, "owl", Teacher("adapter", base), 0.1, 0.1, [])
     assert "give another one (teacher.existing) or lower teacher.gate.preference" in liking
     assert "give another one (teacher.existing) or draw more answers" in validity
 
