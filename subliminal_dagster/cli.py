@@ -267,10 +267,17 @@ def _findings(frame: Frame, wanted: Collection[Input]) -> list[Finding]:
 
 
 def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> int:
-    from subliminal_dagster.build import build_defs, definitions_apart, resources_from_environment, study_frame
+    from subliminal_dagster.build import (
+        artifact_root,
+        build_defs,
+        definitions_apart,
+        resources_from_environment,
+        study_frame,
+    )
+    from subliminal_dagster.execution.carriers.apart import RunsApart
+    from subliminal_dagster.execution.carriers.choice import chosen_carrier
     from subliminal_dagster.execution.instance import open_instance
     from subliminal_dagster.execution.runner import execute, run_study
-    from subliminal_dagster.execution.workers import Workers, worker_count
     from subliminal_dagster.planning.selection import wanted_parts
 
     frame = study_frame(study)
@@ -283,14 +290,18 @@ def _run(study: AnyStudy, select: str | None, partitions: list[str] | None) -> i
         print(f"{study.name}: nothing was begun", file=sys.stderr)
         return 1
     with open_instance() as instance:
+        definitions, store = build_defs(studies=[study]), resources_from_environment()["store"].create()
+        # Not the store's own name for a URL, which is without a password.
+        root = store.root if store.opened.local else artifact_root()
+        runs = RunsApart(study, definitions, instance, definitions_apart, execute, root)
         outcome = run_study(
             frame,
-            build_defs(studies=[study]),
-            resources_from_environment()["store"].create(),
+            definitions,
+            store,
             instance,
             lambda line: print(line, flush=True),
             wanted,
-            Workers(study, worker_count(), definitions_apart, execute),
+            chosen_carrier(frame, runs),
         )
     _print_outcome(study, outcome)
     if not outcome.complete:

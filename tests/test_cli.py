@@ -22,8 +22,8 @@ from tiny_studies import tiny_study_settings
 from subliminal_dagster.build import build_defs
 from subliminal_dagster.cli import main
 from subliminal_dagster.execution import runner
+from subliminal_dagster.execution.carriers.protocol import Carried
 from subliminal_dagster.execution.runner import execute
-from subliminal_dagster.execution.workers import Carried
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study_file import load_study

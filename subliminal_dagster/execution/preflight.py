@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from subliminal_dagster.execution.workers import worker_count
+from subliminal_dagster.execution.carriers.local import worker_count
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.planner import Plan, make_plan
 from subliminal_dagster.planning.recipe import Input

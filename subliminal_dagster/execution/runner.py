@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
 
+from subliminal_dagster.execution.carriers.protocol import Carried, Carrier
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
 from subliminal_dagster.execution.results import verdict_lines
 from subliminal_dagster.execution.work import MADE_MEANWHILE
-from subliminal_dagster.execution.workers import Carried, Workers
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame, shown
 from subliminal_dagster.planning.planner import DueRun, Part, Plan, make_plan
 from subliminal_dagster.planning.priority import VERDICT, ranks
@@ -34,6 +34,10 @@ LOOKS = 30
 """How often a part is looked for that a run elsewhere should make and that nobody has claimed."""
 
 _LOOK_AGAIN_SECONDS = 1.0
+_QUICK_LOOK_SECONDS = 0.5
+_LOOKING_SHARE = 0.1
+"""Looks that are not quick take no more of the time than this while there is something to start: with a thousand parts
+a look takes as long as several of them."""
 # Progress of long steps and errors; every event is in the instance's log besides.
 CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
@@ -66,12 +70,12 @@ def run_study(
     instance: dg.DagsterInstance,
     say: Say,
     wanted: Collection[Input] | None = None,
-    workers: Workers | None = None,
+    carrier: Carrier | None = None,
 ) -> Outcome:
     """Make what is due of a study, or what is due for the `wanted` parts.
 
-    With `workers` runs go on side by side, in processes of their own where there are several or a GPU (see
-    `Workers.needed_for`). Those have their definitions and instance from the environment; `definitions` and `instance`
+    With a `carrier` runs go on side by side, where it says that they are for it (`Carrier.needed_for`): in processes
+    of their own, or on other machines. Those have their definitions from the environment; `definitions` and `instance`
     are then those of the same environment. Without, everything is made in this process.
 
     A part starts as soon as all that it needs is made and a process is free (`priority` says which first). After each
@@ -79,24 +83,27 @@ def run_study(
     again, and everything that does not need it goes on. What the study found is said as soon as it is known.
     """
     started = time.perf_counter()
-    queue = _Queue(frame, store, instance, say, wanted)
-    show_recorded(queue.plan, store, instance, frame)
-    if queue.plan.due:
-        say(f"{frame.study.name}: {_summary(queue.plan.due)}")
-    with workers or nullcontext() as apart:
-        if apart is not None and apart.needed_for(len(queue.plan.due)):
-            ended = apart.carry_out(queue.next_run)
+    with carrier or nullcontext() as carrying:
+        queue = _Queue(frame, store, instance, say, wanted, carrying)
+        show_recorded(queue.plan, store, instance, frame)
+        if queue.plan.due:
+            say(f"{frame.study.name}: {_summary(queue.plan.due)}")
+        if carrying is not None and carrying.needed_for(len(queue.plan.due)):
+            ended = carrying.carry_out(queue.next_run)
         else:
             ended = ((run, execute(run, definitions, instance)) for run in iter(queue.next_run, None))
         for run, carried in ended:
             queue.take_back(run, carried)
-    outcome = queue.outcome_in_the_end()
+        outcome = queue.outcome_in_the_end()
     outcome.seconds = time.perf_counter() - started
     return outcome
 
 
 class _Queue:
     """What can start now, by a plan that is made anew after every run, and what became of the runs so far.
+
+    Where that takes long, a run may start by the plan before: what could start then still can, since all it needs was
+    made. Only what should go before it is seen later.
 
     `at_work` are the parts in the making, each with how it is called in what is said; `elsewhere` those that another
     process makes, with a phrase that says which.
@@ -109,14 +116,15 @@ class _Queue:
         instance: dg.DagsterInstance,
         say: Say,
         wanted: Collection[Input] | None,
+        carrier: Carrier | None,
     ) -> None:
         self.frame, self.store, self.instance, self.say, self.wanted = frame, store, instance, say, wanted
+        self.carrier = carrier
         self.outcome = Outcome()
         self.at_work: dict[Input, str] = {}
         self._found_made: set[Input] = set()
         self._interrupted: set[Input] = set()
         self._started = 0
-        self._outdated = True
         self._look()
 
     def next_run(self) -> DueRun | None:
@@ -126,9 +134,10 @@ class _Queue:
         """
         looks, told = 0, False
         while True:
-            if self._outdated:
+            part = None if self._outdated and self._should_look() else self._first()
+            if part is None and self._outdated:
                 self._look()
-            part = self._first()
+                part = self._first()
             if part is not None:
                 return self._begin(part)
             held = [part for part in self.plan.due if part.place in self.elsewhere]
@@ -183,6 +192,7 @@ class _Queue:
 
     def _look(self) -> None:
         """Make the plan anew, and see what other processes are at."""
+        began = time.monotonic()
         for run_id in bury_dead_runs(self.instance):
             self.say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
         study = self.frame.study.name
@@ -190,14 +200,22 @@ class _Queue:
         self._claimed = self.store.claims(study)
         elsewhere = {place: f"{holder.shown} is making it" for place, holder in self._claimed.items()}
         elsewhere |= being_made(self.instance, study, self.frame.nodes)
+        elsewhere |= self.carrier.elsewhere() if self.carrier else {}
         self.elsewhere = {place: who for place, who in elsewhere.items() if place not in self.at_work}
         plan = make_plan(self.frame, self.store)
         self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)
+        self.ready = self._ready()
         self._outdated = False
+        self._looked = time.monotonic()
+        self._looking = self._looked - began
 
-    def _first(self) -> Part | None:
-        """The part that should start before all others that can; one whose process was killed comes after those that
-        wait beside it."""
+    def _should_look(self) -> bool:
+        quick = self._looking < _QUICK_LOOK_SECONDS
+        return quick or time.monotonic() - self._looked >= self._looking / _LOOKING_SHARE
+
+    def _ready(self) -> list[Part]:
+        """The parts that can start now, by the plan, the one that should go first at the end; one whose process was
+        killed comes after those that wait beside it."""
         # A part made once is not made again: were it still due, something else is wrong, and it would never end.
         made, busy = {*self.outcome.made, *self._found_made}, {*self.elsewhere, *self.at_work}
         rank = ranks(self.plan, self.frame)
@@ -206,7 +224,11 @@ class _Queue:
             for_later, way, place = rank[part.place]
             return for_later, part.place in self._interrupted, way, place
 
-        return min(self.plan.ready(busy, self.outcome.failed, made), key=turn, default=None)
+        return sorted(self.plan.ready(busy, self.outcome.failed, made), key=turn, reverse=True)
+
+    def _first(self) -> Part | None:
+        """The part that should start before all others that can."""
+        return self.ready.pop() if self.ready else None
 
     def _begin(self, part: Part) -> DueRun:
         self._started += 1
@@ -290,8 +312,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def execute(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
-    """Carry out a run in this process."""
+def execute(
+    run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None
+) -> Carried:
+    """Carry out a run in this process; `run_id` None gives it a new one."""
     started = time.perf_counter()
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection={dg.AssetKey([run.study, part.asset]) for part in run.parts}
@@ -301,6 +325,7 @@ def execute(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstan
         partition_key=run.partition,
         raise_on_error=False,
         run_config=CONSOLE,
+        run_id=run_id,
         tags={PROCESS_TAG: process_name(os.getpid()), PLANNED_TAG: "yes"},
     )
     errors = {step.rpartition("__")[2]: sentence for step, sentence in failures(result)}

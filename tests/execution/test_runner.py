@@ -18,8 +18,9 @@ import pytest
 from study_runs import changed
 
 from subliminal_dagster.build import definitions_apart, study_frame
+from subliminal_dagster.execution.carriers.local import Workers
+from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
 from subliminal_dagster.execution.runner import Outcome, execute, run_study
-from subliminal_dagster.execution.workers import Carried, NextRun, Workers
 from subliminal_dagster.planning.frame import Frame, label
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.priority import VERDICT

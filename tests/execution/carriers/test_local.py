@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from subliminal_dagster.build import definitions_apart
+from subliminal_dagster.execution.carriers.local import Workers, worker_count
+from subliminal_dagster.execution.carriers.protocol import Carried
 from subliminal_dagster.execution.gpu_lease import leased_gpu, usable_gpus
 from subliminal_dagster.execution.instance import open_instance
-from subliminal_dagster.execution.workers import Carried, Workers, worker_count
 from subliminal_dagster.planning.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study_file import load_study
@@ -43,7 +44,9 @@ def due(*names: str) -> list[DueRun]:
     return [DueRun("toy", name, (Part("toy", "asset", name, "missing"),)) for name in names]
 
 
-def carried_out_or_killed(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+def carried_out_or_killed(
+    run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None
+) -> Carried:
     """Kills its own process in the run "doomed", in "unlucky" the first time; says which process it was."""
     first_time = Path(instance.root_directory) / f"{run.partition} began"
     if run.partition == "doomed" or (run.partition == "unlucky" and not first_time.exists()):
@@ -56,7 +59,7 @@ def carried_out_or_killed(run: DueRun, _: dg.Definitions, instance: dg.DagsterIn
 libraries: list[object] = []
 
 
-def on_one_gpu(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+def on_one_gpu(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None) -> Carried:
     with leased_gpu() if run.partition != "plain" else nullcontext() as gpu:
         return Carried([str(os.getpid()), str(gpu)], {}, 0.0)
 
@@ -93,7 +96,7 @@ def test_a_killed_process_takes_no_run_but_its_own_with_it(tmp_path: Path, monke
     assert left == []
 
 
-def asleep(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
+def asleep(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None) -> Carried:
     Path(instance.root_directory, f"{run.partition}.pid").write_text(str(os.getpid()))
     time.sleep(600)
     return Carried([], {}, 0.0)
@@ -101,7 +104,7 @@ def asleep(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance) -> Carr
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = (
-        "from test_workers import *\n"
+        "from test_local import *\n"
         "with Workers(load_study('toy'), 2, definitions_apart, asleep) as workers:\n"
         "    list(carry_out(workers, 'one', 'two'))"
     )
@@ -121,7 +124,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_of_what_a_killed_process_left(tmp_path: Path) -> None:
-    script = "from test_workers import what_became_of\nwhat_became_of(1, 'doomed')\nprint('the last line')"
+    script = "from test_local import what_became_of\nwhat_became_of(1, 'doomed')\nprint('the last line')"
     said = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},

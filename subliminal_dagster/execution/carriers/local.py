@@ -3,7 +3,8 @@
 A model of 100 million parameters keeps one core busy and two not quite: two runs on a core each finish sooner than one
 after the other on two. On a node with several GPUs every run takes one for itself.
 
-Belongs here: starting and ending the processes. Does not belong here: which runs (`runner`), which GPU (`gpu_lease`).
+Belongs here: starting and ending the processes. Does not belong here: which runs (`runner`), which GPU (`gpu_lease`),
+other machines (the modules beside this one).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from multiprocessing.context import SpawnProcess
 
 import dagster as dg
 
+from subliminal_dagster.execution.carriers.protocol import Carried, DefinitionsOf, Execute, NextRun
 from subliminal_dagster.execution.gpu_lease import has_held_gpu, usable_gpus
 from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
@@ -34,25 +36,6 @@ WORKERS = "SUBLIMINAL_WORKERS"
 _WITHOUT_GPU = 2
 _ENDS_WITHIN_SECONDS = 60
 _ASK_AGAIN_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What became of a run: the assets it `made`, in order, the `errors` of those that failed, by asset, and those it
-    `found` made by another run meanwhile. Where its process was killed for the first time it is to `begin_again`."""
-
-    made: list[str]
-    errors: dict[str, str]
-    seconds: float
-    found: list[str] = field(default_factory=list)
-    begin_again: bool = False
-
-
-Execute = Callable[[DueRun, dg.Definitions, dg.DagsterInstance], Carried]
-NextRun = Callable[[], DueRun | None]
-"""What is to be started now; None where nothing can be."""
-
-DefinitionsOf = Callable[[AnyStudy], dg.Definitions]
 
 
 def worker_count() -> int:
@@ -135,7 +118,11 @@ class Workers:
             self._interrupted |= places
             return Carried([], {}, 0.0, begin_again=True)
         why = f"{_how_it_ended(worker.process)}, twice; with {WORKERS}=1 a study takes less memory"
-        return Carried([], {part.asset: why for part in run.parts}, 0.0)
+        return Carried.failed(run, why)
+
+    def elsewhere(self) -> dict[Input, str]:
+        """None: processes end with the command that started them."""
+        return {}
 
     def __enter__(self) -> Workers:
         return self
