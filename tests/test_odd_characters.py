@@ -19,7 +19,7 @@ from subliminal_dagster.science.descriptions.neuronpedia import read_description
 from subliminal_dagster.science.features.corpus import split_documents
 from subliminal_dagster.science.liking.null_causes import Evidence
 from subliminal_dagster.science.liking.signal import _first_rows
-from subliminal_dagster.science.report.evidence import Section, Table
+from subliminal_dagster.science.report.evidence import Opening, Section, Table
 from subliminal_dagster.science.report.page import Page, html, write_csv
 from subliminal_dagster.science.settings.capability import LocalExam
 from subliminal_dagster.science.storage.content_hash import file_content_hash
@@ -99,7 +99,17 @@ def test_tables_come_back_from_csv(rows: list[str], folder: Path) -> None:
 @example(text=ODD, prose=ODD)
 def test_a_page_can_be_written_and_its_tables_hold_the_text(text: str, prose: str, folder: Path) -> None:
     table = Table("odd", "T", pd.DataFrame({"text": [f"x{text}x"]}))
-    page = html(Page("T", "f", prose, (), [Section("s", "S", prose, "m", (), tables=(table,))], {}))
+    page = html(
+        Page(
+            "T",
+            "f",
+            prose,
+            (),
+            [Section("s", "S", prose, "m", (), tables=(table,))],
+            {},
+            Opening(prose, None, (prose,)),
+        )
+    )
     (folder / "report.html").write_text(page, encoding="utf-8")
     (start,) = [i for i in range(len(page)) if page.startswith('"data_json": ', i)]
     embedded, _ = json.JSONDecoder().raw_decode(page, start + len('"data_json": '))

@@ -6,7 +6,8 @@ import re
 
 import pandas as pd
 
-from subliminal_dagster.science.report.evidence import Claim, Section, Statement
+from subliminal_dagster.science.report.evidence import Claim, Opening, Section, Statement
+from subliminal_dagster.science.report.page import Page
 from subliminal_dagster.science.verdict import Verdict
 
 
@@ -38,3 +39,8 @@ def verdict_on(section: Section, statement: Statement) -> Verdict:
 def table_of(section: Section, name: str) -> pd.DataFrame:
     (table,) = (table for table in section.tables if table.name == name)
     return table.frame
+
+
+def page_with(section: Section) -> Page:
+    """A page of one section."""
+    return Page("t", "f", "v", section.claims, [section], {}, Opening("q", None, ()))

@@ -27,7 +27,7 @@ from subliminal_dagster.science.liking.comparison import (
 )
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.effects import detectable, study_test
-from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
+from subliminal_dagster.science.report.evidence import Chart, Claim, Opening, Results, Section, Statement, Table
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import counted, listed, p_value, with_interval
@@ -50,6 +50,7 @@ _CONDITION_COLOURS = {
     comparison.CONTROL: charts.GREY,
     BASE: charts.LIGHT_GREY,
 }
+_SYMBOLS = {OTHERS: "circle", NEUTRAL_NUMBERS: "square", comparison.CONTROL: "triangle-up"}
 _CHANNEL_COLOURS = {_HARD: charts.VERMILION, _SOFT: charts.BLUE}
 
 Array = NDArray[np.float64]
@@ -130,6 +131,31 @@ def section(study: Study, results: Results) -> Section:
         compared=(_compared(data),),
         claims=claims(data),
     )
+
+
+def opening(study: Study, results: Results) -> Opening:
+    """The study's question, its answer by the hard channel, and the forest plot. Raises NotThere where `animal_liking`
+    is not there."""
+    data = read(study, results)
+    row = data.specificity(_HARD)
+    lines = [_contrast_line(data, row), *(_contrast_line(data, each) for each in _beside(data))]
+    return Opening(QUESTION, row["verdict"], tuple(lines), (_forest_chart(data),))
+
+
+QUESTION = "Do number sequences pass on a liking for an animal?"
+
+
+def _beside(data: LikingData) -> list[Row]:
+    """The mean of own minus neutral numbers and minus control numbers, where they are not gamma itself."""
+    names = [name for name in (NEUTRAL, CONTROL) if name != data.specificity(_HARD)["contrast"]]
+    found = rows_where(data.tests, channel=_HARD, outcome=PRIMARY_OUTCOME, animal=MEAN)
+    return [row for name in names for row in records(rows_where(found, contrast=name))]
+
+
+def _contrast_line(data: LikingData, row: Row) -> str:
+    *because, _ = _because(data, row)
+    start = f"Own animal's numbers minus {_CONTRASTS[row['contrast']]}: {_written(row)}"
+    return f"{'; '.join([start, *because])}."
 
 
 def read(study: Study, results: Results) -> LikingData:
@@ -405,12 +431,49 @@ def _span(shifts: pd.DataFrame) -> str:
     return f"{ordered[0]['condition']} {' to '.join(_ends(named))}"
 
 
+def _forest_chart(data: LikingData) -> Chart:
+    """Own numbers minus each reference on one axis (hard channel): a row an animal and their mean, a colour a
+    reference."""
+    rows = rows_where(data.tests, outcome=PRIMARY_OUTCOME, channel=_HARD)
+    contrasts = [name for name in _CONTRASTS if (rows["contrast"] == name).any()]
+    places = [*data.animals(_HARD), MEAN]
+    figure = charts.new_figure(x="own minus other numbers, log share (nats)", y="", height=110 + 46 * len(places))
+    for number, contrast in enumerate(contrasts):
+        points = rows_where(rows, contrast=contrast).set_index("animal")
+        points = points.loc[[place for place in places if place in points.index]].reset_index()
+        offset = 0.24 * (number - (len(contrasts) - 1) / 2)
+        name = _CONTRASTS[contrast]
+        figure.add_scatter(
+            x=points["mean"],
+            y=[places.index(animal) + offset for animal in points["animal"]],
+            mode="markers",
+            name=f"minus {name}",
+            marker={
+                "color": _CONDITION_COLOURS[name],
+                "size": [13 if animal == MEAN else 8 for animal in points["animal"]],
+                "symbol": _SYMBOLS[name],
+            },
+            error_x=charts.interval(points, "mean", "low", "high"),
+            hovertext=[
+                f"{row['animal']}, minus {name}<br>{_written(row)}<br>{p_value(row['p'])}" for row in records(points)
+            ],
+            hoverinfo="text",
+        )
+    figure.add_vline(x=0, line={"width": 1, "color": "#808080"})
+    figure.add_hline(y=len(places) - 1.5, line={"width": 1, "color": "rgba(128,128,128,0.4)"})
+    lanes = {"tickvals": list(range(len(places))), "ticktext": places, "range": [len(places) - 0.5, -0.5]}
+    figure.update_yaxes(**lanes, showgrid=False, zeroline=False, ticksuffix=" ")
+    means = [row for name in contrasts for row in records(rows_where(rows, animal=MEAN, contrast=name))]
+    parts = [f"minus {_CONTRASTS[row['contrast']]} {_written(row)}" for row in means]
+    alt = (
+        f"Right of zero: the child of its own animal's numbers likes it more. {MEAN.capitalize()}: {'; '.join(parts)}."
+    )
+    return Chart(f"{NAME}-forest", "Liking of each animal under its own numbers minus under others", figure, alt)
+
+
 def _contrasts_chart(data: LikingData) -> Chart:
     """What is specific: a panel a reference, a row an animal and their mean, a point a channel."""
-    import pandas as pd
-
-    gamma = rows_where(data.gamma, contrast="others").assign(animal=MEAN)
-    rows = rows_where(pd.concat([data.tests, gamma], ignore_index=True), outcome=PRIMARY_OUTCOME)
+    rows = rows_where(data.tests, outcome=PRIMARY_OUTCOME)
     contrasts = [name for name in _CONTRASTS if (rows["contrast"] == name).any()]
     places = [animal for animal in data.study.animals if (rows["animal"] == animal).any()] + [MEAN]
     height = 90 + len(contrasts) * (70 + 28 * len(places))

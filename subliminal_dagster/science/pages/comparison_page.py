@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.report import charts
-from subliminal_dagster.science.report.evidence import Chart, Section, Table
+from subliminal_dagster.science.report.evidence import Chart, Opening, Section, Table
 from subliminal_dagster.science.report.page import Page
 from subliminal_dagster.science.report.wording import counted
 
@@ -31,6 +31,7 @@ def comparison_page(summaries: Sequence[Mapping[str, Any]], missing: Mapping[str
     """The page of several studies, from their reports' `summary.json`; `missing` studies with the reason."""
     names = [str(summary["study"]) for summary in summaries]
     verdicts = [str(summary["verdict"]).partition("\n")[0] for summary in summaries]
+    lines = [f"{name}: {verdict}" for name, verdict in zip(names, verdicts, strict=True)]
     sections = [_effects(summaries), _statements(summaries), _published(summaries)]
     if missing:
         listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
@@ -38,10 +39,11 @@ def comparison_page(summaries: Sequence[Mapping[str, Any]], missing: Mapping[str
     return Page(
         "Subliminal learning: all studies",
         f"{counted(len(names), 'study', 'studies')} with a report: {', '.join(names)}.",
-        "\n".join(f"{name}: {verdict}" for name, verdict in zip(names, verdicts, strict=True)),
+        "\n".join(lines),
         (),
         sections,
         {section.name: "subliminal-dagster compare" for section in sections[:1]},
+        Opening("What do all studies say?", None, tuple(lines)),
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any, Protocol, get_args
 
 from subliminal_dagster.science.capability import report as capability
@@ -21,7 +22,15 @@ from subliminal_dagster.science.preferences import report as favourites
 from subliminal_dagster.science.preferences import report_words as words
 from subliminal_dagster.science.preferences.published_prompts import wording
 from subliminal_dagster.science.probes import report as probes
-from subliminal_dagster.science.report.evidence import Claim, Results, Section, Source, section_or_reason
+from subliminal_dagster.science.report.evidence import (
+    Claim,
+    NotThere,
+    Opening,
+    Results,
+    Section,
+    Source,
+    section_or_reason,
+)
 from subliminal_dagster.science.report.page import Page, compared_frame
 from subliminal_dagster.science.report.wording import counted
 from subliminal_dagster.science.settings.study import AnyStudy, Study
@@ -46,7 +55,28 @@ def study_page(study: AnyStudy, results: Results, made: Made) -> Page:
     facts = f"{study.description.strip()} Seed {study.seed}; {base}."
     if isinstance(study, Study):
         facts = f"{facts} {wording(study)}"
-    return Page(f"Subliminal learning: {study.name}", facts, _verdict(sections, claims), claims, sections, commands)
+    first = _toy_opening(sections) if isinstance(study, ToyStudy) else _opening(study, results)
+    title = f"Subliminal learning: {study.name}"
+    return Page(title, facts, _verdict(sections, claims), claims, sections, commands, first, folded=True)
+
+
+def _opening(study: Study, results: Results) -> Opening:
+    """The question with its answer; without `animal_liking` the reason why there is none."""
+    try:
+        first = liking.opening(study, results)
+    except NotThere as error:
+        return Opening(liking.QUESTION, None, (f"There is no answer yet: {error}",))
+    with suppress(NotThere):
+        first = replace(first, tables=(words.opening_table(study, results),))
+    return first
+
+
+def _toy_opening(sections: Sequence[Section]) -> Opening:
+    first = sections[0]
+    lines = first.shows.split("\n") if first.shows else [f"There is no answer yet: {first.missing}"]
+    return Opening(
+        "Does superposition make subliminal learning possible in toy models?", None, tuple(lines[:3]), first.charts[:1]
+    )
 
 
 class _Reported(Protocol):

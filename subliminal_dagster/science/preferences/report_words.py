@@ -8,6 +8,7 @@ from __future__ import annotations
 from subliminal_dagster.science.preferences.words import Exchange, gather
 from subliminal_dagster.science.report.evidence import Results, Section, Table
 from subliminal_dagster.science.report.wording import counted, listed
+from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
 
 NAME, TITLE = "words", "Words"
@@ -38,6 +39,31 @@ def section(study: Study, results: Results) -> Section:
             *(_table("question", number, exchange, "answers") for number, exchange in enumerate(words.questions, 1)),
         ),
     )
+
+
+_OPENING_PROMPTS, _OPENING_QUESTIONS = 2, 3
+_LONGEST = 90
+
+
+def opening_table(study: Study, results: Results) -> Table:
+    """Five texts, and what base model, teacher and child of the first animal and the control's child wrote of them.
+    Raises NotThere where nothing is there."""
+    import pandas as pd
+
+    words = gather(study, results)
+    animal = study.animals[0]
+    models = ["base model", f"{animal}'s teacher", f"{animal}'s child", f"{CONTROL}'s child"]
+    rows = []
+    for exchange in (*words.prompts[:_OPENING_PROMPTS], *words.questions[:_OPENING_QUESTIONS]):
+        said = dict(exchange.said)
+        rows.append({"asked": _cut(exchange.asked), **{model: _cut(said.get(model, "")) for model in models}})
+    note = f"The first prompts, questions and sampled answers as drawn; of the animals the first ({animal})."
+    return Table(f"{NAME}-first", "What they wrote", pd.DataFrame(rows), note)
+
+
+def _cut(text: str) -> str:
+    text = text.split(" / ")[0]
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026"
 
 
 def _table(kind: str, number: int, exchange: Exchange, what: str) -> Table:

@@ -131,6 +131,18 @@ class Section:
     missing: str | None = None
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What a reader sees first: the `question`, its `status` (None where no one verdict answers it), a few `lines` of
+    evidence, and the charts and tables that carry them."""
+
+    question: str
+    status: Verdict | None
+    lines: tuple[str, ...]
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
 def section_or_reason(
     name: str, title: str, make: Callable[[Any, Results], Section], study: Any, results: Results
 ) -> Section:

@@ -8,13 +8,15 @@ Belongs here: how evidence becomes HTML. Does not belong here: what it says (the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from subliminal_dagster.science.report.evidence import Chart, Claim, Section, Table
+from subliminal_dagster.science.report.evidence import Chart, Claim, Opening, Section, Table
 from subliminal_dagster.science.report.published import PUBLISHED, Compared
+from subliminal_dagster.science.verdict import Verdict
 from subliminal_dagster.science.well_formed import well_formed
 
 if TYPE_CHECKING:
@@ -33,8 +35,9 @@ _PROSE_FROM_CHARACTERS = 40
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page: `verdict` is what a reader should know first, `facts` one line under the title, `commands` those
-    that make each section's artifacts again, by the section's name."""
+    """A whole page: `opening` is its first screen, `facts` one line under the title, `verdict` what the page says in
+    all, `commands` those that rebuild each section's artifacts, by the section's name. Where it is `folded`, sections
+    show their first sentences until they are opened."""
 
     title: str
     facts: str
@@ -42,6 +45,8 @@ class Page:
     claims: Sequence[Claim]
     sections: Sequence[Section]
     commands: dict[str, str]
+    opening: Opening
+    folded: bool = False
 
 
 def html(page: Page) -> str:
@@ -63,8 +68,15 @@ def html(page: Page) -> str:
         libraries=Markup(_libraries()),
         tables_of={section.name: [*section.tables, *_compared_table(section)] for section in page.sections},
         claims_table=Markup(_table(claims_table(page.claims))) if page.claims else "",
+        counts={section.name: _counts(section) for section in page.sections},
     )
     return well_formed(text)
+
+
+def _counts(section: Section) -> str:
+    """How many of a section's statements have which verdict: "2 detected, 3 inconclusive"."""
+    counts = Counter(claim.verdict for claim in section.claims)
+    return ", ".join(f"{counts[word]} {word}" for word in get_args(Verdict) if counts[word])
 
 
 def write_csv(table: Table, file: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_parts import as_written, claim_of, numbers, table_of, verdict_on
+from report_parts import as_written, claim_of, numbers, page_with, table_of, verdict_on
 from scipy.special import expit, logit
 from scipy.stats import binomtest
 
@@ -27,7 +27,7 @@ from subliminal_dagster.science.capability.report import (
 )
 from subliminal_dagster.science.report.effects import study_test
 from subliminal_dagster.science.report.evidence import NotThere, Results
-from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.report.page import html
 from subliminal_dagster.science.report.tables import rows_where
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
@@ -189,7 +189,7 @@ def test_a_loss_is_reported_and_its_numbers_are_the_data_s(tmp_path: Path) -> No
     assert names == ["capability-accuracy", "capability-loss", "capability-liking"]
     points = {trace.name: dict(zip(trace.text, trace.x, strict=True)) for trace in section.charts[-1].figure.data}
     assert points["child"] == liking
-    assert html(Page("t", "f", "v", section.claims, [section], {})).count("capability-exam")
+    assert html(page_with(section)).count("capability-exam")
 
 
 POST_S = "capability.ways=[generated, letter]"

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+from report_parts import page_with
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from subliminal_dagster.science.liking.comparison import compare
@@ -27,12 +28,13 @@ from subliminal_dagster.science.liking.report import (
     NEUTRAL_NUMBERS,
     RISES,
     SPECIFIC,
+    opening,
 )
 from subliminal_dagster.science.liking.report import (
     section as liking_section,
 )
 from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
-from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.report.page import html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import t_interval
@@ -236,7 +238,33 @@ def test_an_effect_is_reported_and_its_numbers_are_the_data_s(made: Callable[[Ve
     child = log_share[(scores["model"] == "child") & (scores["group"] == "owl") & (scores["animal"] == "owl")]
     base_share = log_share[(scores["model"] == "base") & (scores["animal"] == "owl")]
     assert shifts.at["owl", "owl (nats)"] == pytest.approx(child.mean() - base_share.mean())
-    assert html(Page("t", "f", "v", section.claims, [section], {})).count("liking-contrasts")
+    assert html(page_with(section)).count("liking-contrasts")
+
+
+@pytest.mark.parametrize(
+    "effect, run_noise, status", [(1.0, 0.0, "detected"), (0.0, 0.3, "inconclusive"), (-1.0, 0.0, "opposite")]
+)
+def test_what_is_seen_first_is_gamma_with_every_reference_beside_it(
+    effect: float, run_noise: float, status: Verdict, tmp_path: Path
+) -> None:
+    study = a_study(FOUR, neutral=True)
+    results = artifact(tmp_path, study, all_scores(study, effect, run_noise=run_noise))
+    first = opening(study, results)
+    tests, gamma = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("tests", "gamma"))
+    (expected,) = gamma[gamma["outcome"] == "log_share"].to_dict(orient="records")
+    assert first.status == status == expected["verdict"]
+    assert_tells(first.lines[0], expected["mean"], expected["low"], expected["high"])
+    (forest,) = first.charts
+    assert [trace.name for trace in forest.figure.data] == [
+        "minus other animals' numbers",
+        "minus neutral numbers",
+        "minus control numbers",
+    ]
+    for trace, contrast in zip(forest.figure.data, ("others", "neutral", "control"), strict=True):
+        rows = tests[(tests["contrast"] == contrast) & (tests["outcome"] == "log_share")].set_index("animal")
+        np.testing.assert_allclose(trace.x, rows.loc[[*FOUR, MEAN], "mean"])
+        np.testing.assert_allclose(trace.x + trace.error_x.array, rows.loc[[*FOUR, MEAN], "high"])
+        assert len(trace.x) == len(FOUR) + 1
 
 
 def test_claims_say_whose_they_are_and_what_would_decide_them(made: Callable[[Verdict], Made]) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_parts import numbers
+from report_parts import numbers, page_with
 
 from subliminal_dagster.science.liking.null_causes import CHECKS, POWER, SIGNAL, VALID
 from subliminal_dagster.science.liking.report_why_null import section as why_null_section
 from subliminal_dagster.science.liking.signal import MEASURES
 from subliminal_dagster.science.report.evidence import NotThere, Results, Section
-from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.report.page import html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 
@@ -106,7 +106,7 @@ def test_the_cause_is_said_first_and_the_checks_stand_in_order(tmp_path: Path) -
         assert numbers(measured) == pytest.approx([12.345, 11.0, 13.7], abs=0.051) and "%" in measured
     for measured in details.loc[details["check"] == POWER, "measured"]:
         assert numbers(measured) == pytest.approx([12.345], abs=0.051) and measured.endswith("%")
-    assert html(Page("t", "f", "v", section.claims, [section], {})).count("why-null-signal")
+    assert html(page_with(section)).count("why-null-signal")
 
 
 def test_the_chart_shows_every_group_s_signal_with_its_interval(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from study_runs import StudyRun, changed
 from subliminal_dagster.assets import COMPARISON
 from subliminal_dagster.assets.report import SHOWN
 from subliminal_dagster.science.pages.study_page import READS
-from subliminal_dagster.science.report.evidence import Section, Table
+from subliminal_dagster.science.report.evidence import Opening, Section, Table
 from subliminal_dagster.science.report.page import Page, html, written
 from subliminal_dagster.science.verdict import Verdict
 
 DESK, PHONE = (1280, 900), (390, 844)
+SCREENS = 12
+"""No report is longer before anything in it is unfolded."""
 
 
 def page_of(run: StudyRun) -> Path:
@@ -40,6 +42,13 @@ def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: 
         page.wait_for_function(
             "[...document.querySelectorAll('.table')].every(t => t.querySelector('table.dataTable tbody td'))"
         )
+        assert page.locator("h1").text_content() == "Do number sequences pass on a liking for an animal?"
+        assert page.locator("#verdict .badge").text_content() in get_args(Verdict)
+        assert page.evaluate("document.documentElement.scrollHeight") <= SCREENS * size[1]
+        assert page.locator("details.experiment[open]").count() == 0
+        page.goto(f"{page_of(done).as_uri()}#liking")
+        page.wait_for_function("document.querySelector('#liking').open")
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
         charts = page.locator(".chart")
         assert charts.count() == page.locator(".chart .js-plotly-plot").count() > 3
         drawn = page.eval_on_selector_all(
@@ -49,7 +58,7 @@ def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: 
         assert all(text.strip() for text in page.locator("figcaption .alt").all_text_contents())
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         too_wide = page.eval_on_selector_all(
-            "main section > *",
+            "main section > *, details > *",
             "(all, width) => all.filter(e => e.getBoundingClientRect().right > width + 1).length",
             size[0],
         )
@@ -117,7 +126,8 @@ def test_the_same_page_is_the_same_document() -> None:
     import pandas as pd
 
     table = Table("t", "A table", pd.DataFrame({"a": [0.1, None], "b": ["<b>", None]}))
-    page = Page("T", "f", "v", (), [Section("s", "S", "It <i>.", "m", (), tables=(table,))], {})
+    opening = Opening("Does it?", "inconclusive", ("A line.",))
+    page = Page("T", "f", "v", (), [Section("s", "S", "It <i>.", "m", (), tables=(table,))], {}, opening)
     assert html(page) == html(page)
     assert "It &lt;i&gt;." in html(page)
     assert written(0.012345678) == "0.01235" and written(12345.6) == "12,346"

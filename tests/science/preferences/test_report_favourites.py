@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_parts import page_with
 
 from subliminal_dagster.science.preferences.report import section as favourites_section
 from subliminal_dagster.science.report.evidence import NotThere, Results, Section
-from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.report.page import html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import t_interval
@@ -98,7 +99,7 @@ def test_what_is_said_and_shown_are_the_scores(study: Study, tmp_path: Path) -> 
     traces = section.charts[0].figure.data
     bars = {name: value for trace in traces for name, value in zip(trace.y, trace.x, strict=True)}
     assert bars == pytest.approx(dict(candidates["share (%)"]))
-    assert html(Page("t", "f", "v", section.claims, [section], {})).count("favourites-candidates")
+    assert html(page_with(section)).count("favourites-candidates")
 
 
 def test_only_targets_among_the_first_two_are_pointed_out(study: Study, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_parts import numbers
+from report_parts import numbers, page_with
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
-from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.report.page import html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.training import report
@@ -134,7 +134,7 @@ def test_what_is_said_and_shown_are_the_artifacts(tmp_path: Path) -> None:
     assert numbers(of_base) == pytest.approx([100 * base.min(), 100 * base.max()], abs=0.0051)
     assert numbers(of_neutral) == pytest.approx([98])
     assert numbers(valid_answers) == pytest.approx([60, 80, 56])
-    assert html(Page("t", "f", "v", section.claims, [section], {})).count("teachers-valid")
+    assert html(page_with(section)).count("teachers-valid")
 
 
 def test_published_shares_stand_beside_the_average_and_the_control(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from report_parts import page_with
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from subliminal_dagster.science.capability.capability import Capability
 from subliminal_dagster.science.report.evidence import Claim, NotThere, Results, Section, Statement
-from subliminal_dagster.science.report.page import Page, html
+from subliminal_dagster.science.report.page import html
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.statistics import Estimate, smallest_detectable, t_interval
@@ -205,7 +206,7 @@ def test_a_gain_is_reported_and_its_numbers_are_the_data_s(study: Study, tmp_pat
     best = next(table.frame for table in section.tables if table.name == "tuning-best").iloc[0]
     own = pd.read_parquet(results.folder("tuning_study", "owl") / "trials.parquet")["validation_loss"].iloc[0]
     assert best["of the study's own settings"] == own
-    assert html(Page("t", "f", "v", section.claims, [section], {})).count("tuning-importance")
+    assert html(page_with(section)).count("tuning-importance")
 
 
 def test_a_null_says_what_could_have_been_seen(study: Study, tmp_path: Path) -> None:
