@@ -33,14 +33,14 @@ from subliminal_dagster.assets import (
     toy_assets,
     tuning_assets,
 )
-from subliminal_dagster.execution.jobs import comparison_job, study_jobs
+from subliminal_dagster.execution.jobs import comparison_job, make_job, study_jobs
 from subliminal_dagster.execution.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.planning.frame import GPU_POOL, Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
 from subliminal_dagster.science.descriptions.chat_api import Endpoint
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study import AnyStudy
-from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
+from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study, shipped_studies
 from subliminal_dagster.science.settings.toy import ToyStudy
 
 
@@ -68,7 +68,11 @@ def build_defs(
     comparison = comparison_asset(chosen)
     return dg.Definitions(
         assets=[*assets, comparison],
-        jobs=[*(job for frame in frames for job in study_jobs(frame)), comparison_job(comparison.key)],
+        jobs=[
+            *(make_job(frame, definitions_apart) for frame in frames),
+            *(job for frame in frames for job in study_jobs(frame)),
+            comparison_job(comparison.key),
+        ],
         schedules=[study_schedule(frame, cron) for frame in frames],
         sensors=[study_sensor(frame) for frame in frames],
         resources={**resources_from_environment(), **(resource_overrides or {})},
@@ -120,13 +124,14 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
 
 
 def studies_from_environment() -> list[AnyStudy]:
-    """The studies SUBLIMINAL_STUDIES names (shell words: names of shipped studies, paths of YAML files; unset: all
-    shipped ones), with the settings of SUBLIMINAL_SET ("field=value" as shell words) laid over them."""
-    return [load_study(name, overrides_from_environment()) for name in named_studies()]
+    """The studies SUBLIMINAL_STUDIES names (shell words: names of shipped studies, paths of YAML files; unset: the
+    bundled one), with the settings of SUBLIMINAL_SET ("field=value" as shell words) laid over them."""
+    names = _words("SUBLIMINAL_STUDIES") or [DEFAULT_STUDY]
+    return [load_study(name, overrides_from_environment()) for name in names]
 
 
 def named_studies() -> list[str]:
-    """What SUBLIMINAL_STUDIES names, or all shipped studies."""
+    """What SUBLIMINAL_STUDIES names, or all shipped studies: for commands that go over what there is."""
     return _words("SUBLIMINAL_STUDIES") or shipped_studies()
 
 

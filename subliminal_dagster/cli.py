@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study import AnyStudy
-from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
+from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study, shipped_studies
 
 if TYPE_CHECKING:
     from subliminal_dagster.execution.runner import Outcome
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.storage.archive import Contents
     from subliminal_dagster.science.storage.store import ArtifactStore
 
-DEFAULT_STUDY = "smollm2-135m-instruct"
 _SHOWN_REASONS = 3
 
 

@@ -98,6 +98,11 @@ def job_name(study: str, part: str) -> str:
     return f"{study}_{part}".replace("-", "_").replace(".", "_")
 
 
+def asset_group(study: str, stage: str) -> str:
+    """The name of a group of assets in Dagster's graph: a stage of one study."""
+    return job_name(study, stage)
+
+
 JOBS = (
     "base",
     "groups",

@@ -59,7 +59,7 @@ def test_two_animals_are_launched_and_their_figure_is_seen(study: StudyRun, tmp_
     }
     with visit() as visited, dagster_dev(environment, "one_process") as address:
         see_the_graph(visited, address, sorted(study_frame(study.study).nodes))
-        launch(visited, "teacher", ["owl", "cat"])
+        launch(visited, "tiny_teacher", ["owl", "cat"])
         wait_for_success(visited)
         for asset in ("teacher_lora", "teacher_preferences"):
             see_what_was_made(visited, f"{address}/assets/tiny/{asset}?view=partitions", made=2, missing=2)

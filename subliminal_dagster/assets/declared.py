@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from subliminal_dagster.execution.work import Work, carry_out
+from subliminal_dagster.partitions import asset_group
 from subliminal_dagster.planning.frame import GATE_CHECK, WARNINGS_CHECK, Frame, StudyT
 
 
@@ -70,13 +71,16 @@ def asset(
         checks += [dg.AssetCheckSpec(WARNINGS_CHECK, asset=key, description=warnings)] if warnings else []
         frame.assets[node.name] = dg.asset(
             key=key,
-            group_name=stage,
+            group_name=asset_group(frame.study.name, stage),
             deps=[frame.dependency(dep, by, dep in control_too) for dep in deps],
             kinds=kinds,
             owners=["team:interpretability"],
             description=description,
             code_version=node.recipe.version,
-            metadata={"settings": dg.MetadataValue.json(node.recipe.settings)},
+            metadata={
+                "settings": dg.MetadataValue.json(node.recipe.settings),
+                "code": f"{function.__module__}:{function.__code__.co_firstlineno}",
+            },
             partitions_def=frame.partitioning.definition(by),
             pool=frame.gpu_pool if gpu else None,
             required_resource_keys={"store", *resources, *(["gpu"] if gpu else [])},

@@ -1,16 +1,20 @@
-"""Jobs: one a study and partition family, since a run has one partition key and a job over two families would break
-the whole code location.
+"""Jobs: one that makes a whole study, and one per partition family, since a run has one partition key and a job over
+two families would break the whole code location.
 
 Belongs here: which assets run together. Does not belong here: what is stale (`planner`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dagster as dg
 
+from subliminal_dagster.execution.carriers.apart import RunsApart
+from subliminal_dagster.execution.carriers.choice import chosen_carrier
+from subliminal_dagster.execution.runner import execute, run_study
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_GROUP_AND_REPLICATE, JOBS, job_name
-from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.planning.frame import Frame, shown
+from subliminal_dagster.science.settings.study import AnyStudy
 
 ABOUT = {
     "base": "base model, its favourites, what autoencoders learn from",
@@ -45,6 +49,36 @@ def study_jobs(frame: Frame) -> list[Any]:
         if name in usual:
             parts[_job_of(node.by, above[name])].append(name)
     return [job(part, names) for part, names in parts.items() if names]
+
+
+def make_job(frame: Frame, definitions_of: Callable[[AnyStudy], dg.Definitions]) -> Any:
+    """`<study>_make`: everything that is missing or out of date of a study, whatever its partitions, as
+    `subliminal-dagster run` makes it, one run a part."""
+    study = frame.study
+
+    @dg.op(name=job_name(study.name, "parts"), required_resource_keys={"store"})
+    def make(context: dg.OpExecutionContext) -> None:
+        definitions, store = definitions_of(study), context.resources.store.create()
+        root = store.root if store.opened.local else context.resources.store.root
+        runs = RunsApart(study, definitions, context.instance, definitions_of, execute, root)
+        # Other processes know the instance of DAGSTER_HOME, and no other.
+        carrier = chosen_carrier(frame, runs) if context.instance.is_persistent else None
+        say, wanted = context.log.info, frame.usual_parts()
+        outcome = run_study(frame, definitions, store, context.instance, say, wanted, carrier)
+        if not outcome.complete:
+            left = {**outcome.failed, **outcome.blocked, **outcome.waiting}
+            reasons = "\n".join(f"{shown(*place)}: {why}" for place, why in left.items())
+            raise dg.Failure(description=f"{len(left)} parts were not made:\n{reasons}", allow_retries=False)
+
+    @dg.job(
+        name=job_name(study.name, "make"),
+        executor_def=dg.in_process_executor,
+        description=f"{study.name}: makes everything that is missing or out of date.",
+    )
+    def made() -> None:
+        make()
+
+    return made
 
 
 def comparison_job(comparison: dg.AssetKey) -> Any:

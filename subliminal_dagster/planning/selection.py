@@ -20,6 +20,7 @@ from subliminal_dagster.partitions import (
     FIRST,
     GROUP,
     LAYER,
+    asset_group,
     coordinates,
     partition_key,
 )
@@ -74,6 +75,11 @@ def _names(frame: Frame, name: str, partition: str) -> set[str]:
     return {partition} | {parts[axis] for axis in (GROUP, LAYER) if axis in parts}
 
 
+def _stage(frame: Frame, name: str) -> str:
+    own = asset_group(frame.study.name, "")
+    return name if name.startswith(own) else own + name
+
+
 def _resolved(frame: Frame, select: str) -> set[str]:
     known = "|".join(sorted(frame.nodes, key=len, reverse=True))
     prefix = re.escape(frame.study.name)
@@ -87,6 +93,8 @@ def _resolved(frame: Frame, select: str) -> set[str]:
         rf'key:"{frame.study.name}/\1"',
         select.replace(",", " or "),
     )
+    # A stage is called as in the code; in Dagster's graph its name has the study's in front.
+    spelled = re.sub(r"\bgroup:(\w+)", lambda found: f"group:{_stage(frame, found[1])}", spelled)
     try:
         with warnings.catch_warnings():
             # Dagster warns of a parameter in beta that it gives itself.

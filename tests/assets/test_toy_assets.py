@@ -110,7 +110,7 @@ def test_the_group_in_one_command_gives_the_same_and_nothing_is_left_to_do(
     toys: StudyRun, study_file: Path, tmp_path: Path
 ) -> None:
     """As a user does it: no partition, no other argument than the group."""
-    command = ["dagster", "asset", "materialize", "-m", "one_process", "--select", "group:toy"]
+    command = ["dagster", "asset", "materialize", "-m", "one_process", "--select", "group:tiny_toy_toy"]
     environment = os.environ | {
         "DAGSTER_HOME": str(tmp_path),
         "SUBLIMINAL_STUDIES": str(study_file),

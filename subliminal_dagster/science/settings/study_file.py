@@ -20,6 +20,8 @@ from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.settings.yaml_text import load_yaml
 
 STUDIES = Path(__file__).parents[2] / "studies"
+DEFAULT_STUDY = "smollm2-135m-instruct"
+"""The study that needs no GPU and no model hub."""
 
 _WITH_SEED = re.compile(r"(?P<study>.+)-seed(?P<seed>\d+)(?P<suffix>(\.ya?ml)?)")
 
