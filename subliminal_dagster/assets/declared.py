@@ -13,6 +13,7 @@ import dagster as dg
 
 from subliminal_dagster.execution.work import Work, carry_out
 from subliminal_dagster.planning.frame import GATE_CHECK, WARNINGS_CHECK, Frame, StudyT
+from subliminal_dagster.science.settings.sweep import Variants
 
 
 def asset(
@@ -33,6 +34,7 @@ def asset(
     takes_what_there_is: bool = False,
     all_replicates: bool = False,
     also: Mapping[str, Any] | None = None,
+    variants: Variants | None = None,
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
     """`@dg.asset` for an asset of a study, called as the function is unless it has a `name`.
 
@@ -57,6 +59,7 @@ def asset(
             takes_what_there_is=takes_what_there_is,
             all_replicates=all_replicates,
             also=also,
+            variants=variants,
         )
 
         def make(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -71,13 +74,13 @@ def asset(
         frame.assets[node.name] = dg.asset(
             key=key,
             group_name=stage,
-            deps=[frame.dependency(dep, by, dep in control_too) for dep in deps],
+            deps=[frame.dependency(node, dep) for dep in deps],
             kinds=kinds,
             owners=["team:interpretability"],
             description=description,
             code_version=node.recipe.version,
             metadata={"settings": dg.MetadataValue.json(node.recipe.settings)},
-            partitions_def=frame.partitioning.definition(by),
+            partitions_def=frame.partitioning.definition(by, variants),
             pool=frame.gpu_pool if gpu else None,
             required_resource_keys={"store", *resources, *(["gpu"] if gpu else [])},
             # A step the system killed is tried once more; what a user can mend is not (see `carry_out`).

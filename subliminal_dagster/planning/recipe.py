@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from subliminal_dagster.planning.code_slice import own_hashes
+from subliminal_dagster.science.settings.sweep import Variants
 from subliminal_dagster.science.storage.content_hash import json_hash
 
 Input = tuple[str, str | None]
@@ -56,7 +57,8 @@ class Node:
     """An asset of a study: what it is made from, the axes it is partitioned by and its partitions ((None,) without),
     whether it needs a GPU, has a gate and may warn, of which `deps` it reads the control's partition beside its own,
     whether it is made only where somebody asks for it by name, whether it takes what there is of its `deps`, and
-    whether it is made from all replicates, not the first alone."""
+    whether it is made from all replicates, not the first alone. `recipe` is that of the study as it is; a variant of a
+    sweep has its own (`Frame.recipe`)."""
 
     name: str
     deps: tuple[str, ...]
@@ -72,6 +74,10 @@ class Node:
     all_replicates: bool = False
     function: str = ""
     """What makes it, as "module:qualname"."""
+    reads: tuple[str, ...] = ()
+    """The settings among those of its recipe."""
+    variants: Variants | None = None
+    """The variants of a sweep that it is made in, where it is."""
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:

@@ -113,13 +113,10 @@ class Variants:
         named = self._named[id(cell)]
         return ",".join(filter(None, (named, f"replicate={replicate}" if self.by_replicate else "")))
 
-    def cell(self, key: str) -> Cell:
-        """A cell that the variant stands for; in what the asset depends on they all agree."""
-        return self._of[key][0]
-
-    def replicate(self, key: str) -> int:
-        """The variant's replicate, from 1; 1 where replicates are not told apart."""
-        return self._of[key][1]
+    def at(self, key: str) -> tuple[Cell, int]:
+        """A cell that the variant stands for (in what the asset depends on they all agree), and its replicate, from 1;
+        1 where replicates are not told apart."""
+        return self._of[key]
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
