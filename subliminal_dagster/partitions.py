@@ -1,7 +1,7 @@
 """Partitions of a study's assets, and the names of the jobs over them.
 
 An asset is made once, once a group, once a layer, once a group and layer (`owl|09`), or once a group and variant of a
-sweep (`owl|rank=2,replicate=1`). Belongs here: the partitions
+sweep (`owl|rank=2+replicate=1`). Belongs here: the partitions
 objects that all assets of a study share (Dagster infers the mapping between two assets only where it is the very same
 object), how a key is put together and taken apart, and the names that follow from a run having one partition: a job a
 partition family. Does not belong here: which asset uses which, what a job holds (`jobs`).

@@ -1,7 +1,7 @@
 """Whose teachers, numbers and children are declared: the study's own, or those of its sweep.
 
-The same functions make both. An asset of the sweep is called `variant_<asset>`, is made in the variants of the grid that
-it can tell apart, and only where somebody asks for it. What no swept setting affects is the study's own.
+The same functions make both. An asset of the sweep is called `variant_<asset>`, is made in the variants of the grid
+that it can tell apart, and only where somebody asks for it. What no swept setting affects is the study's own.
 
 Belongs here: which assets of the chain a swept setting affects, and so what each is made in and from. Does not belong
 here: the assets (`teacher`, `numbers`, `child`), what a grid is (`science.settings.sweep`).

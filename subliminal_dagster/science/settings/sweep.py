@@ -2,7 +2,7 @@
 
 A *cell* is the study with one value of each swept setting. What is made for cells is told apart as far as it has to be:
 two cells that differ in the child's rank alone share their numbers and rows. A *variant* of an asset stands for all
-cells that agree in what the asset depends on, and has a key such as `rank=2,learning_rate=0.004,replicate=1`.
+cells that agree in what the asset depends on, and has a key such as `rank=2+learning_rate=0.004+replicate=1`.
 
 Belongs here: what may be swept, the cells, the keys of variants. Does not belong here: which settings an asset depends
 on (`assets.sweep`), what cells say (`science.sweep`).
@@ -70,9 +70,9 @@ class Cell:
     study: Study
 
     def named(self, fields: Sequence[str]) -> str:
-        """The values of these settings as a key has them: `rank=2,learning_rate=0.004`."""
+        """The values of these settings as a key has them: `rank=2+learning_rate=0.004`."""
         names = short_names([*self.values])
-        return ",".join(f"{names[field]}={_written(self.values[field])}" for field in sorted(fields))
+        return "+".join(f"{names[field]}={_written(self.values[field])}" for field in sorted(fields))
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Variants:
     def key(self, cell: Cell, replicate: int) -> str:
         """The key of the variant that stands for this cell and replicate."""
         named = self._named[id(cell)]
-        return ",".join(filter(None, (named, f"replicate={replicate}" if self.by_replicate else "")))
+        return "+".join(filter(None, (named, f"replicate={replicate}" if self.by_replicate else "")))
 
     def at(self, key: str) -> tuple[Cell, int]:
         """A cell that the variant stands for (in what the asset depends on they all agree), and its replicate, from 1;
@@ -190,7 +190,7 @@ def checked_cells(study: Study, sweep: Sweep, validated: Callable[[dict[str, Any
         key = cell.named([*sweep.values])
         if key in seen:
             raise ValueError(f"sweep names a value twice, which makes the cell {key} twice: leave out the second")
-        if len(key) > _LONGEST_KEY - len(",replicate=999"):
+        if len(key) > _LONGEST_KEY - len("+replicate=999"):
             raise ValueError(f"sweep makes the key {key}, which is too long for a file's name: sweep fewer settings")
         seen.add(key)
     return tuple(cells)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from subliminal_dagster.science.errors import UserError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-# A variant's key is made of settings and their values: `rank=2,replicate=1`.
-_PARTITION = re.compile(r"[a-z0-9][a-z0-9._=,-]{0,127}")
+# A variant's key is made of settings and their values: `rank=2+replicate=1`.
+_PARTITION = re.compile(r"[a-z0-9][a-z0-9._=+-]{0,127}")
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
 _AXES, _AXES_IN_PATHS = "|", "@"
@@ -71,7 +71,7 @@ def check_name(kind: str, name: str) -> None:
     """Raises UserError where the name of a study, asset, ... (`kind`) cannot be a folder's."""
     partition = kind == "partition"
     if not (_is_partition(name) if partition else _is_name(name)):
-        marks = "'.', '_', '=', ',' and '-'" if partition else "'.', '_' and '-'"
+        marks = "'.', '_', '=', '+' and '-'" if partition else "'.', '_' and '-'"
         raise UserError(
             f"The {kind} name {shown(name)!r} cannot be used: it needs 1 to 128 of a-z, 0-9, {marks}, starting with a "
             "letter or digit and without '..'."
