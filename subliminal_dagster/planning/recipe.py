@@ -41,11 +41,11 @@ class Recipe:
             return ["it does not say what it was made from"]
         found = [f"setting {change}" for change in _differences(made_from["settings"], self.settings)]
         before: Mapping[str, str] = made_from["code"]
-        both = sorted(set(before) & set(self.code))
+        both = [name for name in sorted(set(before) & set(self.code)) if before[name] != self.code[name]]
         # What was edited itself is the cause: not what calls it, and not all that an edited line calls anew.
         changed = [name for name in both if own_hashes(before[name]) != own_hashes(self.code[name])]
         changed = changed or sorted(set(before) ^ set(self.code))
-        changed = changed or [name for name in both if before[name] != self.code[name]]
+        changed = changed or both
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             found.append(f"code of {', '.join(changed[:3])}{more} changed")

@@ -57,6 +57,7 @@ def _named(fields: Sequence[str], values: object, names: Mapping[str, str]) -> s
 def sweep_figure(table: pd.DataFrame, names: Mapping[str, str], title: str) -> Figure:
     """gamma of every cell with its interval, nats, against the values of the first setting; see `panels_of`."""
     import matplotlib
+    import numpy as np
     from matplotlib.figure import Figure as NewFigure
 
     first = next(iter(names))
@@ -76,7 +77,7 @@ def sweep_figure(table: pd.DataFrame, names: Mapping[str, str], title: str) -> F
         for place, (name, points) in enumerate(panel.lines.items()):
             aside = 0.0 if count == 1 else 0.4 * (place / (count - 1) - 0.5)
             x = [values.index(str(value)) + aside for value in points[first]]
-            error = [(points["mean"] - points["low"]).to_numpy(), (points["high"] - points["mean"]).to_numpy()]
+            error = np.array([points["mean"] - points["low"], points["high"] - points["mean"]])
             colour = colours(0.1 + 0.8 * place / max(count - 1, 1))
             axes.errorbar(x, points["mean"], error, fmt="o-", color=colour, markersize=4, linewidth=1, label=name)
         axes.set_xticks(range(len(values)), values, rotation=45 if len(values) > 6 else 0)
