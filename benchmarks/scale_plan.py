@@ -2,9 +2,9 @@
 
     python benchmarks/scale_plan.py [CELLS]
 
-Prints seconds of reading the study, of its plan before anything is made and once all is fresh, after one value more and
-after an edit of a setting that all cells share, of loading Dagster's definitions, and of the queries of the UI that list
-an asset's partitions. Artifacts are small files with the records of real ones.
+Prints seconds of reading the study, of its plan before anything is made, once all is fresh, with one value more and
+with another value of a setting that all cells share, of loading Dagster's definitions, and of the query of the UI that
+lists an asset's partitions. Artifacts are small files with the records of real ones.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ query Partitions($key: AssetKeyInput!) {
 
 
 def study_of(cells: int, **more: Any) -> Study:
-    """The bundled study with this many cells, and 3 replicates in none: ten ranks, and learning rates for the rest."""
+    """The bundled study with this many cells: ten ranks, and as many learning rates as that takes."""
     rates = [round(0.0001 * (1 + number), 4) for number in range(cells // RANKS)]
     sweep = {"child.lora.rank": list(range(1, RANKS + 1)), "child.training.learning_rate": rates}
     content = load_study("smollm2-135m-instruct").model_dump(mode="json") | {"sweep": sweep} | more

@@ -6,7 +6,7 @@ Belongs here: what all assets of a study share, and how a part of it is named. D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from typing import Any, Generic, TypeVar
@@ -28,6 +28,8 @@ GATE_CHECK = "gate"
 WARNINGS_CHECK = "warnings"
 VARIANT_OF = "variant_"
 """What the name of an asset that is made in the variants of a sweep begins with, before that of the study's own."""
+SWEPT = "swept"
+"""What stands for the value of a swept setting, where one recipe stands for all variants."""
 PLANNED_TAG = "subliminal/planned"
 """The tag of a run that makes what is due: it leaves alone what another run made since it was planned."""
 
@@ -101,7 +103,10 @@ class Frame(Generic[StudyT]):
         failed or not asked for. What is made from `all_replicates` reads every replicate of a group. `variants` are
         those of a sweep, where that is one of its axes.
         """
-        recipe = Recipe(self._values_of(reads, self.study) | dict(also or {}), code_slice(function))
+        settings = self._values_of(reads, self.study)
+        if variants is not None:
+            settings = {path: _without(variants.fields, path, value) for path, value in settings.items()}
+        recipe = Recipe(settings | dict(also or {}), code_slice(function))
         self.nodes[name] = Node(
             name,
             tuple(deps),
@@ -208,6 +213,15 @@ class Frame(Generic[StudyT]):
     @cached_property
     def _own_files(self) -> dict[str, Any]:
         return self.study.file_contents(self.study)
+
+
+def _without(swept: Collection[str], path: str, value: Any) -> Any:
+    """A setting without what of it a sweep varies: the one version that Dagster knows of all variants."""
+    if path in swept or any(path.startswith(f"{field}.") for field in swept):
+        return SWEPT
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _without(swept, f"{path}.{name}", inner) for name, inner in value.items()}
 
 
 def label(asset: str, partition: str | None) -> str:

@@ -57,8 +57,8 @@ class Node:
     """An asset of a study: what it is made from, the axes it is partitioned by and its partitions ((None,) without),
     whether it needs a GPU, has a gate and may warn, of which `deps` it reads the control's partition beside its own,
     whether it is made only where somebody asks for it by name, whether it takes what there is of its `deps`, and
-    whether it is made from all replicates, not the first alone. `recipe` is that of the study as it is; a variant of a
-    sweep has its own (`Frame.recipe`)."""
+    whether it is made from all replicates, not the first alone. A variant of a sweep has a recipe
+    of its own (`Frame.recipe`); `recipe` is then what all of them have in common."""
 
     name: str
     deps: tuple[str, ...]
