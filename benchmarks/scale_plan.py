@@ -106,14 +106,15 @@ def _ask(repository: Any, instance: dg.DagsterInstance, study: Study) -> None:
         target = PythonFileTarget(str(file), None, None, None)
         context = timed("the code location, in a process of its own", lambda: WorkspaceProcessContext(instance, target))
         with context as process:
-            request = process.create_request_context()
             schema = create_schema()
             for asset in ("variant_child_lora", "variant_filtered_dataset"):
                 variables = {"key": {"path": [study.name, asset]}}
                 answer = timed(
                     f"the partitions of {asset}, as the UI asks for them",
                     lambda variables=variables: asyncio.run(
-                        schema.execute_async(PARTITIONS, context_value=request, variable_values=variables)
+                        schema.execute_async(
+                            PARTITIONS, context_value=process.create_request_context(), variable_values=variables
+                        )
                     ),
                 )
                 assert not answer.errors, answer.errors

@@ -16,7 +16,7 @@ import dagster as dg
 from subliminal_dagster.partitions import FIRST, GROUP, REPLICATE, VARIANT, StudyPartitions, coordinates
 from subliminal_dagster.planning.code_slice import code_slice
 from subliminal_dagster.planning.recipe import Input, Node, Recipe
-from subliminal_dagster.science.settings.base import Settings
+from subliminal_dagster.science.settings.base import Settings, StudyHeader
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.sweep import Variants
@@ -194,10 +194,10 @@ class Frame(Generic[StudyT]):
             return False
         return GROUP not in node.by and any(GROUP in self.nodes[dep].by for dep in node.deps)
 
-    def _values_of(self, reads: Sequence[str], study: AnyStudy) -> dict[str, Any]:
+    def _values_of(self, reads: Sequence[str], study: StudyHeader) -> dict[str, Any]:
         return {path: self._value(path, study) for path in reads}
 
-    def _value(self, path: str, study: AnyStudy) -> Any:
+    def _value(self, path: str, study: StudyHeader) -> Any:
         """A setting; where it names files, their content in the place of the path."""
         if id(study) not in self._settings:
             self._settings[id(study)] = study.model_dump(mode="json")

@@ -13,17 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, ValidationError, model_serializer, model_validator
 
-from subliminal_dagster.science.settings.base import Settings
-
-if TYPE_CHECKING:
-    from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.base import Settings, StudyHeader
 
 SWEEPABLE = ("teacher", "numbers", "filter", "child.lora", "child.initialisation", "child.training", "child.soft")
 """The settings that only teachers, numbers, rows and children depend on, which is what a sweep makes anew."""
@@ -67,7 +64,7 @@ class Cell:
     """One value of every swept setting, by its dotted name in the order of the study, and the study that has them."""
 
     values: Mapping[str, Any]
-    study: Study
+    study: StudyHeader
 
     def named(self, fields: Sequence[str]) -> str:
         """The values of these settings as a key has them: `rank=2+learning_rate=0.004`."""
@@ -97,7 +94,7 @@ class Variants:
     rename it.
     """
 
-    def __init__(self, grid: Grid, fields: Sequence[str], by_replicate: bool) -> None:
+    def __init__(self, grid: Grid, fields: Collection[str], by_replicate: bool) -> None:
         self.fields = tuple(sorted(fields))
         self.by_replicate = by_replicate
         numbers = range(1, grid.replicates + 1) if by_replicate else (1,)
@@ -155,7 +152,9 @@ def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[s
     return found
 
 
-def checked_cells(study: Study, sweep: Sweep, validated: Callable[[dict[str, Any]], Study]) -> tuple[Cell, ...]:
+def checked_cells(
+    study: StudyHeader, sweep: Sweep, validated: Callable[[dict[str, Any]], StudyHeader]
+) -> tuple[Cell, ...]:
     """The cells of a study's sweep, each with its values as the settings have them (0.002 for 2e-3).
 
     `validated` makes a study of its content. Raises ValueError with one sentence where a setting cannot be swept, a
@@ -164,7 +163,7 @@ def checked_cells(study: Study, sweep: Sweep, validated: Callable[[dict[str, Any
     # What a search or a look inside asks of the study's own rows is nothing to its cells.
     content = study.model_dump(mode="json") | {"sweep": None, "tuning": None}
     for field in sweep.values:
-        _check_field(study, content, field)
+        _check_field(content, sweep, field)
     count = 1
     for values in sweep.values.values():
         count *= len(values)
@@ -196,7 +195,7 @@ def checked_cells(study: Study, sweep: Sweep, validated: Callable[[dict[str, Any
     return tuple(cells)
 
 
-def _check_field(study: Study, content: Mapping[str, Any], field: str) -> None:
+def _check_field(content: Mapping[str, Any], sweep: Sweep, field: str) -> None:
     try:
         value_at(content, field)
     except KeyError:
@@ -209,9 +208,9 @@ def _check_field(study: Study, content: Mapping[str, Any], field: str) -> None:
             f"sweep names {field}, which more than teachers, numbers and children depend on: choose settings of "
             f"{', '.join(SWEEPABLE)} (but not {', '.join(_NOT_SWEEPABLE)})"
         )
-    if field.startswith("child.soft") and "soft" not in study.child.channels:
+    if field.startswith("child.soft") and "soft" not in content["child"]["channels"]:
         raise ValueError(f"sweep names {field}, and the study has no soft channel: add it to child.channels")
-    inside = [other for other in (study.sweep.values if study.sweep else ()) if other.startswith(f"{field}.")]
+    inside = [other for other in sweep.values if other.startswith(f"{field}.")]
     if inside:
         raise ValueError(f"sweep names {field} and {inside[0]}, which is a part of it: sweep one of them")
 
