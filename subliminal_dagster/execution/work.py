@@ -76,8 +76,7 @@ class Work(Generic[StudyT]):
     @property
     def study(self) -> StudyT:
         """The study; for a variant of its sweep with the settings of that."""
-        variants, own = self.frame.nodes[self.asset].variants, self._coordinates
-        return variants.at(own[VARIANT])[0].study if variants is not None else self.frame.study  # type: ignore[return-value]
+        return self.frame.study_of(self.asset, self.partition)
 
     @property
     def _coordinates(self) -> dict[str, str]:

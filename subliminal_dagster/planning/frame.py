@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from itertools import product
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import dagster as dg
 
 from subliminal_dagster.partitions import FIRST, GROUP, REPLICATE, VARIANT, StudyPartitions, coordinates
 from subliminal_dagster.planning.code_slice import code_slice
 from subliminal_dagster.planning.recipe import Input, Node, Recipe
-from subliminal_dagster.science.settings.base import Settings, StudyHeader
+from subliminal_dagster.science.settings.base import Settings
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.sweep import Variants
@@ -130,6 +130,13 @@ class Frame(Generic[StudyT]):
         """The partitions of an asset; [None] where it has none."""
         return [*self.nodes[name].partitions]
 
+    def study_of(self, name: str, partition: str | None) -> StudyT:
+        """The study with the settings that an asset has in this partition: in a variant of its sweep those of that."""
+        node = self.nodes[name]
+        if node.variants is None:
+            return self.study
+        return cast(StudyT, node.variants.at(coordinates(node.by, partition)[VARIANT])[0].study)
+
     def recipe(self, name: str, partition: str | None) -> Recipe:
         """What an asset is made of in this partition: in a variant of a sweep with the settings as that has them."""
         node = self.nodes[name]
@@ -137,7 +144,7 @@ class Frame(Generic[StudyT]):
             return node.recipe
         variant = coordinates(node.by, partition)[VARIANT]
         if (name, variant) not in self._recipes:
-            values = self._values_of(node.reads, node.variants.at(variant)[0].study)
+            values = self._values_of(node.reads, self.study_of(name, partition))
             self._recipes[name, variant] = Recipe(node.recipe.settings | values, node.recipe.code)
         return self._recipes[name, variant]
 
@@ -194,10 +201,10 @@ class Frame(Generic[StudyT]):
             return False
         return GROUP not in node.by and any(GROUP in self.nodes[dep].by for dep in node.deps)
 
-    def _values_of(self, reads: Sequence[str], study: StudyHeader) -> dict[str, Any]:
+    def _values_of(self, reads: Sequence[str], study: AnyStudy) -> dict[str, Any]:
         return {path: self._value(path, study) for path in reads}
 
-    def _value(self, path: str, study: StudyHeader) -> Any:
+    def _value(self, path: str, study: AnyStudy) -> Any:
         """A setting; where it names files, their content in the place of the path."""
         if id(study) not in self._settings:
             self._settings[id(study)] = study.model_dump(mode="json")

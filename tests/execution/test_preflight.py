@@ -7,6 +7,7 @@ server on this machine stands for the hub.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -319,6 +320,22 @@ def test_a_disk_without_room_for_the_model(
     assert code == 1
     assert found["disk"].startswith(f"failed: The disk of {tmp_path}/store has 2.0 GB free and about 2.3 GB are")
     assert "(base model 2.0 GB, adapters 0.3 GB)" in found["disk"]
+
+
+def test_the_disk_has_to_hold_every_child_of_a_sweep_with_its_own_rank(
+    hub: Hub, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100 * GB, 98 * GB, 2 * GB))
+    gigabytes = []
+    for ranks in ([128], [128, 512]):
+        study = study_of(SMALL, tmp_path)
+        _, found = said(capsys, study, "--set", f"sweep={{child.lora.rank: {ranks}}}", "--select", "sweep_liking")
+        match = re.search(r"adapters ([0-9.]+) GB", found["disk"])
+        assert match is not None
+        gigabytes.append(float(match[1]))
+    own_teachers = 0.2
+    assert gigabytes[1] - gigabytes[0] == pytest.approx(4 * (gigabytes[0] - own_teachers), rel=0.15)
 
 
 def test_a_toy_study_loads_no_model(tmp_path: Path, capsys: Capture) -> None:
