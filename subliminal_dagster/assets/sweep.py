@@ -15,7 +15,7 @@ from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import partition_key
 from subliminal_dagster.planning.frame import Frame, shown
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.settings.sweep import Cell, Grid, short_names
+from subliminal_dagster.science.settings.sweep import Cell, Grid, key_of, short_names
 
 if TYPE_CHECKING:
     from subliminal_dagster.science.sweep.table import CellScores
@@ -99,13 +99,13 @@ def _scores(work: Work[Study], grid: Grid, chain: Chain) -> "Iterator[CellScores
             reasons[_SHOWN_REASONS:] = [f"and {len(reasons) - _SHOWN_REASONS} more"]
         scores = pd.concat(found, ignore_index=True) if found else None
         children = len(work.study.groups) * grid.replicates
-        yield CellScores(cell.named(grid.fields), cell.values, scores, children, reasons)
+        yield CellScores(key_of(cell, grid.fields), cell.values, scores, children, reasons)
 
 
 def _places(
     work: Work[Study], grid: Grid, chain: Chain, cell: Cell, scored: str
 ) -> Iterator[tuple[tuple[str, str], str, int]]:
-    variants, name = chain.variants[scored], chain.name(scored)
+    fields, name = chain.variants[scored].fields, chain.name(scored)
     for group in work.study.groups:
         for replicate in range(1, grid.replicates + 1):
-            yield (name, partition_key(group, variants.key(cell, replicate))), group, replicate
+            yield (name, partition_key(group, key_of(cell, fields, replicate))), group, replicate

@@ -130,7 +130,9 @@ class Study(StudyHeader):
     @property
     def grid(self) -> Grid | None:
         """The cells of its sweep; None where it has none."""
-        return Grid(self._cells, self.sweep.replicates or self.replicates) if self.sweep else None
+        if self.sweep is None:
+            return None
+        return Grid(tuple(self.sweep.values), self._cells, self.sweep.replicates or self.replicates)
 
     def file_contents(self, study: Any) -> dict[str, Any]:
         return {"prompts": prompts_content(self.prompts)}

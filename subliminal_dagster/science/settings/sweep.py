@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from pydantic import Field, ValidationError, model_serializer, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from subliminal_dagster.science.settings.base import Settings, StudyHeader
 
@@ -44,7 +44,8 @@ class Sweep(Settings):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, content: Any) -> Any:
-        if not isinstance(content, dict):
+        # Once read, it is written with the values under a name of their own.
+        if not isinstance(content, dict) or isinstance(content.get("values"), dict):
             return content
         values = {name: value for name, value in content.items() if name != "replicates"}
         if not values:
@@ -54,10 +55,6 @@ class Sweep(Settings):
                 raise ValueError(f"{name} is {value!r}, not a list of values: write it as [2, 8]")
         return {"values": values} | {name: value for name, value in content.items() if name == "replicates"}
 
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {name: list(values) for name, values in self.values.items()} | {"replicates": self.replicates}
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -66,23 +63,23 @@ class Cell:
     values: Mapping[str, Any]
     study: StudyHeader
 
-    def named(self, fields: Sequence[str]) -> str:
-        """The values of these settings as a key has them: `rank=2+learning_rate=0.004`."""
-        names = short_names([*self.values])
-        return "+".join(f"{names[field]}={_written(self.values[field])}" for field in sorted(fields))
-
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells of a study's sweep, with this many replicates each."""
+    """All cells of a study's sweep, with this many replicates each; `fields` are the swept settings in the order of the
+    study."""
 
+    fields: tuple[str, ...]
     cells: tuple[Cell, ...]
     replicates: int
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The swept settings in the order of the study."""
-        return tuple(self.cells[0].values)
+
+def key_of(cell: Cell, fields: Collection[str], replicate: int | None = None) -> str:
+    """The key of what stands for a cell, and for this replicate of it, where only these settings tell it from others:
+    `rank=2+learning_rate=0.004+replicate=1`."""
+    names = short_names([*cell.values])
+    parts = [f"{names[field]}={_written(cell.values[field])}" for field in sorted(fields)]
+    return "+".join([*parts, *([f"replicate={replicate}"] if replicate is not None else [])])
 
 
 class Variants:
@@ -99,7 +96,7 @@ class Variants:
         self.by_replicate = by_replicate
         numbers = range(1, grid.replicates + 1) if by_replicate else (1,)
         self._of: dict[str, tuple[Cell, int]] = {}
-        self._named = {id(cell): cell.named(self.fields) for cell in grid.cells}
+        self._keys: dict[tuple[int, int], str] = {}
         for cell in grid.cells:
             for number in numbers:
                 self._of.setdefault(self.key(cell, number), (cell, number))
@@ -107,8 +104,10 @@ class Variants:
 
     def key(self, cell: Cell, replicate: int) -> str:
         """The key of the variant that stands for this cell and replicate."""
-        named = self._named[id(cell)]
-        return "+".join(filter(None, (named, f"replicate={replicate}" if self.by_replicate else "")))
+        place = (id(cell), replicate)
+        if place not in self._keys:
+            self._keys[place] = key_of(cell, self.fields, replicate if self.by_replicate else None)
+        return self._keys[place]
 
     def at(self, key: str) -> tuple[Cell, int]:
         """A cell that the variant stands for (in what the asset depends on they all agree), and its replicate, from 1;
@@ -186,7 +185,7 @@ def checked_cells(
         cells.append(Cell({field: value_at(now, field) for field in raw}, found))
     seen: set[str] = set()
     for cell in cells:
-        key = cell.named([*sweep.values])
+        key = key_of(cell, sweep.values)
         if key in seen:
             raise ValueError(f"sweep names a value twice, which makes the cell {key} twice: leave out the second")
         if len(key) > _LONGEST_KEY - len("+replicate=999"):

@@ -57,7 +57,6 @@ def _named(fields: Sequence[str], values: object, names: Mapping[str, str]) -> s
 def sweep_figure(table: pd.DataFrame, names: Mapping[str, str], title: str) -> Figure:
     """gamma of every cell with its interval, nats, against the values of the first setting; see `panels_of`."""
     import matplotlib
-    import numpy as np
     from matplotlib.figure import Figure as NewFigure
 
     first = next(iter(names))
@@ -75,15 +74,15 @@ def sweep_figure(table: pd.DataFrame, names: Mapping[str, str], title: str) -> F
         colours = matplotlib.colormaps["viridis"]
         axes.axhline(0.0, color="#8C8C8C", linestyle=":", linewidth=1)
         for place, (name, points) in enumerate(panel.lines.items()):
-            aside = 0.0 if count == 1 else 0.4 * (place / (count - 1) - 0.5)
+            aside = 0.0 if count == 1 else 0.3 * (place / (count - 1) - 0.5)
             x = [values.index(str(value)) + aside for value in points[first]]
-            error = np.array([points["mean"] - points["low"], points["high"] - points["mean"]])
+            error = (points["high"] - points["low"]).to_numpy() / 2
             colour = colours(0.1 + 0.8 * place / max(count - 1, 1))
             axes.errorbar(x, points["mean"], error, fmt="o-", color=colour, markersize=4, linewidth=1, label=name)
         axes.set_xticks(range(len(values)), values, rotation=45 if len(values) > 6 else 0)
         axes.set(xlabel=names[first], title=panel.title)
         axes.spines[["top", "right"]].set_visible(False)
-        if 1 < count <= _MOST_NAMED:
-            axes.legend(frameon=False, fontsize=7)
+    if 1 < len(panels[0].lines) <= _MOST_NAMED:
+        grid[0].legend(frameon=False, fontsize=7)
     grid[0].set_ylabel("gamma (nats)")
     return figure

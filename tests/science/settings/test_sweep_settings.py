@@ -12,7 +12,7 @@ from tiny_studies import tiny_study_settings
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.settings.sweep import Variants
+from subliminal_dagster.science.settings.sweep import Variants, key_of
 from subliminal_dagster.science.storage.keys import Key, key_at
 
 RATE = "child.training.learning_rate"
@@ -34,14 +34,13 @@ def read(file: Path, sweep: str) -> Study:
 def test_cells_are_all_combinations_with_values_as_the_settings_have_them(file: Path) -> None:
     study = read(file, f"{{child.lora.rank: [2, 8], {RATE}: [2e-3, 1, 4e-3], replicates: 3}}")
     assert study.grid is not None and study.grid.replicates == 3
-    assert [cell.named(study.grid.fields) for cell in study.grid.cells] == [
+    assert [key_of(cell, study.grid.fields) for cell in study.grid.cells] == [
         f"rank={rank}+learning_rate={rate}" for rank in (2, 8) for rate in ("0.002", "1", "0.004")
     ]
     for cell in study.grid.cells:
         alone = load_study(file, [f"{field}={value}" for field, value in cell.values.items()])
         assert cell.study == alone
-    # It is what was written, and can be written again.
-    assert study.model_dump()["sweep"] == {"child.lora.rank": [2, 8], RATE: [0.002, 1.0, 0.004], "replicates": 3}
+    assert study.sweep is not None and study.sweep.values == {"child.lora.rank": (2, 8), RATE: (0.002, 1.0, 0.004)}
     assert Study.model_validate(study.model_dump(mode="json")) == study
 
 
