@@ -10,7 +10,7 @@ Belongs here: which checks what is to be made calls for, and with which numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from subliminal_dagster.planning.frame import VARIANT_OF, Frame
 from subliminal_dagster.planning.planner import Plan, make_plan
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.budget.card import Card as BudgetCard
-from subliminal_dagster.science.budget.needs import needs
+from subliminal_dagster.science.budget.needs import Need, needs
 from subliminal_dagster.science.budget.shape import ModelShape, shape_of
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.preflight.card import TorchFacts, ask_torch, cards_here, check_card
@@ -162,13 +162,19 @@ def _computing(frame: Frame, plan: Plan, shape: ModelShape | None, engine: str, 
         builds, has_card = [name for name in (GPU_BUILD, CPU_BUILD) if installed(name)], bool(torch and torch.devices)
         chosen = check_engine(engine, builds, has_card, steers=study.teacher.method == "steer")
         vllm = chosen.state == "ok" and uses_vllm(engine, builds, has_card)
-        found += [chosen, *_memory(study, plan, shape, torch, vllm, recomputes)]
+        found += [chosen, *_memory(frame, plan, shape, torch, vllm, recomputes)]
     return found
 
 
 def _memory(
-    study: Study, plan: Plan, shape: ModelShape | None, torch: TorchFacts | None, vllm: bool, recomputes: bool
+    frame: Frame[Study],
+    plan: Plan,
+    shape: ModelShape | None,
+    torch: TorchFacts | None,
+    vllm: bool,
+    recomputes: bool,
 ) -> list[Finding]:
+    study = frame.study
     if shape is None:
         return [Finding(MEMORY, "ok", "not checked: how large the base model is, is known once it is made")]
     size = shape.parameters * _NUMBER[study.base_model.dtype]
@@ -181,10 +187,10 @@ def _memory(
     device = min(torch.devices, key=lambda each: each.free)
     name = f"the {device.name}" + (" with the least free memory" if len(torch.devices) > 1 else "")
     due = {part.asset.removeprefix(VARIANT_OF) for part in plan.due}
-    whole, free = (
-        {need.stage: need for need in needs(study, shape, BudgetCard(device.name, memory, flops=1.0, bandwidth=1.0))}
-        for memory in (device.memory, device.free)
-    )
+    # Cells of a sweep may need more than the study itself.
+    studies = {id(each): each for each in (study, *(frame.study_of(*part.place) for part in plan.due))}.values()
+    cards = [BudgetCard(device.name, memory, flops=1.0, bandwidth=1.0) for memory in (device.memory, device.free)]
+    whole, free = (_largest([need for each in studies for need in needs(each, shape, card)]) for card in cards)
     # A training cuts its batches to what is free; vLLM takes a share of the whole card, whatever is free.
     stages = {stage: (free if stage in _TRAININGS else whole)[stage] for stage in whole if stage in due}
     stages.pop("base_model", None)
@@ -201,6 +207,15 @@ def _memory(
         "SUBLIMINAL_GRADIENT_CHECKPOINTING=yes."
     )
     return [Finding(MEMORY, "warning", stage + sentence) for stage in tight] or found
+
+
+def _largest(found: Iterable[Need]) -> dict[str, Need]:
+    """Of the needs of each stage the one with the most memory."""
+    largest: dict[str, Need] = {}
+    for need in found:
+        if need.stage not in largest or need.memory_bytes > largest[need.stage].memory_bytes:
+            largest[need.stage] = need
+    return largest
 
 
 # What is written

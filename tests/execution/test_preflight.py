@@ -200,16 +200,18 @@ def findings_on(
     monkeypatch: pytest.MonkeyPatch,
     engine: Literal["vllm", "transformers"] = "vllm",
     recomputes: bool = False,
+    sweep: str | None = None,
 ) -> dict[str, list[str]]:
     """What is found on a machine with such cards (memory, free memory): states and sentences by check."""
     devices = tuple(Device("NVIDIA L40S", total * GB, free * GB) for total, free in gigabytes)
     monkeypatch.setattr(preflight, "cards_here", lambda: [Card("NVIDIA L40S", "570.86.10")])
     monkeypatch.setattr(preflight, "ask_torch", lambda: TorchFacts("2.13.0", "13.0", devices))
     monkeypatch.setattr(preflight, "installed", lambda name: "0.32.0" if name == "vllm" else None)
-    frame = study_frame(load_study(study))
+    frame = study_frame(load_study(study, [f"sweep={sweep}"] if sweep else []))
     found: dict[str, list[str]] = {}
     store = ArtifactStore(f"memory://{study}")
-    for finding in preflight.preflight(frame, store, frame.usual_parts(), engine, recomputes, 0):
+    wanted = {("sweep_liking", None)} if sweep else frame.usual_parts()
+    for finding in preflight.preflight(frame, store, wanted, engine, recomputes, 0):
         found.setdefault(finding.check, []).append(f"{finding.state}: {finding.sentence}")
     return found
 
@@ -254,6 +256,13 @@ def test_a_training_that_fits_only_recomputed_says_what_to_set(hub: Hub, monkeyp
     )
     found = findings_on([(24, 23)], gemma, monkeypatch, recomputes=True)
     assert [line[:4] for line in found["memory"]] == ["ok: "]
+
+
+def test_the_largest_child_of_a_sweep_has_to_fit(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings_on([(48, 47)], "gemma-2-9b-it", monkeypatch, sweep="{child.lora.rank: [8, 16]}")
+    assert [line[:4] for line in found["memory"]] == ["ok: "]
+    found = findings_on([(48, 47)], "gemma-2-9b-it", monkeypatch, sweep="{child.lora.rank: [8, 512]}")
+    assert [line.split(" needs ")[0] for line in found["memory"]] == ["warning: child_lora"]
 
 
 def without_steering(*arguments: Any) -> list[Need]:
