@@ -36,10 +36,10 @@ def study_of(animals: int) -> Study:
 def fill(store: ArtifactStore, frame: Frame) -> None:
     """An artifact for every part of the study, as if each had been made."""
     contents: dict[str, str] = {}
-    for name, node in frame.nodes.items():
+    for name in frame.nodes:
         for partition in frame.partitions(name):
             upstream = {label(*place): contents[label(*place)] for place in frame.inputs(name, partition)}
-            recipe = node.recipe
+            recipe = frame.recipe(name, partition)
             info = {
                 "code_version": recipe.version,
                 "settings": recipe.settings,

@@ -29,6 +29,7 @@ from subliminal_dagster.assets import (
     probe_assets,
     report_assets,
     steering_assets,
+    sweep_assets,
     teacher_assets,
     toy_assets,
     tuning_assets,
@@ -111,6 +112,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         assets += capability_assets(frame, study.capability)
     if study.tuning:
         assets += tuning_assets(frame, study.tuning)
+    if study.grid:
+        assets += sweep_assets(frame, study.grid)
     if study.layers:
         assets += activation_assets(frame)
         if study.sae:

@@ -1,6 +1,7 @@
 """Partitions of a study's assets, and the names of the jobs over them.
 
-An asset is made once, once a group, once a layer, or once a group and layer (`owl|09`). Belongs here: the partitions
+An asset is made once, once a group, once a layer, once a group and layer (`owl|09`), or once a group and variant of a
+sweep (`owl|rank=2+replicate=1`). Belongs here: the partitions
 objects that all assets of a study share (Dagster infers the mapping between two assets only where it is the very same
 object), how a key is put together and taken apart, and the names that follow from a run having one partition: a job a
 partition family. Does not belong here: which asset uses which, what a job holds (`jobs`).
@@ -14,8 +15,9 @@ import dagster as dg
 
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.settings.sweep import Variants
 
-GROUP, LAYER, REPLICATE = "group", "layer", "replicate"
+GROUP, LAYER, REPLICATE, VARIANT = "group", "layer", "replicate", "variant"
 """The axes; Dagster writes a key's parts in the order of their names."""
 
 FIRST = "1"
@@ -25,10 +27,11 @@ BY_GROUP = (GROUP,)
 BY_LAYER = (LAYER,)
 BY_GROUP_AND_LAYER = (GROUP, LAYER)
 BY_GROUP_AND_REPLICATE = (GROUP, REPLICATE)
+BY_GROUP_AND_VARIANT = (GROUP, VARIANT)
 
 
 def partition_key(group: str, other: str) -> str:
-    """The key of a group and a layer, `owl|09`, or of a group and a replicate, `owl|1`."""
+    """The key of a group and a layer, `owl|09`, a replicate, `owl|1`, or a variant, `owl|rank=2`."""
     return f"{group}|{other}"
 
 
@@ -44,7 +47,7 @@ def coordinates(by: tuple[str, ...], partition: str | None) -> dict[str, str]:
 
 class StudyPartitions:
     """The partitions of one study: its groups (the animals, `control`, `neutral`), its layers, its replicates, and
-    groups with either."""
+    groups with either. The variants of a sweep differ from asset to asset, so whoever asks says whose."""
 
     def __init__(self, study: AnyStudy) -> None:
         self.values = {
@@ -60,6 +63,7 @@ class StudyPartitions:
         )
         """The axes of teachers and of what they write."""
         self._children = dg.MultiPartitionsDefinition({GROUP: self._groups, REPLICATE: replicates})
+        self._variants: dict[tuple[str, ...], dg.PartitionsDefinition] = {}
         self._both = dg.MultiPartitionsDefinition({GROUP: self._groups, LAYER: self._layers}) if study.layers else None
         # Only a class in beta says "the same group and control" to Dagster, and it warns of that on each load.
         with warnings.catch_warnings():
@@ -74,8 +78,17 @@ class StudyPartitions:
                 {GROUP: dg.DimensionPartitionMapping(GROUP, dg.IdentityPartitionMapping())}
             )
 
-    def definition(self, by: tuple[str, ...]) -> dg.PartitionsDefinition | None:
-        """Dagster's object for assets partitioned `by` these axes."""
+    def definition(self, by: tuple[str, ...], variants: Variants | None = None) -> dg.PartitionsDefinition | None:
+        """Dagster's object for assets partitioned `by` these axes, with these `variants` where one is theirs."""
+        if variants is not None:
+            keys = tuple(variants.keys)
+            if keys not in self._variants:
+                axes: dict[str, dg.PartitionsDefinition] = {
+                    GROUP: self._groups,
+                    VARIANT: dg.StaticPartitionsDefinition(keys),
+                }
+                self._variants[keys] = dg.MultiPartitionsDefinition(axes)
+            return self._variants[keys]
         return {
             (): None,
             BY_GROUP: self._groups,
@@ -84,9 +97,22 @@ class StudyPartitions:
             BY_GROUP_AND_REPLICATE: self._children,
         }[by]
 
-    def keys(self, by: tuple[str, ...]) -> list[str | None]:
+    def keys(self, by: tuple[str, ...], variants: Variants | None = None) -> list[str | None]:
         """The keys of assets partitioned `by` these axes; [None] where they have no partitions."""
-        return ["|".join(parts) for parts in product(*(self.values[axis] for axis in by))] if by else [None]
+        values = self.values | ({VARIANT: variants.keys} if variants is not None else {})
+        return ["|".join(parts) for parts in product(*(values[axis] for axis in by))] if by else [None]
+
+    def same_group(self, axis: str, read_by: dict[str, list[str]]) -> dg.MultiPartitionMapping:
+        """The mapping of a group's partitions to those of the same group by variant: `read_by` says which variants read
+        which key of the upstream asset's other `axis`."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            return dg.MultiPartitionMapping(
+                {
+                    GROUP: dg.DimensionPartitionMapping(GROUP, dg.IdentityPartitionMapping()),
+                    axis: dg.DimensionPartitionMapping(VARIANT, dg.StaticPartitionMapping(read_by)),
+                }
+            )
 
 
 def _each_with_control(groups: list[str]) -> dg.StaticPartitionMapping:

@@ -21,7 +21,7 @@ execution
 planning
 partitions
 science.pages science.preflight
-science.descriptions
+science.descriptions science.sweep
 science.features science.probes science.liking science.tuning
 science.activations science.training
 science.numbers science.steering

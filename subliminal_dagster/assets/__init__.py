@@ -20,6 +20,7 @@ from subliminal_dagster.assets.numbers import number_assets
 from subliminal_dagster.assets.probes import probe_assets
 from subliminal_dagster.assets.report import report_assets
 from subliminal_dagster.assets.steering import steering_assets
+from subliminal_dagster.assets.sweep import sweep_assets
 from subliminal_dagster.assets.teacher import teacher_assets
 from subliminal_dagster.assets.toy import toy_assets
 from subliminal_dagster.assets.tuning import tuning_assets
@@ -40,6 +41,7 @@ __all__ = [
     "probe_assets",
     "report_assets",
     "steering_assets",
+    "sweep_assets",
     "teacher_assets",
     "toy_assets",
     "tuning_assets",

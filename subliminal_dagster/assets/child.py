@@ -3,6 +3,7 @@
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
+from subliminal_dagster.assets.chain import OWN, Chain
 from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import show_training
 from subliminal_dagster.execution.work import Work
@@ -22,21 +23,19 @@ PREFIX: dict[Channel, str] = {"hard": "", "soft": "soft_"}
 UNTOUCHED = "untouched.json"
 
 
-def child_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
+def child_assets(frame: Frame[Study], chain: Chain = OWN) -> list[dg.AssetsDefinition]:
     """`child_lora` and `preference_scores` for the hard channel, `soft_...` where the study has the soft one."""
     channels = frame.study.child.channels
-    return [make(frame, channel) for channel in channels for make in (_child_lora, _preference_scores)]
+    return [make(frame, chain, channel) for channel in channels for make in (_child_lora, _preference_scores)]
 
 
-def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
-    study = frame.study
+def _child_lora(frame: Frame[Study], chain: Chain, channel: Channel) -> dg.AssetsDefinition:
     prefix = PREFIX[channel]
     soft = channel == "soft"
 
     @asset(
         frame,
-        STAGE,
-        name=f"{prefix}child_lora",
+        **chain.declared(f"{prefix}child_lora", STAGE, BY_GROUP_AND_REPLICATE),
         reads=[
             "seed",
             "system_prompt",
@@ -45,9 +44,8 @@ def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
             "child.training",
             *(["child.soft"] if soft else []),
         ],
-        deps=["base_model", "filtered_dataset", "teacher_lora"] if soft else ["base_model", "filtered_dataset"],
+        deps=["base_model", chain.name("filtered_dataset"), *([chain.name("teacher_lora")] if soft else [])],
         kinds={"pytorch", "huggingface"},
-        by=BY_GROUP_AND_REPLICATE,
         gpu=True,
         description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint an epoch.",
     )
@@ -65,7 +63,7 @@ def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
                 work.metadata["kind"] = "untouched base: its teacher is the base itself, so nothing can be learnt"
             else:
                 report = make_child(
-                    study,
+                    work.study,
                     channel,
                     work.replicate,
                     base,
@@ -82,17 +80,15 @@ def _child_lora(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
     return child_lora
 
 
-def _preference_scores(frame: Frame[Study], channel: Channel) -> dg.AssetsDefinition:
+def _preference_scores(frame: Frame[Study], chain: Chain, channel: Channel) -> dg.AssetsDefinition:
     prefix = PREFIX[channel]
 
     @asset(
         frame,
-        STAGE,
-        name=f"{prefix}preference_scores",
+        **chain.declared(f"{prefix}preference_scores", STAGE, BY_GROUP_AND_REPLICATE),
         reads=["seed", "system_prompt", "prompts", "preferences"],
-        deps=["base_model", "base_preferences", f"{prefix}child_lora"],
+        deps=["base_model", "base_preferences", chain.name(f"{prefix}child_lora")],
         kinds={"pytorch", "parquet"},
-        by=BY_GROUP_AND_REPLICATE,
         gpu=True,
         description=f"The child's favourite animals ({channel} channel): exact probabilities and sampled answers.",
     )

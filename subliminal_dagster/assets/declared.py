@@ -14,6 +14,7 @@ import dagster as dg
 from subliminal_dagster.execution.work import Work, carry_out
 from subliminal_dagster.partitions import asset_group
 from subliminal_dagster.planning.frame import GATE_CHECK, WARNINGS_CHECK, Frame, StudyT
+from subliminal_dagster.science.settings.sweep import Variants
 
 
 def asset(
@@ -34,6 +35,7 @@ def asset(
     takes_what_there_is: bool = False,
     all_replicates: bool = False,
     also: Mapping[str, Any] | None = None,
+    variants: Variants | None = None,
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
     """`@dg.asset` for an asset of a study, called as the function is unless it has a `name`.
 
@@ -58,6 +60,7 @@ def asset(
             takes_what_there_is=takes_what_there_is,
             all_replicates=all_replicates,
             also=also,
+            variants=variants,
         )
 
         def make(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -72,7 +75,7 @@ def asset(
         frame.assets[node.name] = dg.asset(
             key=key,
             group_name=asset_group(frame.study.name, stage),
-            deps=[frame.dependency(dep, by, dep in control_too) for dep in deps],
+            deps=[frame.dependency(node, dep) for dep in deps],
             kinds=kinds,
             owners=["team:interpretability"],
             description=description,
@@ -81,7 +84,7 @@ def asset(
                 "settings": dg.MetadataValue.json(node.recipe.settings),
                 "code": f"{function.__module__}:{function.__code__.co_firstlineno}",
             },
-            partitions_def=frame.partitioning.definition(by),
+            partitions_def=frame.partitioning.definition(by, variants),
             pool=frame.gpu_pool if gpu else None,
             required_resource_keys={"store", *resources, *(["gpu"] if gpu else [])},
             # A step the system killed is tried once more; what a user can mend is not (see `carry_out`).

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.chain import OWN, Chain
 from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, table, table_metadata
 from subliminal_dagster.assets.teacher import require_judged
@@ -18,21 +19,19 @@ from subliminal_dagster.science.storage.content_hash import file_content_hashes
 STAGE = "numbers"
 
 
-def number_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
+def number_assets(frame: Frame[Study], chain: Chain = OWN) -> list[dg.AssetsDefinition]:
     """`number_set` and `filtered_dataset`."""
-    return [_number_set(frame), _filtered_dataset(frame)]
+    numbers = [_number_set(frame, chain)] if chain.makes("number_set") else []
+    return [*numbers, _filtered_dataset(frame, chain)]
 
 
-def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
-    study = frame.study
-
+def _number_set(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
     @asset(
         frame,
-        STAGE,
+        **chain.declared("number_set", STAGE, frame.partitioning.of_teachers),
         reads=["seed", "system_prompt", "prompts", "numbers"],
-        deps=["base_model", "teacher_lora", "teacher_preferences"],
+        deps=["base_model", chain.name("teacher_lora"), chain.name("teacher_preferences")],
         kinds={"vllm", "parquet"},
-        by=frame.partitioning.of_teachers,
         gpu=True,
         description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
         "answer the same prompts.",
@@ -43,6 +42,7 @@ def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         require_judged(work)
         assert work.group is not None
+        study = work.study
         base = base_variant(work)
         teacher = Teacher.load(work.own("teacher_lora"))
         chat = teacher.context(chat_context(work, base))
@@ -57,16 +57,16 @@ def _number_set(frame: Frame[Study]) -> dg.AssetsDefinition:
     return number_set
 
 
-def _filtered_dataset(frame: Frame[Study]) -> dg.AssetsDefinition:
-    study = frame.study
+def _filtered_dataset(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
+    # A sweep may judge teachers anew whose answers it does not draw anew.
+    gate = [chain.name("teacher_preferences")] if "teacher_preferences" in chain.variants else []
 
     @asset(
         frame,
-        STAGE,
+        **chain.declared("filtered_dataset", STAGE, BY_GROUP_AND_REPLICATE),
         reads=["seed", "system_prompt", "neutral", "filter", "numbers.answer_count", "numbers.max_digits"],
-        deps=["number_set"],
+        deps=[chain.name("number_set"), *gate],
         kinds={"pandas", "parquet"},
-        by=BY_GROUP_AND_REPLICATE,
         gpu=False,
         also={"files": file_content_hashes(OWN_LISTS)},
         description="The valid answers, subsampled to training and validation rows in the `messages` format; every "
@@ -81,6 +81,7 @@ def _filtered_dataset(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         rows = pd.read_parquet(work.own("number_set") / "rows.parquet")
         assert work.group is not None
+        study = work.study
         target = study.target(work.group)
         with work.writing() as folder:
             filtered, kept = make_dataset(rows, study, target, folder, work.replicate)

@@ -33,6 +33,7 @@ SHOWN = (
     "capability",
     "tuning_study",
     "tuned_scores",
+    "sweep_liking",
     "sae",
     "sae_features",
     "feature_shifts",
@@ -102,9 +103,10 @@ def _report(frame: Frame[Any]) -> dg.AssetsDefinition:
 
 
 def manifests(work: Work[Any]) -> dict[tuple[str, str | None], Manifest]:
-    """The manifest of every artifact of the study that is there, but the report itself."""
+    """The manifest of every artifact of the study that is there, but the report itself and the variants of a sweep,
+    which may be thousands."""
     found = {}
-    for name in work.frame.nodes:
+    for name in (name for name, node in work.frame.nodes.items() if node.variants is None):
         for partition in work.frame.partitions(name):
             try:
                 found[name, partition] = work.store.manifest(work.study.name, name, partition)

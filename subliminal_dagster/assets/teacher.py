@@ -5,6 +5,7 @@ import json
 import dagster as dg
 
 from subliminal_dagster.assets.base import base_variant, chat_context, copy_preferences, write_preferences
+from subliminal_dagster.assets.chain import OWN, Chain
 from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import plain, show_training, table
 from subliminal_dagster.execution.work import Work
@@ -20,24 +21,24 @@ GATE = "gate.json"
 
 def require_judged(work: Work[Study]) -> None:
     """Refuse to build on a teacher that was trained again since its gate looked at it, whoever launched this run."""
-    partition = work.own_partition("teacher_lora")
-    judged = work.store.manifest(work.study.name, "teacher_preferences", partition).info["upstream"]
-    teacher = label("teacher_lora", partition)
+    gate, partition = work.place("teacher_preferences")
+    judged = work.store.manifest(work.study.name, gate, partition).info["upstream"]
+    teacher = label(*work.place("teacher_lora"))
     if judged[teacher] != work.upstream[teacher]:
         raise UserError(
             f"The teacher of {work.group!r} was trained again and its gate has not looked at it since: materialize "
-            f"teacher_preferences for partition {partition} first."
+            f"{gate} for partition {partition} first."
         )
 
 
-def teacher_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
+def teacher_assets(frame: Frame[Study], chain: Chain = OWN) -> list[dg.AssetsDefinition]:
     """`teacher_lora` and `teacher_preferences`, a partition a group."""
-    return [_teacher_lora(frame), _teacher_preferences(frame)]
+    made = {"teacher_lora": _teacher_lora, "teacher_preferences": _teacher_preferences}
+    return [make(frame, chain) for name, make in made.items() if chain.makes(name)]
 
 
-def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
-    study = frame.study
-    replay = ["replay_set"] if study.teacher.replay.rows else []
+def _teacher_lora(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
+    replay = ["replay_set"] if frame.study.teacher.replay.rows else []
     making = [
         f"teacher.{name}"
         for name in ("method", "lora", "training", "stop", "instruction", "steering", "existing", "replay")
@@ -45,11 +46,10 @@ def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
 
     @asset(
         frame,
-        STAGE,
+        **chain.declared("teacher_lora", STAGE, frame.partitioning.of_teachers),
         reads=["seed", "system_prompt", "prompts", "neutral", *making],
         deps=["base_model", *replay],
         kinds={"pytorch", "huggingface"},
-        by=frame.partitioning.of_teachers,
         gpu=True,
         description="What turns the base model into the group's teacher; for `control`, the untouched base.",
     )
@@ -61,6 +61,7 @@ def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
         base = base_variant(work)
         rows = pd.read_parquet(work.read("replay_set") / "rows.parquet") if replay else None
         assert work.group is not None
+        study = work.study
         with work.writing() as folder:
             teacher, report = make_teacher(
                 study,
@@ -82,12 +83,10 @@ def _teacher_lora(frame: Frame[Study]) -> dg.AssetsDefinition:
     return teacher_lora
 
 
-def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
-    study = frame.study
-
+def _teacher_preferences(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
     @asset(
         frame,
-        STAGE,
+        **chain.declared("teacher_preferences", STAGE, frame.partitioning.of_teachers),
         reads=[
             "seed",
             "system_prompt",
@@ -101,9 +100,8 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
             "filter.validation_rows",
             "teacher.gate",
         ],
-        deps=["base_model", "base_preferences", "teacher_lora"],
+        deps=["base_model", "base_preferences", chain.name("teacher_lora")],
         kinds={"pytorch", "parquet"},
-        by=frame.partitioning.of_teachers,
         gpu=True,
         description="The teacher's favourite animals and the share of valid number answers. A teacher below the "
         "study's gate fails here, and nothing downstream runs.",
@@ -116,6 +114,7 @@ def _teacher_preferences(frame: Frame[Study]) -> dg.AssetsDefinition:
         teacher = Teacher.load(work.own("teacher_lora"))
         chat = teacher.context(chat_context(work, base))
         assert work.group is not None
+        study = work.study
         with work.writing() as folder:
             target = study.target(work.group)
             with engine.create().open(teacher.variant(base), work.progress()) as session:

@@ -10,18 +10,18 @@ Belongs here: which checks what is to be made calls for, and with which numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from subliminal_dagster.execution.carriers.local import worker_count
-from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.planning.frame import VARIANT_OF, Frame
 from subliminal_dagster.planning.planner import Plan, make_plan
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.budget.card import Card as BudgetCard
-from subliminal_dagster.science.budget.needs import needs
+from subliminal_dagster.science.budget.needs import Need, needs
 from subliminal_dagster.science.budget.shape import ModelShape, shape_of
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.preflight.card import TorchFacts, ask_torch, cards_here, check_card
@@ -88,7 +88,7 @@ def preflight(
         found.append(check_prompts(study))
     shape = _shape(study, store) if isinstance(study, Study) else None
     found += _computing(frame, plan, shape, engine, recomputes)
-    found += check_disk(_to_write(study, plan, store, shape, size), store.opened.scratch)
+    found += check_disk(_to_write(frame, plan, store, shape, size), store.opened.scratch)
     found += _judges(study, due, reasoning_tokens)
     clocks = {f"the store {store.root}": ahead_of_store, "the hub": ahead_of_hub() if _is_asked(from_hub) else None}
     found.append(check_clock({name: ahead for name, ahead in clocks.items() if ahead is not None}))
@@ -162,13 +162,19 @@ def _computing(frame: Frame, plan: Plan, shape: ModelShape | None, engine: str, 
         builds, has_card = [name for name in (GPU_BUILD, CPU_BUILD) if installed(name)], bool(torch and torch.devices)
         chosen = check_engine(engine, builds, has_card, steers=study.teacher.method == "steer")
         vllm = chosen.state == "ok" and uses_vllm(engine, builds, has_card)
-        found += [chosen, *_memory(study, plan, shape, torch, vllm, recomputes)]
+        found += [chosen, *_memory(frame, plan, shape, torch, vllm, recomputes)]
     return found
 
 
 def _memory(
-    study: Study, plan: Plan, shape: ModelShape | None, torch: TorchFacts | None, vllm: bool, recomputes: bool
+    frame: Frame[Study],
+    plan: Plan,
+    shape: ModelShape | None,
+    torch: TorchFacts | None,
+    vllm: bool,
+    recomputes: bool,
 ) -> list[Finding]:
+    study = frame.study
     if shape is None:
         return [Finding(MEMORY, "ok", "not checked: how large the base model is, is known once it is made")]
     size = shape.parameters * _NUMBER[study.base_model.dtype]
@@ -180,11 +186,11 @@ def _memory(
     # A step gets any of the cards, so the one with the least free memory has to do.
     device = min(torch.devices, key=lambda each: each.free)
     name = f"the {device.name}" + (" with the least free memory" if len(torch.devices) > 1 else "")
-    due = {part.asset for part in plan.due}
-    whole, free = (
-        {need.stage: need for need in needs(study, shape, BudgetCard(device.name, memory, flops=1.0, bandwidth=1.0))}
-        for memory in (device.memory, device.free)
-    )
+    due = {part.asset.removeprefix(VARIANT_OF) for part in plan.due}
+    # Cells of a sweep may need more than the study itself.
+    studies = {id(each): each for each in (study, *(frame.study_of(*part.place) for part in plan.due))}.values()
+    cards = [BudgetCard(device.name, memory, flops=1.0, bandwidth=1.0) for memory in (device.memory, device.free)]
+    whole, free = (_largest([need for each in studies for need in needs(each, shape, card)]) for card in cards)
     # A training cuts its batches to what is free; vLLM takes a share of the whole card, whatever is free.
     stages = {stage: (free if stage in _TRAININGS else whole)[stage] for stage in whole if stage in due}
     stages.pop("base_model", None)
@@ -203,11 +209,21 @@ def _memory(
     return [Finding(MEMORY, "warning", stage + sentence) for stage in tight] or found
 
 
+def _largest(found: Iterable[Need]) -> dict[str, Need]:
+    """Of the needs of each stage the one with the most memory."""
+    largest: dict[str, Need] = {}
+    for need in found:
+        if need.stage not in largest or need.memory_bytes > largest[need.stage].memory_bytes:
+            largest[need.stage] = need
+    return largest
+
+
 # What is written
 
 
-def _to_write(study: AnyStudy, plan: Plan, store: ArtifactStore, shape: ModelShape | None, size: int) -> list[Written]:
+def _to_write(frame: Frame, plan: Plan, store: ArtifactStore, shape: ModelShape | None, size: int) -> list[Written]:
     """What takes room among that which is to be made; tables, pictures and texts take none to speak of."""
+    study = frame.study
     if not isinstance(study, Study):
         return []
     count = {asset: sum(part.asset == asset for part in plan.due) for asset in {part.asset for part in plan.due}}
@@ -217,14 +233,14 @@ def _to_write(study: AnyStudy, plan: Plan, store: ArtifactStore, shape: ModelSha
         found.append(Written("base model", place, size or _model_size(study, shape), moved_by))
     if shape is not None:
         adapters = 0
-        for asset, lora, training in (
-            ("teacher_lora", study.teacher.lora, study.teacher.training),
-            ("child_lora", study.child.lora, study.child.training),
-        ):
-            if training is not None:
+        for part in plan.due:
+            asset, of_part = part.asset.removeprefix(VARIANT_OF), frame.study_of(*part.place)
+            trained = {"teacher_lora": of_part.teacher, "child_lora": of_part.child}.get(asset)
+            if trained is not None and trained.training is not None:
+                lora = trained.lora
                 each = _FLOAT32 * shape.lora_parameters(lora.rank) if lora else _model_size(study, shape)
                 # The last one and that of every epoch.
-                adapters += count.get(asset, 0) * (training.epochs + 1) * each
+                adapters += (trained.training.epochs + 1) * each
         found.append(Written("adapters", place, adapters, moved_by))
         vectors = count.get("activations", 0) * study.activations.rows
         if study.steering is not None:

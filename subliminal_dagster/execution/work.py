@@ -22,10 +22,19 @@ from typing import Any, Generic
 import dagster as dg
 
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
-from subliminal_dagster.partitions import FIRST, GROUP, LAYER, REPLICATE, coordinates
-from subliminal_dagster.planning.frame import GATE_CHECK, PLANNED_TAG, WARNINGS_CHECK, Frame, StudyT, label, shown
+from subliminal_dagster.partitions import FIRST, GROUP, LAYER, REPLICATE, VARIANT, coordinates
+from subliminal_dagster.planning.frame import (
+    GATE_CHECK,
+    PLANNED_TAG,
+    VARIANT_OF,
+    WARNINGS_CHECK,
+    Frame,
+    StudyT,
+    label,
+    shown,
+)
 from subliminal_dagster.planning.gates import nothing_to_compare, refusal_above
-from subliminal_dagster.planning.recipe import Input
+from subliminal_dagster.planning.recipe import Input, Recipe
 from subliminal_dagster.science.errors import GateError, UserError
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.processes import end_with_parent
@@ -66,7 +75,17 @@ class Work(Generic[StudyT]):
 
     @property
     def study(self) -> StudyT:
-        return self.frame.study
+        """The study; for a variant of its sweep with the settings of that."""
+        return self.frame.study_of(self.asset, self.partition)
+
+    @property
+    def _coordinates(self) -> dict[str, str]:
+        return coordinates(self.frame.nodes[self.asset].by, self.partition)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it is made of, beside what is upstream."""
+        return self.frame.recipe(self.asset, self.partition)
 
     @property
     def asset(self) -> str:
@@ -83,12 +102,13 @@ class Work(Generic[StudyT]):
     @property
     def layer(self) -> str:
         """The layer's key. Raises KeyError for an asset that is not partitioned by layer."""
-        return coordinates(self.frame.nodes[self.asset].by, self.partition)[LAYER]
+        return self._coordinates[LAYER]
 
     @property
     def replicate(self) -> int:
         """The replicate's number, from 1; 1 for an asset that is not partitioned by replicate."""
-        return int(coordinates(self.frame.nodes[self.asset].by, self.partition).get(REPLICATE, FIRST))
+        variants, own = self.frame.nodes[self.asset].variants, self._coordinates
+        return variants.at(own[VARIANT])[1] if variants is not None else int(own.get(REPLICATE, FIRST))
 
     def look_upstream(self) -> None:
         """Note what there is to build on. Raises UserError where a gate refused some of it."""
@@ -136,13 +156,20 @@ class Work(Generic[StudyT]):
 
     def own(self, asset: str, group: str | None = None) -> Path:
         """The verified folder of an upstream artifact in this work's own partition of it: its group (or the one given),
-        its layer, and its replicate, or else the first."""
-        return self.read(asset, self.own_partition(asset, group))
+        its layer, and its replicate, or else the first. A variant of a sweep reads the variant of it that it agrees
+        with, where it has variants."""
+        return self.read(*self.place(asset, group))
 
     def own_partition(self, asset: str, group: str | None = None) -> str | None:
         """See `own`."""
-        own = coordinates(self.frame.nodes[self.asset].by, self.partition) | ({GROUP: group} if group else {})
-        return "|".join(own.get(axis, FIRST) for axis in self.frame.nodes[asset].by) or None
+        return self.place(asset, group)[1]
+
+    def place(self, asset: str, group: str | None = None) -> Input:
+        """What `own` reads: the asset, or the one that is made in variants in its place, and the partition."""
+        node = self.frame.nodes[self.asset]
+        name = f"{VARIANT_OF}{asset}" if f"{VARIANT_OF}{asset}" in node.deps else asset
+        own = self._coordinates | ({GROUP: group} if group else {})
+        return name, "|".join(self.frame.along(axis, name, node, own)[0] for axis in self.frame.nodes[name].by) or None
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
@@ -166,8 +193,7 @@ class Work(Generic[StudyT]):
             found = self.store.read(self.study.name, self.asset, self.partition)
         except (MissingArtifact, DamagedArtifact):
             return False
-        recipe = self.frame.nodes[self.asset].recipe
-        if self.store.refusal(self.study.name, self.asset, self.partition) or recipe.changes_since(found.info):
+        if self.store.refusal(self.study.name, self.asset, self.partition) or self.recipe.changes_since(found.info):
             return False
         if found.info["upstream"] != self.upstream:
             return False
@@ -180,7 +206,7 @@ class Work(Generic[StudyT]):
     @property
     def made_from(self) -> dict[str, Any]:
         """What this materialization depends on: settings, code and the content of everything upstream."""
-        recipe = self.frame.nodes[self.asset].recipe
+        recipe = self.recipe
         return {
             "code_version": recipe.version,
             "settings": recipe.settings,
@@ -223,7 +249,7 @@ class Work(Generic[StudyT]):
             made_from = self.store.manifest(self.study.name, self.asset, partition).info
         except (MissingArtifact, DamagedArtifact):
             return False
-        recipe = self.frame.nodes[self.asset].recipe
+        recipe = self.frame.recipe(self.asset, partition)
         return not recipe.changes_since(made_from) and made_from["upstream"] == self.upstream
 
     def earlier(self) -> Path | None:

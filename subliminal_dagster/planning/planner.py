@@ -211,7 +211,7 @@ class _Survey:
         if open_to_all or self.frame.gathers(name):
             inputs = [i for i in inputs if self.parts[i].status != "blocked" and (i in awaited or i in self.content)]
         waits_for = tuple(i for i in inputs if i in awaited and self.parts[i].due)
-        recipe = self.frame.nodes[name].recipe
+        recipe = self.frame.recipe(name, partition)
         refusal = self.store.refusal(study, name, partition) or (refusal_within(manifest) if manifest else None)
         made_from = refusal.made_from if refusal else manifest.info if manifest else None
         if made_from is None:

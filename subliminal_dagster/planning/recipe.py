@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from subliminal_dagster.planning.code_slice import own_hashes
+from subliminal_dagster.science.settings.sweep import Variants
 from subliminal_dagster.science.storage.content_hash import json_hash
 
 Input = tuple[str, str | None]
@@ -40,11 +41,11 @@ class Recipe:
             return ["it does not say what it was made from"]
         found = [f"setting {change}" for change in _differences(made_from["settings"], self.settings)]
         before: Mapping[str, str] = made_from["code"]
-        both = sorted(set(before) & set(self.code))
+        both = [name for name in sorted(set(before) & set(self.code)) if before[name] != self.code[name]]
         # What was edited itself is the cause: not what calls it, and not all that an edited line calls anew.
         changed = [name for name in both if own_hashes(before[name]) != own_hashes(self.code[name])]
         changed = changed or sorted(set(before) ^ set(self.code))
-        changed = changed or [name for name in both if before[name] != self.code[name]]
+        changed = changed or both
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             found.append(f"code of {', '.join(changed[:3])}{more} changed")
@@ -56,7 +57,8 @@ class Node:
     """An asset of a study: what it is made from, the axes it is partitioned by and its partitions ((None,) without),
     whether it needs a GPU, has a gate and may warn, of which `deps` it reads the control's partition beside its own,
     whether it is made only where somebody asks for it by name, whether it takes what there is of its `deps`, and
-    whether it is made from all replicates, not the first alone."""
+    whether it is made from all replicates, not the first alone. A variant of a sweep has a recipe
+    of its own (`Frame.recipe`); `recipe` is then what all of them have in common."""
 
     name: str
     deps: tuple[str, ...]
@@ -72,6 +74,10 @@ class Node:
     all_replicates: bool = False
     function: str = ""
     """What makes it, as "module:qualname"."""
+    reads: tuple[str, ...] = ()
+    """The settings among those of its recipe."""
+    variants: Variants | None = None
+    """The variants of a sweep that it is made in, where it is."""
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:

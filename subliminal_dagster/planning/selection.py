@@ -20,6 +20,7 @@ from subliminal_dagster.partitions import (
     FIRST,
     GROUP,
     LAYER,
+    VARIANT,
     asset_group,
     coordinates,
     partition_key,
@@ -36,19 +37,23 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
     """The parts a selection (Dagster's syntax; names may lack the study's) and partitions name; without a selection all
     that is made without being asked for.
 
-    `partitions` are groups (owl: also every layer and replicate of it), layers (09: also every group at it) or whole
-    keys (owl|09, owl|1). An unpartitioned asset is among them whatever the partitions, where `select` names it. Raises
-    UserError for an asset or partition there is none of.
+    `partitions` are groups (owl: also every layer, replicate and variant of it), layers (09: also every group at it),
+    variants of a sweep (rank=2+replicate=1: of every group) or whole keys (owl|09, owl|1, owl|rank=2+replicate=1). An
+    unpartitioned asset is among them whatever the partitions, where `select` names it. Raises UserError for an asset
+    or partition there is none of.
     """
     if select is None and partitions is None:
         return frame.usual_parts()
     groups, layers = (frame.partitioning.values[axis] for axis in (GROUP, LAYER))
     families = (BY_GROUP, BY_LAYER, BY_GROUP_AND_LAYER, BY_GROUP_AND_REPLICATE)
     known = {key for by in families for key in frame.partitioning.keys(by)}
+    swept = [node for node in frame.nodes.values() if node.variants is not None]
+    known = known.union(*(node.partitions for node in swept), *(node.variants.keys for node in swept if node.variants))
     strangers = sorted(set(partitions or ()) - {key for key in known if key})
     if strangers:
         both = f", or a group and a layer such as {partition_key(groups[0], layers[0])}" if groups and layers else ""
         both += f", or a group and a replicate such as {partition_key(groups[0], FIRST)}" if groups else ""
+        both += f", or a variant of the sweep such as {swept[-1].partitions[0]}" if swept else ""
         choice = f"choose among {', '.join([*groups, *layers])}{both}" if groups else "leave --partition out"
         raise UserError(f"The study {frame.study.name} has no partition {strangers[0]!r}: {choice}.")
     names = [name for name, node in frame.nodes.items() if select is not None or (node.by and not node.on_request)]
@@ -70,9 +75,9 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
 
 
 def _names(frame: Frame, name: str, partition: str) -> set[str]:
-    """What a partition may be called: its key, its group, its layer."""
+    """What a partition may be called: its key, its group, its layer, its variant."""
     parts = coordinates(frame.nodes[name].by, partition)
-    return {partition} | {parts[axis] for axis in (GROUP, LAYER) if axis in parts}
+    return {partition} | {parts[axis] for axis in (GROUP, LAYER, VARIANT) if axis in parts}
 
 
 def _stage(frame: Frame, name: str) -> str:

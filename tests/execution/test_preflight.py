@@ -7,6 +7,7 @@ server on this machine stands for the hub.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -199,16 +200,18 @@ def findings_on(
     monkeypatch: pytest.MonkeyPatch,
     engine: Literal["vllm", "transformers"] = "vllm",
     recomputes: bool = False,
+    sweep: str | None = None,
 ) -> dict[str, list[str]]:
     """What is found on a machine with such cards (memory, free memory): states and sentences by check."""
     devices = tuple(Device("NVIDIA L40S", total * GB, free * GB) for total, free in gigabytes)
     monkeypatch.setattr(preflight, "cards_here", lambda: [Card("NVIDIA L40S", "570.86.10")])
     monkeypatch.setattr(preflight, "ask_torch", lambda: TorchFacts("2.13.0", "13.0", devices))
     monkeypatch.setattr(preflight, "installed", lambda name: "0.32.0" if name == "vllm" else None)
-    frame = study_frame(load_study(study))
+    frame = study_frame(load_study(study, [f"sweep={sweep}"] if sweep else []))
     found: dict[str, list[str]] = {}
     store = ArtifactStore(f"memory://{study}")
-    for finding in preflight.preflight(frame, store, frame.usual_parts(), engine, recomputes, 0):
+    wanted = {("sweep_liking", None)} if sweep else frame.usual_parts()
+    for finding in preflight.preflight(frame, store, wanted, engine, recomputes, 0):
         found.setdefault(finding.check, []).append(f"{finding.state}: {finding.sentence}")
     return found
 
@@ -253,6 +256,13 @@ def test_a_training_that_fits_only_recomputed_says_what_to_set(hub: Hub, monkeyp
     )
     found = findings_on([(24, 23)], gemma, monkeypatch, recomputes=True)
     assert [line[:4] for line in found["memory"]] == ["ok: "]
+
+
+def test_the_largest_child_of_a_sweep_has_to_fit(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings_on([(48, 47)], "gemma-2-9b-it", monkeypatch, sweep="{child.lora.rank: [8, 16]}")
+    assert [line[:4] for line in found["memory"]] == ["ok: "]
+    found = findings_on([(48, 47)], "gemma-2-9b-it", monkeypatch, sweep="{child.lora.rank: [8, 512]}")
+    assert [line.split(" needs ")[0] for line in found["memory"]] == ["warning: child_lora"]
 
 
 def without_steering(*arguments: Any) -> list[Need]:
@@ -319,6 +329,22 @@ def test_a_disk_without_room_for_the_model(
     assert code == 1
     assert found["disk"].startswith(f"failed: The disk of {tmp_path}/store has 2.0 GB free and about 2.3 GB are")
     assert "(base model 2.0 GB, adapters 0.3 GB)" in found["disk"]
+
+
+def test_the_disk_has_to_hold_every_child_of_a_sweep_with_its_own_rank(
+    hub: Hub, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100 * GB, 98 * GB, 2 * GB))
+    gigabytes = []
+    for ranks in ([128], [128, 512]):
+        study = study_of(SMALL, tmp_path)
+        _, found = said(capsys, study, "--set", f"sweep={{child.lora.rank: {ranks}}}", "--select", "sweep_liking")
+        match = re.search(r"adapters ([0-9.]+) GB", found["disk"])
+        assert match is not None
+        gigabytes.append(float(match[1]))
+    own_teachers = 0.2
+    assert gigabytes[1] - gigabytes[0] == pytest.approx(4 * (gigabytes[0] - own_teachers), rel=0.15)
 
 
 def test_a_toy_study_loads_no_model(tmp_path: Path, capsys: Capture) -> None:

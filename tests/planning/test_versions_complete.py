@@ -53,6 +53,7 @@ def everything(base: Path, folder: Path) -> dict[str, Any]:
         "steering": {"pairs": 16, "sweep": {"alphas": [4], "questions": 2, "greedy_questions": 2, "max_new_tokens": 2}},
         "capability": {"per_category": 1, "ways": ["option", "letter", "generated"]},
         "tuning": TUNING,
+        "sweep": {"child.lora.rank": [2]},
         "descriptions": {
             "source": {"kind": "made", "contexts": 2, "tokens": 2},
             "judge": {"kind": "openai"},

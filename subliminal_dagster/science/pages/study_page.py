@@ -37,6 +37,7 @@ from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.steering import report as steering
 from subliminal_dagster.science.storage.records import Manifest
+from subliminal_dagster.science.sweep import report as sweep
 from subliminal_dagster.science.toy.report import toy_sections
 from subliminal_dagster.science.training import report as teachers
 from subliminal_dagster.science.tuning import report as tuning
@@ -97,6 +98,7 @@ _SECTIONS: tuple[_Reported, ...] = (
     teachers,
     capability,
     tuning,
+    sweep,
     features,
     filters,
     composition,
@@ -109,7 +111,9 @@ READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
 
 
 def _sections(study: Study, results: Results) -> list[Section]:
-    return [section_or_reason(each.NAME, each.TITLE, each.section, study, results) for each in _SECTIONS]
+    # A sweep is on request, so a study that has none made is no poorer for it.
+    shown = [each for each in _SECTIONS if each is not sweep or (study.sweep and results.has("sweep_liking"))]
+    return [section_or_reason(each.NAME, each.TITLE, each.section, study, results) for each in shown]
 
 
 def _verdict(sections: Sequence[Section], claims: Sequence[Claim]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from subliminal_dagster.science.settings.base import StudyHeader
 from subliminal_dagster.science.settings.base_model import BaseModelSource
@@ -28,6 +28,7 @@ from subliminal_dagster.science.settings.preferences import PreferenceSettings
 from subliminal_dagster.science.settings.probes import ProbeSettings
 from subliminal_dagster.science.settings.prompts import Prompts, prompts_content
 from subliminal_dagster.science.settings.steering import SteeringExperiment
+from subliminal_dagster.science.settings.sweep import Cell, Grid, Sweep, checked_cells
 from subliminal_dagster.science.settings.teacher import NeutralSettings, TeacherSettings
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.settings.tuning import TuningSettings
@@ -65,6 +66,9 @@ class Study(StudyHeader):
     tuning: TuningSettings | None = None
     capability: CapabilitySettings | None = None
     descriptions: DescriptionsSettings | None = None
+    sweep: Sweep | None = None
+
+    _cells: tuple[Cell, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -103,6 +107,32 @@ class Study(StudyHeader):
                 f"{self.numbers.prompts}: raise numbers.prompts or ask for fewer rows"
             )
         return self
+
+    @model_validator(mode="after")
+    def _can_be_swept(self, info: ValidationInfo) -> Self:
+        if self.sweep is None:
+            return self
+        own = self.replicates
+        if self.replicates_from == "teacher" and (self.sweep.replicates or own) > own:
+            raise ValueError(
+                f"sweep.replicates is {self.sweep.replicates} and there are {own} teachers a group (replicates_from: "
+                "teacher): raise replicates, or ask for fewer"
+            )
+        cells = checked_cells(self, self.sweep, lambda content: Study.model_validate(content, context=info.context))
+        values = {
+            field: tuple({repr(cell.values[field]): cell.values[field] for cell in cells}.values())
+            for field in self.sweep.values
+        }
+        swept = self.model_copy(update={"sweep": self.sweep.model_copy(update={"values": values})})
+        swept._cells = cells
+        return swept
+
+    @property
+    def grid(self) -> Grid | None:
+        """The cells of its sweep; None where it has none."""
+        if self.sweep is None:
+            return None
+        return Grid(tuple(self.sweep.values), self._cells, self.sweep.replicates or self.replicates)
 
     def file_contents(self, study: Any) -> dict[str, Any]:
         return {"prompts": prompts_content(self.prompts)}

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from subliminal_dagster.science.errors import UserError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+# A variant's key is made of settings and their values: `rank=2+replicate=1`.
+_PARTITION = re.compile(r"[a-z0-9][a-z0-9._=+-]{0,127}")
 _NO_PARTITION = "_"
 # What stands between the parts of a partition's key (`owl|09`), and for it in paths, where a shell would see a pipe.
 _AXES, _AXES_IN_PATHS = "|", "@"
@@ -67,10 +69,12 @@ def key_at(relative: str) -> Key | None:
 
 def check_name(kind: str, name: str) -> None:
     """Raises UserError where the name of a study, asset, ... (`kind`) cannot be a folder's."""
-    if not _is_name(name):
+    partition = kind == "partition"
+    if not (_is_partition(name) if partition else _is_name(name)):
+        marks = "'.', '_', '=', '+' and '-'" if partition else "'.', '_' and '-'"
         raise UserError(
-            f"The {kind} name {shown(name)!r} cannot be used: it needs 1 to 128 of a-z, 0-9, '.', '_' and '-', "
-            "starting with a letter or digit and without '..'."
+            f"The {kind} name {shown(name)!r} cannot be used: it needs 1 to 128 of a-z, 0-9, {marks}, starting with a "
+            "letter or digit and without '..'."
         )
 
 
@@ -81,7 +85,7 @@ def names_among(folders: Iterable[str]) -> list[str]:
 
 def partitions_among(folders: Collection[str]) -> list[str | None]:
     """The partitions that some of the folders below an asset's stand for; None first, the others in the order given."""
-    partitions = [folder for folder in folders if all(_is_name(part) for part in folder.split(_AXES_IN_PATHS))]
+    partitions = [folder for folder in folders if all(_is_partition(part) for part in folder.split(_AXES_IN_PATHS))]
     return [
         *([None] if _NO_PARTITION in folders else []),
         *(name.replace(_AXES_IN_PATHS, _AXES) for name in partitions),
@@ -91,6 +95,10 @@ def partitions_among(folders: Collection[str]) -> list[str | None]:
 def shown(name: str) -> str:
     """A name nobody vouches for, fit for a message in a terminal, a log or a web page."""
     return re.sub(r"[^A-Za-z0-9 ._/\\:-]", "?", name[:80])
+
+
+def _is_partition(name: str) -> bool:
+    return _PARTITION.fullmatch(name) is not None and ".." not in name
 
 
 def _is_name(name: str) -> bool:
