@@ -70,6 +70,7 @@ def asset(
             return carry_out(work, lambda work: function(work, **given), lease)
 
         key = frame.key(node.name)
+        frame.stages[node.name] = stage
         checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else []
         checks += [dg.AssetCheckSpec(WARNINGS_CHECK, asset=key, description=warnings)] if warnings else []
         frame.assets[node.name] = dg.asset(

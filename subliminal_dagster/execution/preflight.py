@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from subliminal_dagster.execution.carriers.choice import CARRIER, carrier_name
 from subliminal_dagster.execution.carriers.local import worker_count
 from subliminal_dagster.planning.frame import VARIANT_OF, Frame
 from subliminal_dagster.planning.planner import Plan, make_plan
@@ -68,6 +69,7 @@ def preflight(
 ) -> list[Finding]:
     """What every check finds for the `wanted` parts of a study that are to be made, in the order they are to be read.
 
+    Where runs go to other machines, this one's card and memory say nothing, and are not looked at.
     `engine`, `recomputes` and `reasoning_tokens` are what SUBLIMINAL_ENGINE, SUBLIMINAL_GRADIENT_CHECKPOINTING and
     SUBLIMINAL_JUDGE_REASONING_TOKENS say.
     """
@@ -87,7 +89,10 @@ def preflight(
     if isinstance(study, Study) and any("prompts" in frame.nodes[name].recipe.settings for name in due):
         found.append(check_prompts(study))
     shape = _shape(study, store) if isinstance(study, Study) else None
-    found += _computing(frame, plan, shape, engine, recomputes)
+    if carrier_name() == "local":
+        found += _computing(frame, plan, shape, engine, recomputes)
+    else:
+        found.append(Finding("machine", "ok", f"not looked at: {CARRIER} is {carrier_name()!r}, so runs go elsewhere"))
     found += check_disk(_to_write(frame, plan, store, shape, size), store.opened.scratch)
     found += _judges(study, due, reasoning_tokens)
     clocks = {f"the store {store.root}": ahead_of_store, "the hub": ahead_of_hub() if _is_asked(from_hub) else None}

@@ -95,6 +95,8 @@ def run_study(
         for run, carried in ended:
             queue.take_back(run, carried)
         outcome = queue.outcome_in_the_end()
+        # What another command's runs made, which has ended since.
+        show_recorded(queue.plan, store, instance, frame)
     outcome.seconds = time.perf_counter() - started
     return outcome
 
@@ -143,7 +145,8 @@ class _Queue:
             held = [part for part in self.plan.due if part.place in self.elsewhere]
             self._outdated = bool(held)
             # Between two parts of a run elsewhere there is a while in which it claims none.
-            looks = 0 if any(part.place in self._claimed for part in held) else looks + 1
+            known = self._claimed.keys() | self._queued.keys()
+            looks = 0 if any(part.place in known for part in held) else looks + 1
             if self.at_work or not held or looks > LOOKS:
                 return None
             if not told:
@@ -200,7 +203,8 @@ class _Queue:
         self._claimed = self.store.claims(study)
         elsewhere = {place: f"{holder.shown} is making it" for place, holder in self._claimed.items()}
         elsewhere |= being_made(self.instance, study, self.frame.nodes)
-        elsewhere |= self.carrier.elsewhere() if self.carrier else {}
+        self._queued = self.carrier.elsewhere() if self.carrier else {}
+        elsewhere |= self._queued
         self.elsewhere = {place: who for place, who in elsewhere.items() if place not in self.at_work}
         plan = make_plan(self.frame, self.store)
         self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)

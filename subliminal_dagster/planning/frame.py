@@ -37,7 +37,8 @@ PLANNED_TAG = "subliminal/planned"
 class Frame(Generic[StudyT]):
     """One study as Dagster sees it: its partitions, and for every asset declared so far what it is made of.
 
-    `nodes`, and the `assets` that Dagster knows them by, are in the order of declaration, which is upstream first.
+    `nodes`, and the `assets` that Dagster knows them by, are in the order of declaration, which is upstream first;
+    `stages` says which part of the experiment each belongs to.
     Steps that need a GPU are in the pool `gpu_pool`; None where whoever launches them sees to how many there are at
     once.
     """
@@ -48,6 +49,7 @@ class Frame(Generic[StudyT]):
         self.partitioning = StudyPartitions(study)
         self.nodes: dict[str, Node] = {}
         self.assets: dict[str, dg.AssetsDefinition] = {}
+        self.stages: dict[str, str] = {}
         self._settings: dict[int, dict[str, Any]] = {}
         self._recipes: dict[tuple[str, str], Recipe] = {}
 
