@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from subliminal_dagster.build import build_defs, study_frame
 from subliminal_dagster.execution import runner
 from subliminal_dagster.execution.carriers.apart import Answer, Order, RunsApart, carry
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
+from subliminal_dagster.execution.carriers.telling import ToldBeside
 from subliminal_dagster.execution.runner import execute, run_study
 from subliminal_dagster.planning.frame import Frame, label
 from subliminal_dagster.planning.planner import DueRun
@@ -42,6 +43,8 @@ from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 SECONDS = "SUBLIMINAL_SCALE_SECONDS"
+REPLICATES = "SUBLIMINAL_SCALE_REPLICATES"
+TIMES = "SUBLIMINAL_SCALE_TIMES"
 _RUN_ID = str(uuid.UUID(int=0, version=4))
 
 
@@ -52,8 +55,16 @@ def study_of(replicates: int) -> Study:
     return Study.model_validate(content)
 
 
-def write(frame: Frame, store: ArtifactStore, place: Input, began: float) -> None:
-    """An artifact of a few bytes, with the records by which the planner finds it fresh."""
+def sleep_and_write(frame: Frame, store: ArtifactStore, place: Input, seconds: float, times: Path) -> None:
+    """What a run does: an artifact of a few bytes with the records by which the planner finds it fresh, and a file in
+    the folder `times` with its part, begin and end."""
+    began = time.time()
+    time.sleep(seconds)
+    _write(frame, store, place)
+    (times / f"{uuid.uuid4()}.json").write_text(json.dumps([place, began, time.time()]))
+
+
+def _write(frame: Frame, store: ArtifactStore, place: Input) -> None:
     recipe, study = frame.nodes[place[0]].recipe, frame.study.name
     inputs = [i for i in frame.inputs(*place) if store.exists(study, *i)]
     info = {
@@ -62,8 +73,6 @@ def write(frame: Frame, store: ArtifactStore, place: Input, began: float) -> Non
         "code": recipe.code,
         "upstream": {label(*i): store.manifest(study, *i).content_hash for i in inputs},
         "wall_seconds": 1.0,
-        "began": began,
-        "ended": time.time(),
     }
     with store.write(study, *place, info) as draft:
         (draft.path / "rows.json").write_text(json.dumps(label(*place)))
@@ -115,8 +124,14 @@ class Slots:
     runs: RunsApart
     count: int
     seconds: float
+    times: Path
     events: tuple[str, ...]
     sender: Sender
+
+    def __post_init__(self) -> None:
+        self.runs.sent = self.sender.timed("told sent", self.runs.sent)  # type: ignore[method-assign]
+        self.runs.answered = self.sender.timed("told end", self.runs.answered)  # type: ignore[method-assign]
+        self.told = ToldBeside(self.runs)
 
     def needed_for(self, count: int) -> bool:
         return True
@@ -128,7 +143,7 @@ class Slots:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.sender.timed("the end", self.told.finish)()
 
     def carry_out(self, next_run: NextRun) -> Iterator[tuple[DueRun, Carried]]:
         ended: queue.Queue[tuple[Order, Answer]] = queue.Queue()
@@ -137,7 +152,7 @@ class Slots:
             while at_work < self.count and (run := self.sender.timed("next run", next_run)()) is not None:
                 order = self.sender.timed("order", self.runs.order)(run)
                 threading.Thread(target=self._sleep, args=(order, ended), daemon=True).start()
-                self.sender.timed("sent", self.runs.sent)(order, "a thread")
+                self.sender.timed("sent", self.told.sent)(order, "a thread")
                 at_work += 1
             if not at_work:
                 return
@@ -146,30 +161,28 @@ class Slots:
             except queue.Empty:
                 continue
             at_work -= 1
-            yield order.run, self.sender.timed("answered", self.runs.answered)(order, answer)
+            yield order.run, self.sender.timed("answered", self.told.answered)(order, answer)
 
     def _sleep(self, order: Order, ended: queue.Queue[tuple[Order, Answer]]) -> None:
-        began = time.time()
-        time.sleep(self.seconds)
         (part,) = order.run.parts
-        write(self.frame, self.store, part.place, began)
+        sleep_and_write(self.frame, self.store, part.place, self.seconds, self.times)
         events = [event.replace(_RUN_ID, order.run_id).replace("ASSET", part.asset) for event in self.events]
         told = tuple(event.replace("PARTITION", part.partition or "none") for event in events)
-        ended.put((order, Answer(Carried([part.asset], {}, time.time() - began), told, "a thread")))
+        ended.put((order, Answer(Carried([part.asset], {}, self.seconds), told, "a thread")))
 
 
-def busy(frame: Frame, store: ArtifactStore, slots: int) -> tuple[float, float, float]:
+def busy(frame: Frame, times: Path, slots: int) -> tuple[float, float, float]:
     """The share of slots at work while there was enough for all of them, the seconds of that, and how many runs ended a
     second then."""
-    study = frame.study.name
-    times: dict[Input, Mapping[str, float]] = {
-        place: store.manifest(study, *place).info for place in frame.usual_parts()
-    }
+    known: dict[Input, tuple[float, float]] = {}
+    for file in times.iterdir():
+        (asset, partition), began, end = json.loads(file.read_text())
+        known[asset, partition] = began, end
     moments: list[tuple[float, int, int]] = []
-    for place, info in times.items():
-        could = max((times[i]["ended"] for i in frame.awaited(*place)), default=0.0)
+    for place, (began, end) in known.items():
+        could = max((known[i][1] for i in frame.awaited(*place)), default=0.0)
         # From when it could begin it is work there is, from when it began to its end work that is done.
-        moments += [(could, 1, 0), (info["began"], 0, 1), (info["ended"], -1, -1)]
+        moments += [(could, 1, 0), (began, 0, 1), (end, -1, -1)]
     moments.sort()
     there = done = 0
     enough = used = 0.0
@@ -185,11 +198,10 @@ def busy(frame: Frame, store: ArtifactStore, slots: int) -> tuple[float, float, 
 
 def asleep(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None) -> Carried:
     """What a task of Ray does here."""
-    began = time.time()
-    time.sleep(float(os.environ[SECONDS]))
-    for part in run.parts:
-        write(_frame(), ArtifactStore(os.environ["SUBLIMINAL_ARTIFACTS"]), part.place, began)
-    return Carried([part.asset for part in run.parts], {}, time.time() - began)
+    (part,) = run.parts
+    store, seconds = ArtifactStore(os.environ["SUBLIMINAL_ARTIFACTS"]), float(os.environ[SECONDS])
+    sleep_and_write(_frame(), store, part.place, seconds, Path(os.environ[TIMES]))
+    return Carried([part.asset], {}, seconds)
 
 
 _frames: list[Frame] = []
@@ -197,7 +209,7 @@ _frames: list[Frame] = []
 
 def _frame() -> Frame:
     if not _frames:
-        _frames.append(study_frame(study_of(int(os.environ["SUBLIMINAL_SCALE_REPLICATES"]))))
+        _frames.append(study_frame(study_of(int(os.environ[REPLICATES]))))
     return _frames[0]
 
 
@@ -218,23 +230,25 @@ def main() -> None:
     runner._Queue._look = lambda queue, look=runner._Queue._look: sender.timed("look", look)(queue)  # type: ignore
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(Path(folder) / "artifacts")
-        home = Path(folder) / "home"
+        home, times = Path(folder) / "home", Path(folder) / "times"
         home.mkdir()
+        times.mkdir()
         (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         with dg.DagsterInstance.from_config(str(home)) as instance:
             definitions = build_defs(studies=[frame.study])
             runs = RunsApart(frame.study, definitions, instance, nothing_defined, asleep, store.root)
             began = time.perf_counter()
             if options.ray:
+                os.environ[TIMES] = str(times)
                 wanted = on_ray(frame, runs, store, options, instance, definitions, sender)
             else:
                 events = events_of_a_run(frame.study.name)
-                slots = Slots(frame, store, runs, options.slots, options.seconds, events, sender)
+                slots = Slots(frame, store, runs, options.slots, options.seconds, times, events, sender)
                 began = time.perf_counter()
                 wanted = run_study(frame, definitions, store, instance, lambda _: None, frame.usual_parts(), slots)
             seconds = time.perf_counter() - began
             assert wanted.complete and wanted.runs == len(frame.usual_parts()), wanted
-        share, enough, rate = busy(frame, store, options.slots)
+        share, enough, rate = busy(frame, times, options.slots)
     print(f"{wanted.runs} runs of {options.seconds:g} s on {options.slots} slots: {seconds:.0f} s")
     print(f"busy {share:.1%} of the {enough:.0f} s in which there was work for all slots; {rate:.1f} ended a second")
     for what, took in sender.took.items():
@@ -261,16 +275,16 @@ def on_ray(
 
     os.environ |= {
         SECONDS: str(options.seconds),
-        "SUBLIMINAL_SCALE_REPLICATES": str(options.replicates),
+        REPLICATES: str(options.replicates),
         "PYTHONPATH": os.pathsep.join(sys.path),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     small = {"object_store_memory": 100_000_000, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": options.slots, **small})
     try:
+        runs.sent = sender.timed("told sent", runs.sent)  # type: ignore[method-assign]
+        runs.answered = sender.timed("told end", runs.answered)  # type: ignore[method-assign]
         carrier = Ray(frame, runs, RaySettings(address=cluster.address, gpus=0, cpus=1, at_once=options.slots))
-        runs.sent = sender.timed("sent", runs.sent)  # type: ignore[method-assign]
-        runs.answered = sender.timed("answered", runs.answered)  # type: ignore[method-assign]
         return run_study(frame, definitions, store, instance, lambda _: None, frame.usual_parts(), carrier)
     finally:
         cluster.shutdown()

@@ -38,8 +38,8 @@ LOOKS = 30
 _LOOK_AGAIN_SECONDS = 1.0
 _QUICK_LOOK_SECONDS = 0.5
 _LOOKING_SHARE = 0.1
-"""Looks take no more of the time than this while they are not needed to know what can start: with a thousand parts one
-takes seconds, in which nothing is started."""
+"""Looks that are not quick take no more of the time than this, quick ones half of it, while they are not needed to know
+what can start: with a thousand parts one takes seconds, in which nothing is started."""
 # Progress of long steps and errors; every event is in the instance's log besides.
 CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
@@ -217,7 +217,7 @@ class _Queue:
 
     def _should_look(self) -> bool:
         since, quick = time.monotonic() - self._looked, self._looking < _QUICK_LOOK_SECONDS
-        if since >= self._looking / _LOOKING_SHARE or not (self.at_work or self.ready):
+        if since >= (self._looking if quick else self._looking / _LOOKING_SHARE) or not (self.at_work or self.ready):
             return True
         return (self._undecided and (quick or not self.ready)) or (bool(self._held) and quick)
 

@@ -26,6 +26,7 @@ from pydantic import Field
 
 from subliminal_dagster.execution.carriers.apart import Answer, Order, RunsApart, carry
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
+from subliminal_dagster.execution.carriers.telling import ToldBeside
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
@@ -82,7 +83,7 @@ class Ray:
     """
 
     def __init__(self, frame: Frame, runs: RunsApart, settings: RaySettings) -> None:
-        self.runs, self.settings = runs, settings
+        self.runs, self.settings, self._told_beside = runs, settings, ToldBeside(runs)
         runs.attempts = settings.attempts
         self._stages = {name: asset.group_names_by_key[frame.key(name)] for name, asset in frame.assets.items()}
         self._on_gpu = {name for name, node in frame.nodes.items() if node.gpu}
@@ -122,8 +123,9 @@ class Ray:
             return
         for task, order in self._at_work.items():
             ray.cancel(task, force=True)
-            self.runs.lost(order, "the command that sent it was ended", begin_again=False)
+            self._told_beside.lost(order, "the command that sent it was ended", begin_again=False)
         ray.shutdown()
+        self._told_beside.finish()
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -158,7 +160,7 @@ class Ray:
         )
         reference = task.remote(order)
         self._at_work[reference] = order
-        self.runs.sent(order, f"ray {reference.hex()[:48]}")
+        self._told_beside.sent(order, f"ray {reference.hex()[:48]}")
 
     def _resources(self, run: DueRun, on_gpu: bool) -> tuple[int, int, int | None]:
         """GPUs, cores and bytes that a run takes; says so where no node has as much."""
@@ -199,18 +201,20 @@ class Ray:
         try:
             answer, output = ray.get(task)
         except TaskCancelledError:
-            return self.runs.lost(order, "it was cancelled in Ray", begin_again=False)
+            return self._told_beside.lost(order, "it was cancelled in Ray", begin_again=False)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, BaseException) else error
             why = f"it could not be carried out ({type(cause).__name__}: {_first_line(cause)})"
-            return self.runs.lost(order, why, begin_again=False)
+            return self._told_beside.lost(order, why, begin_again=False)
         except OutOfMemoryError:
-            return self.runs.lost(order, "its node ran out of memory (memory_gb keeps as much free for each run)")
+            return self._told_beside.lost(
+                order, "its node ran out of memory (memory_gb keeps as much free for each run)"
+            )
         except NodeDiedError:
-            return self.runs.lost(order, "its node is gone")
+            return self._told_beside.lost(order, "its node is gone")
         except RayError as error:
-            return self.runs.lost(order, f"its process was killed from outside ({type(error).__name__})")
-        return self.runs.answered(order, answer, output)
+            return self._told_beside.lost(order, f"its process was killed from outside ({type(error).__name__})")
+        return self._told_beside.answered(order, answer, output)
 
 
 def _carried_out(order: Order) -> tuple[Answer, str | None]:

@@ -172,7 +172,9 @@ def sent(tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         DueRun(tiny_study.name, group, (Part(tiny_study.name, asset, group, "missing"),))
         for asset, group in (("teacher_lora", "owl"), ("teacher_lora", "wolf"), ("filtered_dataset", "owl|1"))
     ]
-    with dg.DagsterInstance.ephemeral() as instance:
+    (tmp_path / "home").mkdir()
+    # In files: one in memory bears no threads.
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance:
         definitions = build_defs(studies=[tiny_study])
         runs = RunsApart(tiny_study, definitions, instance, no_definitions, noted, str(tmp_path / "artifacts"))
         yield Sent(runs, tmp_path, queue)
