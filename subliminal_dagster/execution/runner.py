@@ -129,6 +129,8 @@ class _Queue:
         self._made: set[Input] = set()
         self._interrupted: set[Input] = set()
         self._started = 0
+        # Whether something ended since the plan, and whether only a plan can tell what can start by that.
+        self._outdated = self._undecided = False
         self._look()
 
     def next_run(self) -> DueRun | None:

@@ -19,6 +19,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,14 @@ from subliminal_dagster.science.settings.base import Settings
 
 try:
     import ray
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+    from ray.exceptions import (
+        NodeDiedError,
+        OutOfMemoryError,
+        RayError,
+        RayTaskError,
+        TaskCancelledError,
+        WorkerCrashedError,
+    )
 except ModuleNotFoundError:
     raise UserError(
         "SUBLIMINAL_CARRIER is 'ray', and Ray is not installed: install the extra, pip install "
@@ -122,7 +130,9 @@ class Ray:
         if not self._connected:
             return
         for task, order in self._at_work.items():
-            ray.cancel(task, force=True)
+            # Of a cluster that is gone there is nothing to cancel.
+            with suppress(RayError):
+                ray.cancel(task, force=True)
             self._told_beside.lost(order, "the command that sent it was ended", begin_again=False)
         ray.shutdown()
         self._told_beside.finish()
@@ -212,8 +222,10 @@ class Ray:
             )
         except NodeDiedError:
             return self._told_beside.lost(order, "its node is gone")
+        except WorkerCrashedError:
+            return self._told_beside.lost(order, "its process was killed from outside")
         except RayError as error:
-            return self._told_beside.lost(order, f"its process was killed from outside ({type(error).__name__})")
+            return self._told_beside.lost(order, f"Ray lost it ({type(error).__name__}: {_first_line(error)})")
         return self._told_beside.answered(order, answer, output)
 
 
