@@ -8,6 +8,7 @@ Belongs here: what other runs are making at the moment. Does not belong here: wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import dagster as dg
@@ -48,9 +49,13 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, Node]) -> dict[Input, str]:
-    """The parts of a study that runs in progress are to make, each with a phrase that names the run."""
+    """The parts of a study that runs in progress are to make, each with a phrase that names the run; without those of
+    this process, which knows better than Dagster what it has at work."""
     found: dict[Input, str] = {}
+    this_process = process_name(os.getpid())
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
+        if run.tags.get(PROCESS_TAG) == this_process:
+            continue
         partition = run.tags.get("dagster/partition")
         names = {key.path[-1] for key in run.asset_selection or () if key.path[0] == study}
         if run.asset_selection is None and run.job_name in study_job_names(study):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
@@ -36,8 +38,8 @@ LOOKS = 30
 _LOOK_AGAIN_SECONDS = 1.0
 _QUICK_LOOK_SECONDS = 0.5
 _LOOKING_SHARE = 0.1
-"""Looks that are not quick take no more of the time than this while there is something to start: with a thousand parts
-a look takes as long as several of them."""
+"""Looks that are not quick take no more of the time than this, quick ones half of it, while they are not needed to know
+what can start: with a thousand parts one takes seconds, in which nothing is started."""
 # Progress of long steps and errors; every event is in the instance's log besides.
 CONSOLE = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
@@ -102,13 +104,14 @@ def run_study(
 
 
 class _Queue:
-    """What can start now, by a plan that is made anew after every run, and what became of the runs so far.
+    """What can start now, by a plan that is made anew as runs end, and what became of the runs so far.
 
-    Where that takes long, a run may start by the plan before: what could start then still can, since all it needs was
-    made. Only what should go before it is seen later.
+    What has to be made whatever its inputs become can start as soon as the last of them is made, and no plan is needed
+    to know it. Another part needs one: what may stay as it is, what goes on without something that failed, what another
+    process is making. Where a plan takes long it is made at intervals as long as there is something to start.
 
-    `at_work` are the parts in the making, each with how it is called in what is said; `elsewhere` those that another
-    process makes, with a phrase that says which.
+    `ready` is a heap of the parts that can start, each behind its turn; `at_work` are those in the making, each with
+    how it is called in what is said; `elsewhere` those that another process makes, with a phrase that says which.
     """
 
     def __init__(
@@ -124,9 +127,12 @@ class _Queue:
         self.carrier = carrier
         self.outcome = Outcome()
         self.at_work: dict[Input, str] = {}
-        self._found_made: set[Input] = set()
+        # A part made once is not made again: were it still due, something else is wrong, and it would never end.
+        self._made: set[Input] = set()
         self._interrupted: set[Input] = set()
         self._started = 0
+        # Whether something ended since the plan, and whether only a plan can tell what can start by that.
+        self._outdated = self._undecided = False
         self._look()
 
     def next_run(self) -> DueRun | None:
@@ -136,14 +142,13 @@ class _Queue:
         """
         looks, told = 0, False
         while True:
-            part = None if self._outdated and self._should_look() else self._first()
-            if part is None and self._outdated:
+            if self._outdated and self._should_look():
                 self._look()
-                part = self._first()
+            part = self._first()
             if part is not None:
                 return self._begin(part)
-            held = [part for part in self.plan.due if part.place in self.elsewhere]
-            self._outdated = bool(held)
+            held = self._held
+            self._outdated = self._outdated or bool(held)
             # Between two parts of a run elsewhere there is a while in which it claims none.
             known = self._claimed.keys() | self._queued.keys()
             looks = 0 if any(part.place in known for part in held) else looks + 1
@@ -160,13 +165,16 @@ class _Queue:
         called = [self.at_work.pop(part.place) for part in run.parts]
         if carried.begin_again:
             self._interrupted |= {part.place for part in run.parts}
+            self._undecided = True
             return
         self.outcome.runs += 1
         self.outcome.made += [(asset, run.partition) for asset in carried.made]
-        self._found_made |= {(asset, run.partition) for asset in carried.found}
+        for asset in (*carried.made, *carried.found):
+            self._settle((asset, run.partition))
         for part, name in zip(run.parts, called, strict=True):
             if part.asset in carried.errors:
                 self.outcome.failed[part.place] = carried.errors[part.asset]
+                self._undecided = True
                 self.say(f"{name}: FAILED: {carried.errors[part.asset]}")
             else:
                 how = "found made by another run" if part.asset in carried.found else "made"
@@ -208,31 +216,52 @@ class _Queue:
         self.elsewhere = {place: who for place, who in elsewhere.items() if place not in self.at_work}
         plan = make_plan(self.frame, self.store)
         self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)
-        self.ready = self._ready()
-        self._outdated = False
+        self._sort()
+        self._outdated = self._undecided = False
         self._looked = time.monotonic()
         self._looking = self._looked - began
 
     def _should_look(self) -> bool:
-        quick = self._looking < _QUICK_LOOK_SECONDS
-        return quick or time.monotonic() - self._looked >= self._looking / _LOOKING_SHARE
+        since, quick = time.monotonic() - self._looked, self._looking < _QUICK_LOOK_SECONDS
+        if since >= (self._looking if quick else self._looking / _LOOKING_SHARE) or not (self.at_work or self.ready):
+            return True
+        return (self._undecided and (quick or not self.ready)) or (bool(self._held) and quick)
 
-    def _ready(self) -> list[Part]:
-        """The parts that can start now, by the plan, the one that should go first at the end; one whose process was
-        killed comes after those that wait beside it."""
-        # A part made once is not made again: were it still due, something else is wrong, and it would never end.
-        made, busy = {*self.outcome.made, *self._found_made}, {*self.elsewhere, *self.at_work}
-        rank = ranks(self.plan, self.frame)
+    def _sort(self) -> None:
+        """Note what can start now, by the plan, and what waits for what."""
+        busy = {*self.elsewhere, *self.at_work}
+        self._held = [part for part in self.plan.due if part.place in self.elsewhere]
+        self._ranks = ranks(self.plan, self.frame)
+        self.ready = [(self._turn(part), part) for part in self.plan.ready(busy, self.outcome.failed, self._made)]
+        heapify(self.ready)
+        self._awaited = {part.place: {*part.waits_for} for part in self.plan.due}
+        self._followers: dict[Input, list[Part]] = defaultdict(list)
+        for part in self.plan.due:
+            for place in self._awaited[part.place]:
+                self._followers[place].append(part)
 
-        def turn(part: Part) -> tuple[bool, bool, float, int]:
-            for_later, way, place = rank[part.place]
-            return for_later, part.place in self._interrupted, way, place
+    def _turn(self, part: Part) -> tuple[bool, bool, float, int]:
+        """The lowest starts first; one whose process was killed comes after those that wait beside it."""
+        for_later, way, place = self._ranks[part.place]
+        return for_later, part.place in self._interrupted, way, place
 
-        return sorted(self.plan.ready(busy, self.outcome.failed, made), key=turn, reverse=True)
+    def _settle(self, place: Input) -> None:
+        """Note that a part was made since the plan, which lets others start."""
+        self._made.add(place)
+        for part in self._followers.pop(place, []):
+            awaited = self._awaited[part.place]
+            awaited.discard(place)
+            if awaited:
+                # What failed is still among them, and it goes on without.
+                self._undecided |= part.takes_what_there_is and bool(self.outcome.failed)
+            elif not part.sure:
+                self._undecided = True
+            elif part.place not in self.elsewhere and part.place not in self._made:
+                heappush(self.ready, (self._turn(part), part))
 
     def _first(self) -> Part | None:
         """The part that should start before all others that can."""
-        return self.ready.pop() if self.ready else None
+        return heappop(self.ready)[1] if self.ready else None
 
     def _begin(self, part: Part) -> DueRun:
         self._started += 1

@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 from study_runs import changed
 
 from subliminal_dagster.build import definitions_apart, study_frame
+from subliminal_dagster.execution import runner
 from subliminal_dagster.execution.carriers.local import Workers
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
 from subliminal_dagster.execution.runner import Outcome, execute, run_study
 from subliminal_dagster.planning.frame import Frame, label
-from subliminal_dagster.planning.planner import DueRun
+from subliminal_dagster.planning.planner import DueRun, Plan
 from subliminal_dagster.planning.priority import VERDICT
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.settings.study_file import load_study
@@ -158,13 +160,10 @@ def test_nobody_is_idle_while_something_could_start(frame: Frame, tmp_path: Path
         assert all(made.clock.ended[needed] <= begun for needed in frame.awaited(*place))
 
 
-def test_the_verdict_goes_before_everything_else_and_is_said_at_once(frame: Frame, tmp_path: Path) -> None:
-    draw = random.Random(5)
-    seconds = {place: draw.uniform(0.1, 20) for place in sorted(frame.usual_parts(), key=str)}
-    made = make(frame, tmp_path, takes=seconds.__getitem__)
-    verdict: Input = (VERDICT, None)
-    needed = above(frame, verdict)
-    begun, ended = made.clock.begun, made.clock.ended
+def check_the_verdict_went_first(frame: Frame, clock: Clocked) -> None:
+    """That nothing else began while something that the verdict needs could have."""
+    needed = above(frame, (VERDICT, None))
+    begun, ended = clock.begun, clock.ended
     for other in begun.keys() - needed:
         waiting = [
             place
@@ -172,9 +171,39 @@ def test_the_verdict_goes_before_everything_else_and_is_said_at_once(frame: Fram
             if begun[place] > begun[other] and all(ended[i] <= begun[other] for i in frame.awaited(*place))
         ]
         assert waiting == [], f"{other} began while these could"
+
+
+def test_the_verdict_goes_before_everything_else_and_is_said_at_once(frame: Frame, tmp_path: Path) -> None:
+    draw = random.Random(5)
+    seconds = {place: draw.uniform(0.1, 20) for place in sorted(frame.usual_parts(), key=str)}
+    made = make(frame, tmp_path, takes=seconds.__getitem__)
+    check_the_verdict_went_first(frame, made.clock)
+    ended = made.clock.ended
     (line,) = [line for line in made.said if SENTENCE in line]
-    assert made.said[line] <= {place for place in ended if ended[place] <= ended[verdict]}
+    assert made.said[line] <= {place for place in ended if ended[place] <= ended[VERDICT, None]}
     assert len(made.said[line]) < len(ended)
+
+
+def test_a_slow_plan_is_made_seldom_and_nobody_waits_for_it(
+    frame: Frame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, make_plan = [0], runner.make_plan
+
+    def slow(frame: Frame, store: ArtifactStore) -> Plan:
+        plans[0] += 1
+        return make_plan(frame, store)
+
+    # A plan takes a hundred seconds, and nothing else any time.
+    monkeypatch.setattr(runner, "make_plan", slow)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 100.0 * plans[0], perf_counter=lambda: 0.0))
+    draw = random.Random(7)
+    seconds = {place: draw.uniform(0.1, 20) for place in sorted(frame.usual_parts(), key=str)}
+    made = make(frame, tmp_path, count=3, takes=seconds.__getitem__)
+    assert made.outcome.complete and made.outcome.runs == len(seconds)
+    assert made.clock.idle_in_vain == []
+    check_the_verdict_went_first(frame, made.clock)
+    # One at the start and two in the end: nothing can start, and nothing is left.
+    assert plans[0] == 3
 
 
 def test_what_fails_holds_back_what_needs_it_and_nothing_else(frame: Frame, tmp_path: Path) -> None:

@@ -36,7 +36,17 @@ CARRIER_TAG = "subliminal/carrier"
 _PASSED_ON = ("SUBLIMINAL_", "HF_", "TRANSFORMERS_", "DAGSTER_HOME", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
 
 
-_PLANNED = (DagsterEventType.ASSET_MATERIALIZATION_PLANNED, DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)
+# What is planned the command's instance noted itself when the run was sent, and takes no second time. The rest tells of
+# Dagster's own steps within a process, and each event told takes the sender milliseconds.
+_NOT_TOLD = (
+    DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+    DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+    DagsterEventType.ENGINE_EVENT,
+    DagsterEventType.RESOURCE_INIT_STARTED,
+    DagsterEventType.RESOURCE_INIT_SUCCESS,
+    DagsterEventType.LOGS_CAPTURED,
+    DagsterEventType.STEP_OUTPUT,
+)
 
 
 @dataclass(frozen=True)
@@ -111,17 +121,24 @@ class RunsApart:
         self.instance.report_engine_event(f"ran on {answer.host}" + (f", output in {log}" if log else ""), run)
         for event in answer.events:
             entry = deserialize_value(event, EventLogEntry)
-            # What is planned this instance noted itself when the run was sent, and takes no second time.
-            if entry.dagster_event_type not in _PLANNED:
+            if entry.dagster_event_type not in _NOT_TOLD:
                 self.instance.handle_new_event(entry)
         return answer.carried
 
     def lost(self, order: Order, why: str, begin_again: bool = True) -> Carried:
         """Mark a run that gives no answer as failed. Gives it back to begin again, or as failed where that has
         happened too often, or where it should not: what a person ended stays ended."""
+        self.told_lost(order, why)
+        return self.counted_lost(order, why, begin_again)
+
+    def told_lost(self, order: Order, why: str) -> None:
+        """The first half of `lost`: what Dagster is told."""
         run = self.instance.get_run_by_id(order.run_id)
         if run is not None and not run.is_finished:
             self.instance.report_run_failed(run, why)
+
+    def counted_lost(self, order: Order, why: str, begin_again: bool) -> Carried:
+        """The second half of `lost`: what becomes of the run."""
         places = [part.place for part in order.run.parts]
         self._lost.update(places)
         if begin_again and max(self._lost[place] for place in places) < self.attempts:
