@@ -93,7 +93,7 @@ class Ray:
     def __init__(self, frame: Frame, runs: RunsApart, settings: RaySettings) -> None:
         self.runs, self.settings, self._told_beside = runs, settings, ToldBeside(runs)
         runs.attempts = settings.attempts
-        self._stages = {name: asset.group_names_by_key[frame.key(name)] for name, asset in frame.assets.items()}
+        self._stages = frame.stages
         self._on_gpu = {name for name, node in frame.nodes.items() if node.gpu}
         stages = dict.fromkeys(self._stages.values())
         for stage in settings.stages:
