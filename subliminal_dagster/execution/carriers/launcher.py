@@ -52,6 +52,7 @@ _DEFINITIONS = "subliminal_dagster.definitions"
 _QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 _LOOK_AGAIN_SECONDS = 1.0
 _HEALTH_SECONDS = 30.0
+_UNKNOWN_LOOKS = 10
 _ENDS_WITHIN_SECONDS = 60.0
 _LONGEST_REASON = 300
 
@@ -110,6 +111,7 @@ class Launcher:
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _at_work: dict[str, tuple[DueRun, float]] = field(default_factory=dict, init=False)
     _lost: Counter[Input] = field(default_factory=Counter, init=False)
+    _unknown: Counter[str] = field(default_factory=Counter, init=False)
     _checked: float = field(default=0.0, init=False)
 
     def needed_for(self, count: int) -> bool:
@@ -280,7 +282,10 @@ class Launcher:
         started = dg.RunsFilter(run_ids=[*self._at_work], statuses=[dg.DagsterRunStatus.STARTED])
         for run in self._instance.get_runs(started):
             health = launcher.check_run_worker_health(run)
+            # A Kubernetes job that was deleted, or an API that does not answer for a while: launchers call both so.
+            self._unknown[run.run_id] = self._unknown[run.run_id] + 1 if health.status is WorkerStatus.UNKNOWN else 0
             gone = health.status in (WorkerStatus.FAILED, WorkerStatus.NOT_FOUND) and not health.transient
+            gone = gone or self._unknown[run.run_id] >= _UNKNOWN_LOOKS
             current = self._instance.get_run_by_id(run.run_id) if gone else None
             if current is not None and not current.is_finished:
                 self._instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
