@@ -144,7 +144,7 @@ class _Queue:
             held = [part for part in self.plan.due if part.place in self.elsewhere]
             self._outdated = bool(held)
             # Between two parts of a run elsewhere there is a while in which it claims none.
-            looks = 0 if any(part.place in self._claimed for part in held) else looks + 1
+            looks = 0 if any(part.place in self._waited_for for part in held) else looks + 1
             if self.at_work or not held or looks > LOOKS:
                 return None
             if not told:
@@ -201,7 +201,9 @@ class _Queue:
         self._claimed = self.store.claims(study)
         elsewhere = {place: f"{holder.shown} is making it" for place, holder in self._claimed.items()}
         elsewhere |= being_made(self.instance, study, self.frame.nodes)
-        elsewhere |= self.carrier.elsewhere() if self.carrier else {}
+        carried = self.carrier.elsewhere() if self.carrier else {}
+        elsewhere |= carried
+        self._waited_for = {*self._claimed, *carried}
         self.elsewhere = {place: who for place, who in elsewhere.items() if place not in self.at_work}
         plan = make_plan(self.frame, self.store)
         self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)

@@ -40,6 +40,7 @@ from pydantic import Field
 
 from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, RunsApart
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
+from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made
 from subliminal_dagster.execution.runner import what_became_of
 from subliminal_dagster.execution.schedules import ALL_ASSETS_JOB
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame
@@ -138,8 +139,10 @@ class Launcher:
                     yield run, Carried.failed(run, f"its run {run_id[:8]} was deleted")
 
     def elsewhere(self) -> dict[Input, str]:
-        """Nothing: the runs of other commands are in the instance, where `live_runs.being_made` finds them."""
-        return {}
+        """What runs in progress in the instance are to make, whoever had them launched: they are waited for as long as
+        they are queued, and as long as what they run in is alive."""
+        self._check_health()
+        return being_made(self._instance, self.frame.study.name, self.frame.nodes)
 
     def __enter__(self) -> Launcher:
         """Opens the code location. Raises UserError where it cannot be loaded or is not of this study's settings."""
@@ -279,8 +282,10 @@ class Launcher:
         if not launcher.supports_check_run_worker_health or time.monotonic() - self._checked < _HEALTH_SECONDS:
             return
         self._checked = time.monotonic()
-        started = dg.RunsFilter(run_ids=[*self._at_work], statuses=[dg.DagsterRunStatus.STARTED])
-        for run in self._instance.get_runs(started):
+        for run in self._instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+            # Those with a process of their own were not launched (see `bury_dead_runs`).
+            if PROCESS_TAG in run.tags:
+                continue
             health = launcher.check_run_worker_health(run)
             # A Kubernetes job that was deleted, or an API that does not answer for a while: launchers call both so.
             self._unknown[run.run_id] = self._unknown[run.run_id] + 1 if health.status is WorkerStatus.UNKNOWN else 0
