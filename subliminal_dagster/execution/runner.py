@@ -10,12 +10,13 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._utils.error import SerializableErrorInfo
 
 from subliminal_dagster.execution.carriers.protocol import Carried, Carrier
@@ -361,24 +362,38 @@ def execute(
         run_id=run_id,
         tags={PROCESS_TAG: process_name(os.getpid()), PLANNED_TAG: "yes"},
     )
-    errors = {step.rpartition("__")[2]: sentence for step, sentence in failures(result)}
-    events = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
+    return what_became_of(result.all_events, result.run_id, time.perf_counter() - started)
+
+
+def what_became_of(events: Sequence[DagsterEvent], run_id: str, seconds: float) -> Carried:
+    """What the events of a run that has ended say was made, found and failed."""
+    errors = {step.rpartition("__")[2]: sentence for step, sentence in _failed_steps(events, run_id)}
+    told = [event for event in events if event.event_type is DagsterEventType.ASSET_MATERIALIZATION]
+    materialized = [event.step_materialization_data.materialization for event in told]
     # What a gate refused is there to be looked at, and counts as refused.
-    made = [event.asset_key.path[-1] for event in events if event.asset_key.path[-1] not in errors]
-    found = [event.asset_key.path[-1] for event in events if MADE_MEANWHILE in event.metadata]
-    return Carried([name for name in made if name not in found], errors, time.perf_counter() - started, found)
+    made = [event.asset_key.path[-1] for event in materialized if event.asset_key.path[-1] not in errors]
+    found = [event.asset_key.path[-1] for event in materialized if MADE_MEANWHILE in event.metadata]
+    return Carried([name for name in made if name not in found], errors, seconds, found)
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
     """The steps that failed, each with what went wrong: a sentence of this project's own where there is one, else the
     root cause and the run whose log has the whole of it."""
+    return _failed_steps(result.all_events, result.run_id)
+
+
+def _failed_steps(events: Sequence[DagsterEvent], run_id: str) -> list[tuple[str, str]]:
     found = []
-    refused = {check.asset_key: check.description for check in result.get_asset_check_evaluations() if not check.passed}
-    for event in result.get_step_failure_events():
+    evaluated = [event for event in events if event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION]
+    checks = [event.asset_check_evaluation_data for event in evaluated]
+    refused = {check.asset_key: check.description for check in checks if not check.passed}
+    for event in events:
+        if event.event_type is not DagsterEventType.STEP_FAILURE:
+            continue
         step, data = str(event.step_key), event.step_failure_data
         own = data.user_failure_data.description if data.user_failure_data else None
         own = own or next((text for key, text in refused.items() if key.to_python_identifier() == step), None)
-        whole = f"the whole of it is in the log of run {result.run_id}"
+        whole = f"the whole of it is in the log of run {run_id}"
         found.append((step, own.strip() if own else f"{_root_cause(data.error)} ({whole})"))
     return found
 
