@@ -62,7 +62,7 @@ _ENDED_FROM_OUTSIDE = ("ChildProcessCrashException", "DagsterExecutionInterrupte
 
 
 class Stage(Settings):
-    """The run tags of the assets of one group."""
+    """The run tags of the assets of one stage."""
 
     tags: dict[str, Any] = Field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class LauncherSettings(Settings):
     """How runs are launched.
 
     Tags are laid over each other: those of all runs, then `gpu_tags` for what needs a GPU, then those of the asset's
-    group in `stages`; mappings are merged, and reach Dagster as JSON. `workspace` is a file as of `dagster dev -w`, or
+    stage in `stages`; mappings are merged, and reach Dagster as JSON. `workspace` is a file as of `dagster dev -w`, or
     a module with the definitions. A part whose run was lost `attempts` times has failed.
     """
 
@@ -82,10 +82,10 @@ class LauncherSettings(Settings):
     gpu_tags: dict[str, Any] = Field(default_factory=dict)
     stages: dict[str, Stage] = Field(default_factory=dict)
 
-    def tags_of(self, group: str, gpu: bool) -> dict[str, str]:
+    def tags_of(self, stage: str, gpu: bool) -> dict[str, str]:
         """The run tags of an asset, as Dagster takes them."""
         found = _merged(self.tags, self.gpu_tags if gpu else {})
-        found = _merged(found, self.stages[group].tags if group in self.stages else {})
+        found = _merged(found, self.stages[stage].tags if stage in self.stages else {})
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
 
 
@@ -178,7 +178,6 @@ class Launcher:
         known = workspace.asset_graph.get_all_asset_keys()
         if not known & keys.keys():
             raise UserError(f"{where} has no study {study}: name it in SUBLIMINAL_STUDIES where the code is loaded.")
-        self._groups = {}
         for key, node in keys.items():
             remote = workspace.asset_graph.get(key) if key in known else None
             if remote is None or remote.code_version != node.recipe.version:
@@ -187,10 +186,9 @@ class Launcher:
                     "with the same SUBLIMINAL_SET, study file and version of the software as the code location, "
                     "without --set and --seed."
                 )
-            self._groups[key.path[-1]] = remote.group_name
-        groups = {workspace.asset_graph.get(key).group_name for key in known}
-        if strange := sorted(self.settings.stages.keys() - groups):
-            raise UserError(f"stages.{strange[0]}: there is no such group of assets: name one of {_listed(groups)}.")
+        stages = {*self.frame.stages.values()}
+        if strange := sorted(self.settings.stages.keys() - stages):
+            raise UserError(f"stages.{strange[0]}: there is no such stage: name one of {_listed(stages)}.")
         handle = workspace.asset_graph.get_repository_handle(next(iter(keys)))
         self._repository = handle.repository_name
         return workspace.get_code_location(handle.location_name)
@@ -214,7 +212,7 @@ class Launcher:
         tags = {PLANNED_TAG: "yes", CARRIER_TAG: "dagster"}
         for part in run.parts:
             gpu = self.frame.nodes[part.asset].gpu
-            tags |= self.settings.tags_of(self._groups[part.asset], gpu)
+            tags |= self.settings.tags_of(self.frame.stages[part.asset], gpu)
         if run.partition is not None:
             tags |= self._partition_tags(run, keys)
         created = self._instance.create_run(
