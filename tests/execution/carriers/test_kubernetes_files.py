@@ -24,7 +24,8 @@ def test_tags_ask_for_a_gpu_where_one_is_needed(monkeypatch: pytest.MonkeyPatch)
         return json.loads(settings.tags_of(group, gpu)["dagster-k8s/config"])["container_config"]["resources"]["limits"]
 
     assert limits("child", True)["nvidia.com/gpu"] == "1"
-    assert "nvidia.com/gpu" not in limits("report", False)
+    # The launcher's own setting is one GPU, and lies below these.
+    assert limits("report", False)["nvidia.com/gpu"] == "0"
 
 
 def test_values_and_settings_name_the_same_server_and_volume(monkeypatch: pytest.MonkeyPatch) -> None:
