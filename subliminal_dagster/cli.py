@@ -10,8 +10,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study, shipped_studies
 
 if TYPE_CHECKING:
+    from subliminal_dagster.execution.cost import Cost
     from subliminal_dagster.execution.runner import Outcome
     from subliminal_dagster.planning.frame import Frame
     from subliminal_dagster.planning.planner import Plan
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.storage.store import ArtifactStore
 
 _SHOWN_REASONS = 3
+_LISTED = 6
+"""Parts of an asset with the same to be said of them that are listed each for itself."""
+
+_SHOWN_PARTITIONS = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         study = load_study(options.study, [*overrides_from_environment(), *options.overrides], options.seed)
         check_home(needs_history=options.command == "run")
         if options.command == "plan":
-            return _plan(study, options.select, options.partition, options.json)
+            return _plan(study, options.select, options.partition, options.json, options.card, options.slots)
         if options.command == "preflight":
             return _preflight(study, options.select, options.partition)
         if options.command == "run":
@@ -105,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = commands.add_parser("plan", help="say what is missing, out of date or refused, why, and what it will take")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--card", help="what it costs on this GPU, such as A6000 (default: the one here, if any)")
+    plan.add_argument("--slots", type=int, help="how many runs go on at once (default: as `run` would)")
     preflight = commands.add_parser(
         "preflight", help="say whether this machine is ready for what is to be made: card, memory, disk, hub and more"
     )
@@ -195,9 +203,18 @@ def _list_studies() -> int:
     return 0
 
 
-def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_json: bool) -> int:
+def _plan(
+    study: AnyStudy,
+    select: str | None,
+    partitions: list[str] | None,
+    as_json: bool,
+    card_name: str | None,
+    slots: int | None,
+) -> int:
     from subliminal_dagster.assets.descriptions import expected_costs
     from subliminal_dagster.build import resources_from_environment, study_frame
+    from subliminal_dagster.execution.carriers.local import worker_count
+    from subliminal_dagster.execution.cost import card_here, cost_of, named_card
     from subliminal_dagster.planning.planner import make_plan
     from subliminal_dagster.planning.selection import wanted_parts
 
@@ -206,30 +223,73 @@ def _plan(study: AnyStudy, select: str | None, partitions: list[str] | None, as_
     resources = resources_from_environment()
     store = resources["store"].create()
     plan = make_plan(frame, store).limited_to(wanted, frame)
+    card = named_card(card_name) if card_name else card_here()
+    cost = cost_of(frame, plan, card, worker_count() if slots is None else slots)
     if as_json:
-        print(json.dumps({"study": plan.study, "parts": [part.as_json() for part in plan.parts]}, indent=2))
+        parts = [part.as_json() for part in plan.parts]
+        print(json.dumps({"study": plan.study, "parts": parts, "cost": cost.as_json()}, indent=2))
         return 0
-    _print_plan(plan, expected_costs(study, plan.due, store, resources["judge"]))
+    _print_parts(plan, expected_costs(study, plan.due, store, resources["judge"]))
+    if plan.due:
+        _print_cost(cost)
+    _print_summary(plan)
     return 0
 
 
-def _print_plan(plan: Plan, costs: Mapping[str, str]) -> None:
+def _print_reasons(reasons: Sequence[str]) -> None:
+    for reason in reasons[:_SHOWN_REASONS]:
+        print(f"{'':8}   {reason}")
+    if len(reasons) > _SHOWN_REASONS:
+        print(f"{'':8}   and {len(reasons) - _SHOWN_REASONS} more reasons (--json has them all)")
+
+
+def _print_cost(cost: Cost) -> None:
+    from subliminal_dagster.execution.runner import duration
+
+    def hours(value: float) -> str:
+        return duration(3600 * value) if value else "-"
+
+    print(f"\n{'stage':14} {'parts':>6} {'GPU':>9} {'measured':>9} {'CPU':>9}  not known")
+    for stage in cost.stages:
+        print(
+            f"{stage.stage:14} {stage.parts:6} {hours(stage.gpu_hours):>9} {hours(stage.measured_gpu_hours):>9} "
+            f"{hours(stage.cpu_hours):>9}  {stage.unknown or ''}"
+        )
+    gpu, cpu, unknown = (
+        sum(getattr(stage, name) for stage in cost.stages) for name in ("gpu_hours", "cpu_hours", "unknown")
+    )
+    on = f"{gpu:.1f} GPU-hours on {cost.card}, measured or by arithmetic (docs/gpu-budget.md)" if cost.card else ""
+    print("; ".join(filter(None, [on, f"{cpu:.1f} CPU-hours"])), end="")
+    print(f"; at least {hours(cost.hours_at_least)} with {cost.slots} at once", end="")
+    print(f"; {unknown} parts of which nothing is known are not in it" if unknown else "")
+    if unknown and not cost.card:
+        print("What it would take on a GPU: plan --card A6000")
+
+
+def _print_parts(plan: Plan, costs: Mapping[str, str]) -> None:
     """`costs`: what parts will cost beside time, by their names."""
     from subliminal_dagster.execution.runner import duration
 
-    for part in plan.parts:
-        if part.status == "fresh":
+    shown = [part for part in plan.parts if part.status != "fresh"]
+    for (asset, status, reasons), alike in groupby(shown, key=lambda part: (part.asset, part.status, part.reasons)):
+        parts = list(alike)
+        if len(parts) > _LISTED:
+            names = ", ".join(str(part.partition) for part in parts[:_SHOWN_PARTITIONS])
+            print(f"{status:8} {asset}: {len(parts)} parts ({names}, ...)")
+            _print_reasons(reasons)
             continue
-        cost = "" if part.seconds is None else f", {duration(part.seconds)} on {part.device or 'an unknown device'}"
-        doubt = "" if part.sure or not part.due else " (only if that comes out different)"
-        more = len(part.reasons) - _SHOWN_REASONS
-        print(f"{part.status:8} {part.name}{cost}{doubt}")
-        for reason in part.reasons[:_SHOWN_REASONS]:
-            print(f"{'':8}   {reason}")
-        if part.name in costs:
-            print(f"{'':8}   {costs[part.name]}")
-        if more > 0:
-            print(f"{'':8}   and {more} more reasons (--json has them all)")
+        for part in parts:
+            cost = "" if part.seconds is None else f", {duration(part.seconds)} on {part.device or 'an unknown device'}"
+            doubt = "" if part.sure or not part.due else " (only if that comes out different)"
+            print(f"{status:8} {part.name}{cost}{doubt}")
+            _print_reasons(reasons)
+            if part.name in costs:
+                print(f"{'':8}   {costs[part.name]}")
+
+
+def _print_summary(plan: Plan) -> None:
+    from subliminal_dagster.execution.runner import duration
+
     due = plan.due
     known = [part.seconds for part in due if part.seconds is not None]
     unknown = f", {len(due) - len(known)} of them never made before" if len(known) < len(due) else ""
