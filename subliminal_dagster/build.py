@@ -152,8 +152,8 @@ def _words(variable: str) -> list[str]:
 
 
 def resources_from_environment() -> dict[str, Any]:
-    """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH, SUBLIMINAL_GPU_SHARE,
-    SUBLIMINAL_GRADIENT_CHECKPOINTING, SUBLIMINAL_MICRO_BATCH and SUBLIMINAL_JUDGE_... say.
+    """The resources as SUBLIMINAL_ARTIFACTS, SUBLIMINAL_SCRATCH, SUBLIMINAL_ENGINE, SUBLIMINAL_BATCH,
+    SUBLIMINAL_GPU_SHARE, SUBLIMINAL_GRADIENT_CHECKPOINTING, SUBLIMINAL_MICRO_BATCH and SUBLIMINAL_JUDGE_... say.
 
     Raises UserError where one of them, or SUBLIMINAL_GPU_LOCKS, has a value that cannot be used.
     """
@@ -164,7 +164,7 @@ def resources_from_environment() -> dict[str, Any]:
         raise UserError(f"SUBLIMINAL_GPU_LOCKS is {locks!r}, which is a file: set it to a folder.")
     Endpoint.check_environment()
     return {
-        "store": StoreResource(root=artifact_root()),
+        "store": StoreResource(root=artifact_root(), scratch=_scratch()),
         "engine": EngineResource(
             engine=_choice("SUBLIMINAL_ENGINE", ("auto", "transformers", "vllm")),
             generate_batch=_count("SUBLIMINAL_BATCH", "64", "prompts"),
@@ -183,6 +183,14 @@ def resources_from_environment() -> dict[str, Any]:
             micro_batch=_count(rows, "8", "rows") if rows in os.environ else None,
         ),
     }
+
+
+def _scratch() -> str | None:
+    """SUBLIMINAL_SCRATCH, a folder that all machines see. Raises UserError where it is no absolute folder."""
+    folder = os.environ.get("SUBLIMINAL_SCRATCH")
+    if folder and (not Path(folder).is_absolute() or Path(folder).is_file()):
+        raise UserError(f"SUBLIMINAL_SCRATCH is {folder!r}: set it to an absolute folder that all machines see.")
+    return folder or None
 
 
 def _choice(variable: str, allowed: tuple[str, ...]) -> Any:

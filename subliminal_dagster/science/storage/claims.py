@@ -129,6 +129,7 @@ class Claims:
         self._folder = root.path(".claims")
         self._local = root.local is not None
         self._seen: dict[str, tuple[tuple[bytes, bytes | None], float]] = {}
+        self._exclusive = self._local
 
     @contextmanager
     def held(self, name: str) -> Iterator[Holder | None]:
@@ -283,10 +284,35 @@ class Claims:
         path = self.path(name)
         if self._local:
             return _create_locally(Path(path), Path(self.path(".new")), content)
+        self._require_exclusive()
         with _CREATING, suppress(FileExistsError):
             self._fs.pipe_file(path, content, mode="create")
         # Also where the store says that there was one: the answer to a first try may have been lost.
         return self._read(name) == content
+
+    def _require_exclusive(self) -> None:
+        """Try once whether the remote root refuses to create a file that is there, which claims rest on. Raises
+        UserError where it does not: two runs would make the same part, each sure that it alone does."""
+        if self._exclusive:
+            return
+        path = self.path(f"{_NEW}{uuid.uuid4().hex}")
+        refused = False
+        try:
+            self._fs.pipe_file(path, b"first", mode="create")
+            self._fs.pipe_file(path, b"second", mode="create")
+        except FileExistsError:
+            refused = self._fs.cat_file(path) == b"first"
+        except (TypeError, NotImplementedError):
+            pass
+        with suppress(FileNotFoundError, NotImplementedError):
+            self._fs.rm_file(path)
+        if not refused:
+            raise UserError(
+                f"The artifact root at {self._folder.removesuffix('/.claims')} creates a file although there is one, "
+                "so no run could claim a part: use a store that knows conditional writes (S3, or MinIO of 2024 or "
+                "later), or a shared folder."
+            )
+        self._exclusive = True
 
     def _read(self, name: str) -> bytes | None:
         try:

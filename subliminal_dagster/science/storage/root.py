@@ -56,7 +56,7 @@ class Root:
     work: Path
     """Work that can be resumed."""
 
-    def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
+    def __init__(self, root: str | Path, cache_dir: Path | None = None, work_dir: Path | None = None) -> None:
         self.name, self.fs, path = _opened(root)
         self._path = path.rstrip("/")
         self.local = Path(path) if isinstance(self.fs, LocalFileSystem) else None
@@ -74,6 +74,9 @@ class Root:
         # Drafts become versions by a rename, which needs them on the same file system as what they become.
         self.scratch = self.local or self.cache
         self.work = (cache_dir or self.scratch) / ".work"
+        if work_dir is not None:
+            name = hashlib.sha256(str(self.local or self.name.rstrip("/")).encode()).hexdigest()[:16]
+            self.work = Path(work_dir) / name
 
     def looked_at_through(self, fs: Any) -> Root:
         """This root where `fs` answers for its file system, as far as looking at artifacts takes."""
@@ -194,12 +197,49 @@ class Root:
                     f"The disk of {where or self.scratch} is full or the quota on it is used up; {outcome}: free some "
                     f"space there {again}."
                 ) from error
+            # A connection that broke is tried once more by whoever runs this.
+            if self._is_misnamed(error):
+                raise UserError(f"{self.out_of_reach(error)}; {outcome}, {again.removeprefix('and ')}.") from error
             if self._is_unwritable(error):
                 raise UserError(
                     f"This process may not write to {where or self.name} ({_reason(error)}); {outcome}: get the right "
                     f"to write there or set SUBLIMINAL_ARTIFACTS to another folder, {again}."
                 ) from error
             raise
+
+    @contextmanager
+    def explaining_reach(self) -> Iterator[None]:
+        """Turn an error that says that a remote root cannot be looked at into a UserError."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if not self._is_out_of_reach(error):
+                raise
+            raise UserError(f"{self.out_of_reach(error)}.") from error
+
+    def out_of_reach(self, error: Exception) -> str:
+        """What is wrong with a remote root, without a full stop."""
+        return (
+            f"The artifact root {self.name} cannot be used ({_reason(error)}): check its name, the endpoint and the "
+            "credentials (for s3:// the variables AWS_...)"
+        )
+
+    def _is_out_of_reach(self, error: Exception) -> bool:
+        """Whether an error is one of a remote root's service: no network, no such bucket, no credentials, no right."""
+        if self.local is not None:
+            return False
+        services = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure")
+        of_service = any(kind.__module__.partition(".")[0] in services for kind in type(error).__mro__)
+        return of_service or self._is_misnamed(error) or isinstance(error, ConnectionError | TimeoutError)
+
+    def _is_misnamed(self, error: Exception) -> bool:
+        """Whether an error says that there is no such bucket, or nobody to ask it as."""
+        if self.local is not None:
+            return False
+        no_bucket = isinstance(error, FileNotFoundError) and "bucket" in str(error)
+        return no_bucket or "Credentials" in type(error).__name__
 
     def _is_unwritable(self, error: Exception) -> bool:
         """Whether an error says that the store may not be written to; one about a file elsewhere says nothing."""

@@ -42,7 +42,8 @@ class ArtifactStore:
     `root`: a local folder or an fsspec URL (`memory://x`, `s3://bucket/x`; whatever begins in another way is the path
     of a folder, `~` being the home folder). A local one is made when first written to. `cache_dir`: a local folder for
     copies of remote artifacts and for the record of files already verified; by default `<root>/.cache`, or
-    `~/.cache/subliminal-dagster` where the root is remote.
+    `~/.cache/subliminal-dagster` where the root is remote. `work_dir`: a folder for work that can be resumed, which
+    other machines see too; by default beside a local root, and in the cache of a remote one.
 
     Every method takes `study`, `asset` and `partition` (None for an asset without partitions) and raises UserError
     where one of them cannot be a folder's name, and OtherFormat where it looks at an artifact that another version of
@@ -54,8 +55,8 @@ class ArtifactStore:
     opened: Root
     """The root itself, for `retention`."""
 
-    def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
-        self.opened = Root(root, cache_dir)
+    def __init__(self, root: str | Path, cache_dir: Path | None = None, work_dir: Path | None = None) -> None:
+        self.opened = Root(root, cache_dir, work_dir)
         self.root = self.opened.name
         self._claims = Claims(self.opened)
         self._reader = Reader(self.opened)
@@ -88,7 +89,9 @@ class ArtifactStore:
     def claims(self, study: str) -> dict[tuple[str, str | None], Holder]:
         """What living processes are making of a study: asset and partition -> who makes it."""
         check_name("study", study)
-        held = {key_at(name.removesuffix(".json")): holder for name, holder in self._claims.all(study).items()}
+        with self.opened.explaining_reach():
+            claims = self._claims.all(study)
+        held = {key_at(name.removesuffix(".json")): holder for name, holder in claims.items()}
         return {(key.asset, key.partition): holder for key, holder in held.items() if key is not None}
 
     # Writing
@@ -166,7 +169,10 @@ class ArtifactStore:
         cannot be a folder's.
         """
         check_name("study", study)
-        return self if self.opened.local else StoreSnapshot(study, self.opened)
+        if self.opened.local:
+            return self
+        with self.opened.explaining_reach():
+            return StoreSnapshot(study, self.opened)
 
     def exists(self, study: str, asset: str, partition: str | None = None) -> bool:
         """Whether there is a current version; whether it is sound, `read` finds out."""
