@@ -40,9 +40,12 @@ settings.load_profile("repeatable")
 
 
 SLOW_FILES = [
+    "slurm",
+    "ray",
     "gpu_node",
     "kills",
     "versions_complete",
+    "launcher",
     "two_runners",
     "backfill",
     "ui",
@@ -52,7 +55,9 @@ SLOW_FILES = [
     "rebuild",
     "description_assets",
     "requested_assets",
-    "workers",
+    "local",
+    "sweep_assets",
+    "examples",
     "training",
     "planner",
     "cli",
