@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +93,9 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     merged = dict(below)
     for name, value in above.items():
         under = merged.get(name)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        merged[name] = _merged(under, value) if both else value
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = _merged(under, value)
+        merged[name] = value
     return merged
 
 
@@ -331,5 +332,5 @@ def _line(error: object) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:_LONGEST_REASON].rstrip(".")
 
 
-def _listed(names: set[str | None]) -> str:
+def _listed(names: Collection[str | None]) -> str:
     return ", ".join(sorted(name for name in names if name))
