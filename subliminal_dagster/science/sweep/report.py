@@ -14,7 +14,7 @@ from subliminal_dagster.science.report.tables import columns, records
 from subliminal_dagster.science.report.wording import counted, with_interval
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.sweep import short_names
-from subliminal_dagster.science.sweep.figure import Panel, panels_of
+from subliminal_dagster.science.sweep.panels import Panel, panels_of
 
 if TYPE_CHECKING:
     import pandas as pd
