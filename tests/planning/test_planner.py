@@ -359,7 +359,7 @@ def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun, monke
         )
 
     dead = started(f"{this_boot()} {2**22} 1", "owl|1")
-    alive = started(process_name(os.getpid()), "wolf|1")
+    alive = started(process_name(os.getppid()), "wolf|1")
     assert bury_dead_runs(mine.instance) == [dead.run_id]
     found = mine.instance.get_run_by_id(dead.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.FAILURE

@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -47,7 +46,7 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.base import Settings
 
 try:
-    from submitit import SlurmExecutor
+    from submitit import SlurmExecutor, SlurmJob
     from submitit.core.utils import FailedJobError
 except ModuleNotFoundError:
     raise UserError(
@@ -99,9 +98,12 @@ class _Job:
     """A job of this command. `gone` is when it was first missed in the queue without an answer."""
 
     order: Order
-    answer: Path
-    output: Path
+    submitted: SlurmJob[Answer]
     gone: float | None = None
+
+    @property
+    def output(self) -> Path:
+        return Path(self.submitted.paths.stdout)
 
 
 @dataclass
@@ -192,7 +194,7 @@ class Slurm:
                 f"Slurm refused a job: {_last_line(str(error))}. Correct the settings of the carrier."
             ) from None
         number = str(job.job_id)
-        self._at_work[number] = _Job(order, Path(job.paths.result_pickle), Path(job.paths.stdout))
+        self._at_work[number] = _Job(order, job)
         self._own.add(number)
         self._queue[number] = self._name(run)
         self.runs.sent(order, f"slurm {number}")
@@ -228,12 +230,12 @@ class Slurm:
     def _become(self, number: str) -> Carried | None:
         """What became of a job; None while it goes on."""
         job = self._at_work[number]
-        if job.answer.exists():
-            kind, result = pickle.loads(job.answer.read_bytes())
-            if kind == "success":
-                assert isinstance(result, Answer)
-                return self.runs.answered(job.order, result, str(job.output))
-            return self.runs.lost(job.order, f"its job {number} failed: {_last_line(result)} (all of it: {job.output})")
+        if Path(job.submitted.paths.result_pickle).exists():
+            error = job.submitted.exception()
+            if error is None:
+                return self.runs.answered(job.order, job.submitted.result(), str(job.output))
+            why = _root_cause(str(error))
+            return self.runs.lost(job.order, f"its job {number} failed: {why} (all of it: {job.output})")
         if number in self._queue:
             job.gone = None
             return None
@@ -314,6 +316,12 @@ def _state(number: str) -> str:
     except (subprocess.SubprocessError, OSError):
         return ""
     return found[1] if found else ""
+
+
+def _root_cause(text: str) -> str:
+    """The error in submitit's account of a failed job: the last line of the traceback that stands between two rules."""
+    inside = text.split("-" * 22)
+    return _last_line(inside[1]) if len(inside) > 2 else _last_line(text)
 
 
 def _last_line(text: str) -> str:

@@ -43,6 +43,7 @@ _NEW_FOR_SECONDS = 86_400.0
 _NEW, _BEATS = ".new/", ".beats/"
 
 _clock = time.monotonic
+_REFUSED = (409, 412)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -285,8 +286,8 @@ class Claims:
         if self._local:
             return _create_locally(Path(path), Path(self.path(".new")), content)
         self._require_exclusive()
-        with _CREATING, suppress(FileExistsError):
-            self._fs.pipe_file(path, content, mode="create")
+        with _CREATING:
+            self._create_remotely(path, content)
         # Also where the store says that there was one: the answer to a first try may have been lost.
         return self._read(name) == content
 
@@ -297,13 +298,9 @@ class Claims:
             return
         path = self.path(f"{_NEW}{uuid.uuid4().hex}")
         refused = False
-        try:
-            self._fs.pipe_file(path, b"first", mode="create")
-            self._fs.pipe_file(path, b"second", mode="create")
-        except FileExistsError:
-            refused = self._fs.cat_file(path) == b"first"
-        except (TypeError, NotImplementedError):
-            pass
+        with suppress(TypeError, NotImplementedError):
+            self._create_remotely(path, b"first")
+            refused = not self._create_remotely(path, b"second") and self._fs.cat_file(path) == b"first"
         with suppress(FileNotFoundError, NotImplementedError):
             self._fs.rm_file(path)
         if not refused:
@@ -313,6 +310,20 @@ class Claims:
                 "later), or a shared folder."
             )
         self._exclusive = True
+
+    def _create_remotely(self, path: str, content: bytes) -> bool:
+        """Whether the store accepted a file as new; a lost answer may hide that it did."""
+        try:
+            self._fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # s3fs knows the refusal by an element that only Amazon sends, and not at all that of two at once.
+            response = getattr(error.__cause__, "response", None) or {}
+            if response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _REFUSED:
+                raise
+            return False
+        return True
 
     def _read(self, name: str) -> bytes | None:
         try:

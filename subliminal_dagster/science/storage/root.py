@@ -232,7 +232,8 @@ class Root:
             return False
         services = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure")
         of_service = any(kind.__module__.partition(".")[0] in services for kind in type(error).__mro__)
-        return of_service or self._is_misnamed(error) or isinstance(error, ConnectionError | TimeoutError)
+        unheard = isinstance(error, ConnectionError | TimeoutError | PermissionError)
+        return of_service or self._is_misnamed(error) or unheard
 
     def _is_misnamed(self, error: Exception) -> bool:
         """Whether an error says that there is no such bucket, or nobody to ask it as."""

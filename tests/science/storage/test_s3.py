@@ -52,7 +52,7 @@ def test_what_one_machine_writes_another_reads_and_plans_by(root: str, tmp_path:
     assert found.content_hash == second != first
     assert (load_file(found.path / "x.safetensors")["x"] == 2.0).all()
     local = ArtifactStore(tmp_path / "local")
-    assert write(local, "child_lora", "owl|1", 2.0) == second, "6 MB go up in parts, and are the same"
+    assert write(local, "child_lora", "owl|1", 2.0) == second
     assert there.snapshot("study").check("study", "child_lora", "owl|1").content_hash == second
     expected = {"study": {"child_lora": ["owl|1"]}}
     with there.write("study", "child_lora", "owl|1") as draft:
@@ -121,6 +121,29 @@ def test_what_a_user_can_mend_is_one_sentence(root: str, tmp_path: Path, monkeyp
         silent.claims("study")
     monkeypatch.undo()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_a_refusal_that_does_not_name_its_condition_is_one(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """s3fs knows a refused creation by an element of the answer that not all servers send: else it is an OSError."""
+    exceptions = pytest.importorskip("botocore.exceptions")
+    kind = fsspec.get_filesystem_class("s3")
+    creating = kind.pipe_file
+
+    def unnamed(self: Any, path: str, value: bytes, **more: Any) -> None:
+        try:
+            creating(self, path, value, **more)
+        except FileExistsError:
+            answer: Any = {"Error": {}, "ResponseMetadata": {"HTTPStatusCode": 412}}
+            raise OSError(22, "Precondition Failed") from exceptions.ClientError(answer, "PutObject")
+
+    monkeypatch.setattr(kind, "pipe_file", unnamed)
+    here, there = store(root, tmp_path / "here"), store(root, tmp_path / "there")
+    with here.claim("study", "sae", "09"), pytest.raises(ClaimedElsewhere), there.claim("study", "sae", "09"):
+        pass
+    with there.claim("study", "sae", "09"):
+        assert set(here.claims("study")) == {("sae", "09")}
 
 
 class Forgetful(MemoryFileSystem):
