@@ -46,7 +46,7 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.base import Settings
 
 try:
-    from submitit import SlurmExecutor, SlurmJob
+    from submitit import Job, SlurmExecutor
     from submitit.core.utils import FailedJobError
 except ModuleNotFoundError:
     raise UserError(
@@ -98,7 +98,7 @@ class _Job:
     """A job of this command. `gone` is when it was first missed in the queue without an answer."""
 
     order: Order
-    submitted: SlurmJob[Answer]
+    submitted: Job[Answer]
     gone: float | None = None
 
     @property
