@@ -41,6 +41,7 @@ from subliminal_dagster.science.processes import end_with_parent
 from subliminal_dagster.science.storage.claims import ClaimedElsewhere
 from subliminal_dagster.science.storage.content_hash import json_hash
 from subliminal_dagster.science.storage.records import Artifact, DamagedArtifact, MissingArtifact
+from subliminal_dagster.science.storage.root import OutOfReach
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 _REPORT_EVERY_SECONDS = 10
@@ -355,8 +356,8 @@ def carry_out(
     """Let `fill` make the artifact of `work`, with the GPU of `lease` alone to be seen.
 
     The part is claimed for as long as it takes, so that no other run makes it too. What a user can mend ends the step
-    as one sentence and is not tried again; a gate's refusal is kept besides, so that nothing is built on it, whoever
-    launches what.
+    as one sentence and is not tried again, but for a store that does not answer, which may the next time; a gate's
+    refusal is kept besides, so that nothing is built on it, whoever launches what.
     """
     _sign_run(work.context)
     try:
@@ -369,6 +370,8 @@ def carry_out(
                 work.metadata |= {"gpu": gpu} if gpu else {}
                 fill(work)
             return work.result()
+    except OutOfReach as error:
+        raise dg.Failure(description=str(error), metadata=work.metadata) from None
     except UserError as error:
         if isinstance(error, GateError) and work.refused is None:
             work.store.refuse(work.study.name, work.asset, work.partition, str(error), work.made_from)

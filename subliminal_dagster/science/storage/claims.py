@@ -130,6 +130,7 @@ class Claims:
         self._folder = root.path(".claims")
         self._local = root.local is not None
         self._seen: dict[str, tuple[tuple[bytes, bytes | None], float]] = {}
+        self._mine: dict[str, Holder] = {}
         self._exclusive = self._local
 
     @contextmanager
@@ -142,13 +143,21 @@ class Claims:
             return
         ended = threading.Event()
         threading.Thread(target=self._beat, args=(name, mine, ended), daemon=True).start()
+        self._mine[name] = mine
         try:
             yield None
         finally:
+            self._mine.pop(name, None)
             # A forked copy of this process that leaves the block too holds nothing.
             if mine.process == os.getpid():
                 ended.set()
                 self._release(name, mine)
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a claim that this instance holds was broken: its process stood still for so long, as one suspended
+        does, that another one took it for gone. False for a claim that it does not hold."""
+        mine = self._mine.get(name)
+        return mine is not None and self._read(name) != mine.content
 
     def all(self, below: str) -> dict[str, Holder]:
         """The claims in a folder that living processes hold: name -> holder."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,7 +27,8 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def replace_durably(path: Path, content: bytes) -> None:
     """Write a file in one atomic step. Raises OSError only where it was not replaced."""
-    new = path.with_name(f"{path.name}.new")
+    # A name of its own: two machines may write at once, and each must find its own file to rename.
+    new = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
     try:
         write_durably(new, content)
         os.replace(new, path)

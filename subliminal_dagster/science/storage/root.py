@@ -33,6 +33,10 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+class OutOfReach(UserError):  # noqa: N818
+    """A remote root does not answer, or not this user: another try may find it again."""
+
+
 class Root:
     """A root, opened; the arguments are those of `ArtifactStore`.
 
@@ -197,7 +201,6 @@ class Root:
                     f"The disk of {where or self.scratch} is full or the quota on it is used up; {outcome}: free some "
                     f"space there {again}."
                 ) from error
-            # A connection that broke is tried once more by whoever runs this.
             if self._is_misnamed(error):
                 raise UserError(f"{self.out_of_reach(error)}; {outcome}, {again.removeprefix('and ')}.") from error
             if self._is_unwritable(error):
@@ -209,7 +212,7 @@ class Root:
 
     @contextmanager
     def explaining_reach(self) -> Iterator[None]:
-        """Turn an error that says that a remote root cannot be looked at into a UserError."""
+        """Turn an error that says that a remote root cannot be looked at into OutOfReach."""
         try:
             yield
         except UserError:
@@ -217,7 +220,7 @@ class Root:
         except Exception as error:
             if not self._is_out_of_reach(error):
                 raise
-            raise UserError(f"{self.out_of_reach(error)}.") from error
+            raise OutOfReach(f"{self.out_of_reach(error)}.") from error
 
     def out_of_reach(self, error: Exception) -> str:
         """What is wrong with a remote root, without a full stop."""

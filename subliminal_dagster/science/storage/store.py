@@ -19,12 +19,14 @@ Part of no version: how an artifact is kept does not change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.storage.claims import ClaimedElsewhere, Claims, Holder
 from subliminal_dagster.science.storage.keys import Key, check_name, key_at, names_among, partitions_among
 from subliminal_dagster.science.storage.reading import Reader
@@ -34,6 +36,24 @@ from subliminal_dagster.science.storage.scratch import Drafts, Workspaces
 from subliminal_dagster.science.storage.snapshot import StoreSnapshot
 from subliminal_dagster.science.storage.versions import Versions
 from subliminal_dagster.science.storage.writing import publish
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _reaching(method: _Method) -> _Method:
+    """A method of the store that raises OutOfReach where the root does not answer."""
+
+    @functools.wraps(method)
+    def reaching(self: ArtifactStore, *arguments: Any, **options: Any) -> Any:
+        with self.opened.explaining_reach():
+            return method(self, *arguments, **options)
+
+    return reaching  # type: ignore[return-value]
+
+
+def _claim_of(key: Key) -> str:
+    return f"{key.relative}.json"
 
 
 class ArtifactStore:
@@ -46,8 +66,9 @@ class ArtifactStore:
     other machines see too; by default beside a local root, and in the cache of a remote one.
 
     Every method takes `study`, `asset` and `partition` (None for an asset without partitions) and raises UserError
-    where one of them cannot be a folder's name, and OtherFormat where it looks at an artifact that another version of
-    the software stored differently. Raises UserError where the root is blank or its kind of URL is not supported.
+    where one of them cannot be a folder's name, OtherFormat where it looks at an artifact that another version of the
+    software stored differently, and OutOfReach where the root is remote and does not answer. Raises UserError where the
+    root is blank or its kind of URL is not supported.
     """
 
     root: str
@@ -76,8 +97,11 @@ class ArtifactStore:
         key = Key(study, asset, partition)
         with ExitStack() as stack:
             # Only the claiming: the block has its own errors.
-            with self.opened.explaining_disk(f"{key.label} was not claimed in {self.root}", key):
-                other = stack.enter_context(self._claims.held(f"{key.relative}.json"))
+            with (
+                self.opened.explaining_reach(),
+                self.opened.explaining_disk(f"{key.label} was not claimed in {self.root}", key),
+            ):
+                other = stack.enter_context(self._claims.held(_claim_of(key)))
             if other is not None:
                 raise ClaimedElsewhere(
                     f"{key.label} in {self.root} is being made by {other.shown}: wait until that has ended, or end it, "
@@ -86,11 +110,11 @@ class ArtifactStore:
                 )
             yield
 
+    @_reaching
     def claims(self, study: str) -> dict[tuple[str, str | None], Holder]:
         """What living processes are making of a study: asset and partition -> who makes it."""
         check_name("study", study)
-        with self.opened.explaining_reach():
-            claims = self._claims.all(study)
+        claims = self._claims.all(study)
         held = {key_at(name.removesuffix(".json")): holder for name, holder in claims.items()}
         return {(key.asset, key.partition): holder for key, holder in held.items() if key is not None}
 
@@ -105,9 +129,9 @@ class ArtifactStore:
         `info`: JSON-able facts that are not content (seed, device, wall time, upstream hashes); the block may add
         to `draft.info`. The version before this one is kept, older ones are deleted, and so is a refusal: this is a new
         result. Where the block or the writing fails, the draft is deleted and what was there before stays. Raises
-        UserError where the disk is full or may not be written to, ValueError where the draft is empty, holds a link or
-        an own manifest.json, or holds a file that does not parse as what its name says, and TypeError where `info` is
-        not JSON-able.
+        UserError where the disk is full or may not be written to, or where this process held the claim and lost it,
+        ValueError where the draft is empty, holds a link or an own manifest.json, or holds a file that does not parse
+        as what its name says, and TypeError where `info` is not JSON-able.
         """
         with self._writing(Key(study, asset, partition), dict(info or {}), None) as draft:
             yield draft
@@ -124,19 +148,22 @@ class ArtifactStore:
 
     @contextmanager
     def _writing(self, key: Key, info: dict[str, Any], original: Manifest | None) -> Iterator[Draft]:
-        with (
-            self.opened.explaining_disk(
-                f"{key.label} was not written to {self.root} and the artifact that was there before, if any, is intact",
-                key,
-            ),
-            Drafts(self.opened).new() as folder,
-        ):
+        outcome = f"{key.label} was not written to {self.root} and the artifact that was there before, if any, is intact"
+        with self.opened.explaining_disk(outcome, key), Drafts(self.opened).new() as folder:
             draft = Draft(folder, info)
             yield draft
-            draft.become(publish(self.opened, key, draft, original))
+            # The block may have connections of its own: only the store's requests tell of the root.
+            with self.opened.explaining_reach(), self.opened.explaining_disk(outcome, key):
+                if self._claims.is_lost(_claim_of(key)):
+                    raise UserError(
+                        f"{key.label} in {self.root} was taken over by another process while this one stood still for "
+                        "minutes, so what this one made is dropped."
+                    )
+                draft.become(publish(self.opened, key, draft, original))
 
     # Reading
 
+    @_reaching
     def read(self, study: str, asset: str, partition: str | None = None) -> Artifact:
         """The current version, every file verified, in a local folder (a remote one is downloaded once).
 
@@ -146,6 +173,7 @@ class ArtifactStore:
         """
         return self._reader.read(Key(study, asset, partition))
 
+    @_reaching
     def check(self, study: str, asset: str, partition: str | None = None) -> Manifest:
         """What the current version holds, verified as far as that takes no download.
 
@@ -154,6 +182,7 @@ class ArtifactStore:
         """
         return self._reader.check(Key(study, asset, partition))
 
+    @_reaching
     def manifest(self, study: str, asset: str, partition: str | None = None) -> Manifest:
         """What the current version holds and how it came to be; the files themselves are not looked at.
 
@@ -161,6 +190,7 @@ class ArtifactStore:
         """
         return self._reader.manifest(Key(study, asset, partition))
 
+    @_reaching
     def snapshot(self, study: str) -> ArtifactStore | StoreSnapshot:
         """What `check`, `manifest` and `refusal` are to be asked of for many artifacts of a study.
 
@@ -171,9 +201,9 @@ class ArtifactStore:
         check_name("study", study)
         if self.opened.local:
             return self
-        with self.opened.explaining_reach():
-            return StoreSnapshot(study, self.opened)
+        return StoreSnapshot(study, self.opened)
 
+    @_reaching
     def exists(self, study: str, asset: str, partition: str | None = None) -> bool:
         """Whether there is a current version; whether it is sound, `read` finds out."""
         return self._versions.has_pointer(Key(study, asset, partition))
@@ -197,12 +227,14 @@ class ArtifactStore:
         """
         key = Key(study, asset, partition)
         with (
+            self.opened.explaining_reach(),
             self.opened.explaining_disk(f"that {key.label} is refused was not recorded in {self.root}", key),
             self.opened.lock(key),
         ):
             refusal = Refusal(reason, made_from, created or datetime.now(UTC))
             self.opened.replace(refusal.as_bytes(self._versions.current(key)), key.relative, REFUSAL)
 
+    @_reaching
     def refusal(self, study: str, asset: str, partition: str | None = None) -> Refusal | None:
         """Why nothing may be built on this artifact; None where it was not refused or the record is not readable."""
         return self._reader.refusal(Key(study, asset, partition))
@@ -219,25 +251,30 @@ class ArtifactStore:
 
     # Listing
 
+    @_reaching
     def studies(self) -> list[str]:
         """Every study that something is stored of, sorted."""
         return names_among(self.opened.folders())
 
+    @_reaching
     def assets(self, study: str) -> list[str]:
         """Every asset of a study that something is stored of, sorted."""
         check_name("study", study)
         return names_among(self.opened.folders(study))
 
+    @_reaching
     def partitions(self, study: str, asset: str) -> list[str | None]:
         """Every partition of an asset that something is stored of, if only a refusal; None first, the others sorted."""
         check_name("study", study)
         check_name("asset", asset)
         return partitions_among(self.opened.folders(study, asset))
 
+    @_reaching
     def versions(self, study: str, asset: str, partition: str | None = None) -> list[str]:
         """The versions of an artifact, oldest first, whole or not."""
         return self._versions.stored(Key(study, asset, partition))
 
+    @_reaching
     def current_version(self, study: str, asset: str, partition: str | None = None) -> str | None:
         """The version that the pointer names; None where there is no pointer, or none that can be read."""
         return self._versions.current(Key(study, asset, partition))

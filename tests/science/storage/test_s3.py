@@ -19,6 +19,7 @@ from subliminal_dagster.science.storage import claims
 from subliminal_dagster.science.storage.claims import ClaimedElsewhere
 from subliminal_dagster.science.storage.records import MissingArtifact
 from subliminal_dagster.science.storage.retention import find_garbage, remove
+from subliminal_dagster.science.storage.root import OutOfReach
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 
@@ -82,6 +83,22 @@ def test_a_part_is_claimed_once_across_hosts_and_taken_over_from_a_dead_one(
         assert set(there.claims("study")) == {("number_set", "fox")}
 
 
+def test_what_a_process_made_that_stood_still_meanwhile_is_dropped(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "ABANDONED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 3600.0)
+    host = socket.gethostname()
+    suspended, there = store(root, tmp_path / "suspended"), store(root, tmp_path / "there")
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-node")
+    with pytest.raises(UserError, match="was taken over by another process"), suspended.claim("study", "sae", "09"):
+        monkeypatch.setattr(socket, "gethostname", lambda: host)
+        with there.claim("study", "sae", "09"):
+            second = write(there, "sae", "09", 2.0)
+        write(suspended, "sae", "09", 1.0)
+    assert there.read("study", "sae", "09").content_hash == second
+
+
 def test_half_an_artifact_is_none(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = store(root, tmp_path / "here")
 
@@ -119,6 +136,12 @@ def test_what_a_user_can_mend_is_one_sentence(root: str, tmp_path: Path, monkeyp
         silent.snapshot("study")
     with pytest.raises(UserError, match=r"cannot be used .*endpoint"):
         silent.claims("study")
+    with pytest.raises(OutOfReach, match=r"cannot be used .*endpoint"):
+        silent.read("study", "sae", "09")
+    with pytest.raises(OutOfReach, match=r"cannot be used .*endpoint"), silent.claim("study", "sae", "09"):
+        pass
+    with pytest.raises(OutOfReach, match=r"cannot be used .*endpoint"):
+        write(silent, "sae", "09", 1.0)
     monkeypatch.undo()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
