@@ -39,13 +39,18 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     buried = []
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
-        process = run.tags.get(PROCESS_TAG)
-        if process is not None and _is_gone(process):
+        if is_left(run):
             # In this order: a kill between the two, the other way round, would leave the places taken for good.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            instance.report_run_failed(run, f"Its process ({process}) was killed.")
+            instance.report_run_failed(run, f"Its process ({run.tags[PROCESS_TAG]}) was killed.")
             buried.append(run.run_id)
     return buried
+
+
+def is_left(run: dg.DagsterRun) -> bool:
+    """Whether a run's process was one of this host and is gone."""
+    *machine, number, start = run.tags.get(PROCESS_TAG, "  ").rsplit(" ", 2)
+    return machine == [this_boot()] and start_of(int(number)) != start
 
 
 def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, Node]) -> dict[Input, str]:
@@ -62,8 +67,3 @@ def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, No
             names = {name for name, node in assets.items() if partition in node.partitions}
         found |= {(name, partition): f"run {run.run_id[:8]} is making it" for name in names}
     return found
-
-
-def _is_gone(process: str) -> bool:
-    *machine, number, start = process.rsplit(" ", 2)
-    return machine == [this_boot()] and start_of(int(number)) != start

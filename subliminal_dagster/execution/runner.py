@@ -215,7 +215,7 @@ class _Queue:
         self._queued = self.carrier.elsewhere() if self.carrier else {}
         elsewhere |= self._queued
         self.elsewhere = {place: who for place, who in elsewhere.items() if place not in self.at_work}
-        plan = make_plan(self.frame, self.store)
+        plan = make_plan(self.frame, self.store, self._claimed)
         self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)
         self._sort()
         self._outdated = self._undecided = False

@@ -98,8 +98,10 @@ def _requests(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """A request for every run that can start now and whose outcome is not known since earlier today."""
     bury_dead_runs(instance)
-    plan = make_plan(frame, store).limited_to(frame.usual_parts(), frame)
-    busy = {*being_made(instance, frame.study.name, frame.nodes), *store.claims(frame.study.name)}
+    # Before the plan: a part that others finish in between is busy then, and not due once more.
+    claims = store.claims(frame.study.name)
+    busy = {*being_made(instance, frame.study.name, frame.nodes), *claims}
+    plan = make_plan(frame, store, claims).limited_to(frame.usual_parts(), frame)
     requested = 0
     for run in plan.next_runs(busy):
         key = f"{datetime.now(UTC):%Y-%m-%d}-{run.key}"

@@ -13,7 +13,7 @@ Belongs here: reading the state of the artifacts, and choosing what can run next
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from subliminal_dagster.planning.frame import Frame, label, shown
 from subliminal_dagster.planning.gates import nothing_to_compare, refusal_within
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.storage.claims import Holder
 from subliminal_dagster.science.storage.content_hash import json_hash
 from subliminal_dagster.science.storage.records import DamagedArtifact, Manifest, MissingArtifact
 from subliminal_dagster.science.storage.snapshot import StoreSnapshot
@@ -173,14 +174,18 @@ def _still_awaited(part: Part, settled: Collection[Input]) -> list[Input]:
     return [i for i in part.waits_for if not (part.takes_what_there_is and i in settled)]
 
 
-def make_plan(frame: Frame, store: ArtifactStore) -> Plan:
-    """Look at every (asset, partition) of a study; one pass over the artifacts, each looked at once."""
+def make_plan(frame: Frame, store: ArtifactStore, claims: Mapping[Input, Holder] | None = None) -> Plan:
+    """Look at every (asset, partition) of a study; one pass over the artifacts, each looked at once.
+
+    `claims`: what the store said of who is making what, for who has asked already.
+    """
     survey = _Survey(frame, store.snapshot(frame.study.name))
     for name in frame.nodes:
         for partition in frame.partitions(name):
             survey.examine(name, partition)
     survey.ask_for_left_out()
-    claimed = {place: holder.shown for place, holder in store.claims(frame.study.name).items()}
+    claims = store.claims(frame.study.name) if claims is None else claims
+    claimed = {place: holder.shown for place, holder in claims.items()}
     parts = [replace(p, claimed=claimed[p.place]) if p.place in claimed else p for p in survey.with_estimates()]
     return Plan(frame.study.name, tuple(parts))
 

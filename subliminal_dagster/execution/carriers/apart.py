@@ -118,12 +118,16 @@ class RunsApart:
         """Tell Dagster of all that happened in a run; `log` is where its output lies, for whoever looks at the run."""
         run = self.instance.get_run_by_id(order.run_id)
         assert run is not None, "a run is sent before it is answered"
+        self.tell(run, answer, log)
+        return answer.carried
+
+    def tell(self, run: dg.DagsterRun, answer: Answer, log: str | None = None) -> None:
+        """See `answered`; of a run that an earlier command sent as well."""
         self.instance.report_engine_event(f"ran on {answer.host}" + (f", output in {log}" if log else ""), run)
         for event in answer.events:
             entry = deserialize_value(event, EventLogEntry)
             if entry.dagster_event_type not in _NOT_TOLD:
                 self.instance.handle_new_event(entry)
-        return answer.carried
 
     def lost(self, order: Order, why: str, begin_again: bool = True) -> Carried:
         """Mark a run that gives no answer as failed. Gives it back to begin again, or as failed where that has

@@ -12,7 +12,8 @@
     stages: {results: {partition: cpu, memory_gb: 16}}
 
 A job's name says which part of which study it makes, in which store. So a command on whatever host sees in the queue
-what an earlier one has sent, and waits for it.
+what an earlier one has sent, and waits for it. Where it shares Dagster's instance with that one as well, it takes over
+the runs that were left: Dagster hears how they ended.
 
 Belongs here: jobs and their ends. Does not belong here: how Dagster hears of them (`apart`), which runs (`runner`).
 https://slurm.schedmd.com/squeue.html
@@ -38,7 +39,7 @@ from pydantic import Field
 
 from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, Answer, Order, RunsApart, carry
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
-from subliminal_dagster.execution.live_runs import IN_PROGRESS
+from subliminal_dagster.execution.live_runs import IN_PROGRESS, PROCESS_TAG, is_left, process_name
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
@@ -46,7 +47,7 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.base import Settings
 
 try:
-    from submitit import Job, SlurmExecutor
+    from submitit import Job, SlurmExecutor, SlurmJob
     from submitit.core.utils import FailedJobError
 except ModuleNotFoundError:
     raise UserError(
@@ -107,6 +108,15 @@ class _Job:
 
 
 @dataclass
+class _LeftRun:
+    """A run of another command, which has left it, and its job. `gone` as in `_Job`."""
+
+    run_id: str
+    submitted: Job[Answer]
+    gone: float | None = None
+
+
+@dataclass
 class Slurm:
     """Runs of one study as batch jobs, up to `at_once` of them queued or running.
 
@@ -117,6 +127,7 @@ class Slurm:
     runs: RunsApart
     settings: SlurmSettings
     _at_work: dict[str, _Job] = field(default_factory=dict, init=False)
+    _left: dict[str, _LeftRun] = field(default_factory=dict, init=False)
     _asked: float = field(default_factory=lambda: time.monotonic() - _ASK_AGAIN_SECONDS, init=False)
     _queue: dict[str, str] = field(default_factory=dict, init=False)
     _own: set[str] = field(default_factory=set, init=False)
@@ -171,7 +182,7 @@ class Slurm:
 
     def __enter__(self) -> Slurm:
         self._look()
-        self._bury()
+        self._take_over()
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -180,6 +191,9 @@ class Slurm:
             for job in self._at_work.values():
                 self.runs.lost(job.order, "the command that sent it was ended", begin_again=False)
         self._at_work.clear()
+        while error is None and any(number not in self._queue for number in self._left):
+            time.sleep(_ASK_AGAIN_SECONDS)
+            self._look()
 
     # Jobs
 
@@ -239,8 +253,7 @@ class Slurm:
         if number in self._queue:
             job.gone = None
             return None
-        job.gone = job.gone or time.monotonic()
-        if time.monotonic() - job.gone < _SEEN_WITHIN_SECONDS:
+        if not self._gone_for_good(job):
             return None
         state = _state(number)
         if state.startswith(_ENDED_BY_PERSON):
@@ -264,6 +277,7 @@ class Slurm:
             return
         self._asked = now
         self._queue = dict(line.split(maxsplit=1) for line in lines)
+        self._see_to_left()
 
     def _name(self, run: DueRun) -> str:
         (part,) = run.parts
@@ -278,13 +292,38 @@ class Slurm:
             return None
         return unquote(parts[3]), unquote(parts[4]) or None
 
-    def _bury(self) -> None:
-        """Mark the runs as failed that an earlier command opened, and whose job the queue no longer has."""
-        instance = self.runs.instance
+    def _take_over(self) -> None:
+        """Note the runs that other commands have left without an end: by what is known of their process, or since the
+        queue no longer has their job."""
+        instance, own = self.runs.instance, process_name(os.getpid())
         for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
             carrier, _, number = run.tags.get(CARRIER_TAG, "").partition(" ")
-            if carrier == "slurm" and number not in self._queue:
-                instance.report_run_failed(run, "The command that sent it was gone when its job ended.")
+            if carrier != "slurm" or (number in self._queue and not is_left(run)):
+                continue
+            if is_left(run):
+                instance.add_run_tags(run.run_id, {PROCESS_TAG: own})
+            self._left[number] = _LeftRun(run.run_id, SlurmJob(self._folder, number))
+
+    def _see_to_left(self) -> None:
+        """Tell Dagster how the runs ended that others have left, once the queue no longer has their jobs."""
+        for number, left in [*self._left.items()]:
+            if number in self._queue or not self._gone_for_good(left):
+                continue
+            del self._left[number]
+            run, paths = self.runs.instance.get_run_by_id(left.run_id), left.submitted.paths
+            if run is None or run.is_finished:
+                continue
+            if paths.result_pickle.exists() and left.submitted.exception() is None:
+                self.runs.tell(run, left.submitted.result(), str(paths.stdout))
+            else:
+                self.runs.instance.report_run_failed(
+                    run, f"its job {number} ended without an answer (output: {paths.stdout})"
+                )
+
+    def _gone_for_good(self, job: _Job | _LeftRun) -> bool:
+        """Whether a job has been missed in the queue for so long that an answer of it would be seen here by now."""
+        job.gone = job.gone or time.monotonic()
+        return time.monotonic() - job.gone >= _SEEN_WITHIN_SECONDS
 
     def _usable_folder(self) -> Path:
         said = self.settings.folder

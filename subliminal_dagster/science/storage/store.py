@@ -148,7 +148,9 @@ class ArtifactStore:
 
     @contextmanager
     def _writing(self, key: Key, info: dict[str, Any], original: Manifest | None) -> Iterator[Draft]:
-        outcome = f"{key.label} was not written to {self.root} and the artifact that was there before, if any, is intact"
+        outcome = (
+            f"{key.label} was not written to {self.root} and the artifact that was there before, if any, is intact"
+        )
         with self.opened.explaining_disk(outcome, key), Drafts(self.opened).new() as folder:
             draft = Draft(folder, info)
             yield draft

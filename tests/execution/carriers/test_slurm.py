@@ -17,7 +17,8 @@ from slurm_cluster import NODES, Cluster, cluster
 from study_runs import StudyRun
 
 from subliminal_dagster.build import build_defs, study_frame
-from subliminal_dagster.execution.carriers.apart import RunsApart
+from subliminal_dagster.cli import main
+from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, RunsApart
 from subliminal_dagster.execution.carriers.protocol import Carried
 from subliminal_dagster.planning.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
@@ -66,7 +67,7 @@ def environment_of(folder: Path, **more: str) -> dict[str, str]:
 
 
 def test_a_command_that_is_killed_is_taken_up_by_another_and_all_is_as_on_one_machine(
-    done: StudyRun, nodes: Cluster, tmp_path: Path
+    done: StudyRun, nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = tmp_path / "tiny.yaml"
     study.write_text(yaml.safe_dump(done.study.model_dump(mode="json")))
@@ -100,6 +101,18 @@ def test_a_command_that_is_killed_is_taken_up_by_another_and_all_is_as_on_one_ma
             str(entry.message) for entry in instance.all_logs(runs[0].run_id) if "output in" in str(entry.message)
         }
         assert str(tmp_path / "artifacts" / ".jobs") in log
+
+    # Where the first was started it is heard of how the runs ended that it left.
+    for name, value in environment_of(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert main(run[1:]) == 0
+    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+        sent = instance.get_runs()
+        assert [run.status for run in sent] == [dg.DagsterRunStatus.SUCCESS] * len(queued)
+        assert {run.tags[CARRIER_TAG] for run in sent} == {f"slurm {job}" for job in queued}
+        for each in sent:
+            (key,) = each.asset_selection or ()
+            assert instance.fetch_materializations(key, limit=1).records[0].run_id == each.run_id
 
 
 CAPTURED = {"capture_output": True, "text": True, "timeout": WITHIN_SECONDS}
