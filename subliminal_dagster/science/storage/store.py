@@ -37,7 +37,6 @@ from subliminal_dagster.science.storage.snapshot import StoreSnapshot
 from subliminal_dagster.science.storage.versions import Versions
 from subliminal_dagster.science.storage.writing import publish
 
-
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
