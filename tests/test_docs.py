@@ -1,5 +1,7 @@
-"""The pages for readers: all of them are in the site's list, every link leads somewhere, the examples and the citation are
-true. Whether the site can be built is asked by `mkdocs build --strict` (.ci/run)."""
+"""The pages for readers: all are in the site's list, every link leads somewhere, examples and citation are true.
+
+Whether the site can be built is asked by `mkdocs build --strict` (.ci/run).
+"""
 
 import doctest
 import re
