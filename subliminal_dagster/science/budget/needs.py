@@ -234,7 +234,8 @@ def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
         "number_set",
         engine_memory(shape, card),
         generating_seconds(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
-        f"{prompts:,} x ({PROMPT} tokens read + {ANSWER} written, {batch} per step), 2 FLOP per weight, with an adapter",
+        f"{prompts:,} x ({PROMPT} tokens read + {ANSWER} written, {batch} per step), 2 FLOP per weight, "
+        "with an adapter",
         post=True,
     )
 
