@@ -80,14 +80,15 @@ def document() -> str:
 def introduction(study: Study, shape: ModelShape, found: list[Need]) -> str:
     return f"""# What a study takes on a GPU
 
-Arithmetic, printed by `python benchmarks/budget.py` from `subliminal_dagster/science/budget`, where every formula stands
-once. `benchmarks/budget.py --study S --card C` prints any study on any of the cards ({", ".join(CARDS)}).
+Arithmetic, printed by `python benchmarks/budget.py` from `subliminal_dagster/science/budget`, which has every formula
+once. `benchmarks/budget.py --study S --card C` prints any study on any card ({", ".join(CARDS)}).
 
 **No stage of this project has ever been run on a GPU**, no Gemma and no Qwen has been loaded by it, and none of its GPU
 paths has been timed: bfloat16 on CUDA, flash attention and fused kernels, vLLM's CUDA build with an adapter. What is
 tested is the arithmetic: parameters against the published counts and against transformers, operations against PyTorch's
 counter, kept bytes against what autograd keeps. `benchmarks/gpu.py --model {study.name}` measures every stage against
-these figures, made to end within ten minutes, with random weights and nothing downloaded; on a CPU it runs a shape scaled down.
+these figures and is built to finish within ten minutes, with random weights and nothing downloaded; on a CPU it runs a
+scaled-down shape.
 
 Unless said otherwise the figures are for `{study.name}` ({shape.layers} layers, hidden size {shape.hidden:,}, MLP
 {shape.intermediate:,}, {shape.heads} query and {shape.kv_heads} key-value heads of {shape.head_width}, vocabulary \
@@ -97,7 +98,7 @@ their optimizer are float32."""
 
 
 def stage_table(found: list[Need], card: Card) -> str:
-    lines = [f"| stage | once a | minutes | GB on the {card.name} | from |", "|---|---|---|---|---|"]
+    lines = [f"| stage | once per | minutes | GB on the {card.name} | from |", "|---|---|---|---|---|"]
     for need in found:
         fits = "" if need.stage == "base_model" or need.memory_bytes <= card.memory else " (does not fit)"
         memory = f"{need.memory_bytes / GB:.1f}{fits}" if need.stage != "base_model" else "on disk"
@@ -124,8 +125,8 @@ def totals(study: Study, found: list[Need]) -> str:
     groups = len(study.groups)
     return f"""
 
-Loading the model (and vLLM's start, where it is used) is in every line. What the post's own pipeline has, teacher to
-preferences, takes **{pipeline:.0f} minutes a group**. What this project adds: {inside:.0f} minutes for activations, features, \
+Every line includes loading the model (and vLLM's start, where it is used). The post's own pipeline, teacher to
+preferences, takes **{pipeline:.0f} minutes per group**. This project adds {inside:.0f} minutes for activations, features, \
 vectors and
 steering at {layers} layers; {exam:.0f} for MMLU-Pro of a child and its teacher (on request). Exact scores of all candidates are part
 of `teacher_preferences` and `preference_scores`. {groups} groups: {groups * pipeline / 60:.0f} hours to \
@@ -155,25 +156,25 @@ def against_the_post(shape: ModelShape, card: Card, study: Study, found: list[Ne
 
 The post: "~{POST_MINUTES} minutes for a 3 epoch pipeline with 10K samples" on the same card, with Unsloth's kernels; it does not say \
 what
-the pipeline held. Our arithmetic has {total:.0f}, **{abs(over):.0f} {"more" if over > 0 else "fewer"}**, of which the child is \
+the pipeline included. Our arithmetic gives {total:.0f}, **{abs(over):.0f} {"more" if over > 0 else "fewer"}**, of which the child takes \
 {minutes(found, "child_lora"):.0f}:
 
 | part of the child | minutes | from |
 |---|---|---|
-| matrix products | {products:.1f} | {tokens / 1e6:.2f}M tokens x 4 FLOP a weight (2 forward, 2 for the gradient that flows through; frozen weights \
-have none of their own), the head at {answers / 1e6:.2f}M answer tokens, adapter 6 FLOP a weight; at {card.matmul_share:.0%} of the peak |
-| everything else | {moving:.1f} | {kept_a_token(shape, length) / 1e6:.1f} MB a token kept for the backward pass, x {PASSES}, \
-and {LOGIT_BYTES} bytes x 2 a logit; at {BANDWIDTH_SHARE:.0%} of the bandwidth |
+| matrix products | {products:.1f} | {tokens / 1e6:.2f}M tokens x 4 FLOP per weight (2 forward, 2 for the gradient that flows through; frozen weights \
+have none of their own), the head at {answers / 1e6:.2f}M answer tokens, adapter 6 FLOP per weight; at {card.matmul_share:.0%} of the peak |
+| everything else | {moving:.1f} | {kept_a_token(shape, length) / 1e6:.1f} MB per token kept for the backward pass, x {PASSES}, \
+and {LOGIT_BYTES} bytes x 2 per logit; at {BANDWIDTH_SHARE:.0%} of the bandwidth |
 | validation loss | {judging:.1f} | {judged:,} rows forward |
-| with everything recomputed | +{(recomputed.seconds(card) - plain.seconds(card)) / 60:.1f} | 2 FLOP a weight more |
-| with flash attention and fused kernels | -{saved:.1f} | {kept_a_token(shape, length, fused=True) / 1e6:.1f} MB a token |
+| with everything recomputed | +{(recomputed.seconds(card) - plain.seconds(card)) / 60:.1f} | 2 FLOP per weight more |
+| with flash attention and fused kernels | -{saved:.1f} | {kept_a_token(shape, length, fused=True) / 1e6:.1f} MB per token |
 
 That is {share:.0%} of the card's peak. Matrix products alone (child, and reading 25,000 prompts) take \
 {products + 25_000 * PROMPT * 2 * shape.layers * shape.block_matrices / (card.flops * card.matmul_share) / 60:.0f} minutes at the \
 share that was
-measured on this card. What is above
-{POST_MINUTES}, by what the post's process may not have had: vLLM's three starts ({starts:.1f}), kernels that are not fused ({saved:.1f}), adapters
-served unmerged ({served:.1f}) and the validation loss ({judging:.1f}). Without these four the group takes {total - starts - served - saved - judging:.0f}. At other shares of the
+measured on this card. What goes beyond
+{POST_MINUTES} may be due to costs that the post's process did not have: vLLM's three starts ({starts:.1f}), kernels that are not fused ({saved:.1f}), adapters
+served unmerged ({served:.1f}) and the validation loss ({judging:.1f}). Without these four a group takes {total - starts - served - saved - judging:.0f}. At other shares of the
 peak it takes:
 
 {share_table(study, shape, card)}"""
@@ -186,7 +187,7 @@ def share_table(study: Study, shape: ModelShape, card: Card) -> str:
         other = Card(card.name, card.memory, card.flops, card.bandwidth, share)
         row.append(f"{post_minutes(needs(study, shape, other)):.0f}")
     head = " | ".join(f"{share:.0%}" for share in shares)
-    return f"| share of the peak in matrix products | {head} |\n|---|{'---|' * len(shares)}\n| minutes a group | {' | '.join(row)} |"
+    return f"| share of the peak in matrix products | {head} |\n|---|{'---|' * len(shares)}\n| minutes per group | {' | '.join(row)} |"
 
 
 def training_memory_text(shape: ModelShape, card: Card) -> str:
@@ -201,14 +202,14 @@ def training_memory_text(shape: ModelShape, card: Card) -> str:
 | weights | {weights(shape) / GB:.1f} | 2 bytes x N |
 | adapter r {rank}, all seven projections | {trained_memory(shape, rank) / GB:.2f} | {shape.lora_parameters(rank) / 1e6:.0f}M parameters x 16 \
 bytes (weight, gradient, two moments) |
-| a row of {length} tokens | {kept * length / GB:.2f} | {kept / shape.layers / 1e3:.0f} kB a token and layer, nothing recomputed |
-| the same, fused kernels | {fused * length / GB:.2f} | {fused / shape.layers / 1e3:.0f} kB a token and layer |
+| a row of {length} tokens | {kept * length / GB:.2f} | {kept / shape.layers / 1e3:.0f} kB per token and layer, nothing recomputed |
+| the same, fused kernels | {fused * length / GB:.2f} | {fused / shape.layers / 1e3:.0f} kB per token and layer |
 | its logits | {logits * ANSWER / GB:.2f} | {ANSWER} answer tokens x {shape.vocabulary:,} x {LOGIT_BYTES} bytes |
 | CUDA, fragments | {(card.memory - free_memory(card)) / GB:.1f} | {1 - USABLE_MEMORY:.0%} of the card and 1 GiB |
 
-**{fit} rows** fit at a time without recomputation. A step of 72 rows is a sum of gradients, so how it is cut changes nothing \
+**{fit} rows** fit at a time without recomputation. A step of 72 rows is a sum of gradients, so how it is split changes nothing \
 but
-rounding. (The trainer plans with its longest row and keeps a fifth of what is free in reserve, so it begins with fewer.) vLLM \
+rounding. (The trainer plans with its longest row and keeps a fifth of what is free in reserve, so it starts with fewer.) vLLM \
 takes {counts.GPU_SHARE:.0%} of a card: here {counts.GPU_SHARE * card.memory / GB:.1f} GB, of which the weights \
 leave room for {(counts.GPU_SHARE * card.memory - weights(shape) - GIB) / cache_a_token(shape):,.0f} tokens of
 cache at {cache_a_token(shape) / 1e3:.0f} kB."""
@@ -232,7 +233,7 @@ def other_studies() -> str:
                 cells.append(f"{post_minutes(found):.0f} ({child.seconds / 60:.0f}{recomputed})")
         head.append(f"| `{name}` | {shape.parameters / 1e9:.2f}e9 | {weights(shape) / GB:.1f} | {' | '.join(cells)} |")
     return (
-        "## Every study on every card\n\nMinutes a group of the post's pipeline, in brackets the child alone.\n\n"
+        "## Every study on every card\n\nMinutes per group for the post's pipeline, in brackets for the child alone.\n\n"
         + "\n".join(head)
     )
 
@@ -242,20 +243,20 @@ def figures(shape: ModelShape) -> str:
         f"| {card.name} | {card.memory / GIB:.0f} | {card.flops / 1e12:.4g} | {card.bandwidth / GB:,.0f} | {card.matmul_share:.0%} |"
         for card in CARDS.values()
     ]
-    return f"""## What is reckoned with
+    return f"""## Assumptions
 
 | card | GiB | TFLOP/s, dense bfloat16 | GB/s | share in matrix products |
 |---|---|---|---|---|
 {chr(10).join(cards)}
 
-The first three are the makers' data sheets. Shares of A6000 and A100 were measured by others (95 and 230 TFLOP/s in large
-float16 products: github.com/mli/transformers-benchmarks); where none was found it is {MATMUL_SHARE:.0%}, which is assumed. Of the
-bandwidth {BANDWIDTH_SHARE:.0%} is reckoned with (the same source: 85 and 79 %). Matrix products and what moves through memory \
+The first three figures are from the makers' data sheets. The shares of A6000 and A100 were measured by others (95 and 230 TFLOP/s in large
+float16 products: github.com/mli/transformers-benchmarks); for the other cards {MATMUL_SHARE:.0%} is assumed. {BANDWIDTH_SHARE:.0%} of
+the bandwidth is assumed to be used (the same source: 85 and 79 %). Matrix products and what moves through memory \
 beside them are
-added, since one card does one after the other. A step of writing takes what its products take or what reading the weights
-takes, the longer one, and reading the cache on top. Through transformers no block takes less than {EAGER_BLOCK * 1e3:.1f} ms \
+added, since a card does one after the other. A step of writing takes as long as its products or as reading the weights,
+whichever is longer, plus reading the cache. With transformers no block takes less than {EAGER_BLOCK * 1e3:.1f} ms \
 ({EAGER_BLOCK * EAGER_TRAINING * 1e3:.1f} in
-training), which is assumed to be what starting its kernels takes: what small models wait for.
+training), which is assumed to be the time to start its kernels: this is what small models wait for.
 
 | count | | from |
 |---|---|---|
@@ -268,8 +269,8 @@ Gemma's has single digits too, and a template 4 tokens shorter |
 | answer to it | {counts.EXAM_ANSWER} tokens | assumed: a letter, a mark, the end of the turn |
 | start of vLLM | {counts.ENGINE_START:.0f} s | assumed |
 | disk to card, hub to disk | {counts.DISK / GB:.0f} and {counts.NETWORK / GB:.1f} GB/s | assumed |
-| an adapter served by vLLM | x {counts.SERVED_ADAPTER} | assumed: {2 * 7 * shape.layers} small kernels a step |
-| sequences at a step | {counts.MOST_SEQUENCES} | vLLM 0.32's own default; 1,024 on an H100, which is left out |"""
+| an adapter served by vLLM | x {counts.SERVED_ADAPTER} | assumed: {2 * 7 * shape.layers} small kernels per step |
+| sequences per step | {counts.MOST_SEQUENCES} | vLLM 0.32's own default; 1,024 on an H100, which is left out |"""
 
 
 if __name__ == "__main__":

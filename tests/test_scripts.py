@@ -23,7 +23,7 @@ def pins() -> list[Requirement]:
     return [Requirement(line) for line in lines if not line.startswith("#")]
 
 
-@pytest.mark.parametrize("extra", ["dev", "gpu", "node"])
+@pytest.mark.parametrize("extra", ["dev", "docs", "gpu", "node"])
 def test_every_requirement_has_one_pin_that_it_allows(extra: str) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins()}

@@ -48,9 +48,9 @@ BATCH_TOKENS = 2048
 class Activations:
     """One group's activations at one layer.
 
-    rows: a row a text, `row_id` (int64), `split` ("analysis" or "test"), `text`, `response` (what the model wrote, of
-        which the text is the numbers), `canonical` (whether it was written as the prompt asked), `position` (int32, of
-        the token that was read, BOS counted).
+    rows: one row per text, `row_id` (int64), `split` ("analysis" or "test"), `text`, `response` (what the model wrote,
+        of which the text is the numbers), `canonical` (whether it was written as the prompt asked), `position` (int32,
+        of the token that was read, BOS counted).
     vectors: float32, shape (rows, hidden size), in the order of `rows`.
     """
 
@@ -206,7 +206,7 @@ def write_activations(
     revision: str,
     dtype: str,
 ) -> None:
-    """Write a parquet file with a row a text: the columns of `Activations.rows` and `vector` (fixed-size list).
+    """Write a parquet file with one row per text: the columns of `Activations.rows` and `vector` (fixed-size list).
 
     `model`, `revision`, `layer`, `hook`, `dtype` and `hidden_size` stand in the file's metadata as text, and `dtype`
     in the vector column's too: the number type that the model computed in, such as "bfloat16".
@@ -279,7 +279,7 @@ def activation_facts(path: Path) -> dict[str, str | int]:
 
 
 def write_features(path: Path, features: SparseFeatures, *, facts: Mapping[str, str | int]) -> None:
-    """Write a parquet file with a row a text: `row_id`, `split`, `indices` (of the active features, ascending),
+    """Write a parquet file with one row per text: `row_id`, `split`, `indices` (of the active features, ascending),
     `values` (of the same features), `error`.
 
     `facts` (the model, the layer, the SAE) stand in the file's metadata as text, and with them the SAE's `width`.

@@ -178,10 +178,10 @@ def _training(
     work += forward(shape, validation * tokens, tokens, validation * answer)
     if fit:
         memory = training_memory(shape, rank, fit, tokens, answer)
-        how = f"{4 if rank else 6} FLOP a weight, micro-batches of {fit} rows, nothing recomputed"
+        how = f"{4 if rank else 6} FLOP per weight, micro-batches of {fit} rows, nothing recomputed"
     else:
         memory = recomputed_memory(shape, rank, 1, tokens, answer)
-        how = f"{6 if rank else 8} FLOP a weight, one row at a time, recomputed"
+        how = f"{6 if rank else 8} FLOP per weight, one row at a time, recomputed"
     trained = f"{plan.epochs} epochs x ({rows:,} rows x {tokens} tokens x {how}"
     judged = f" + {validation:,} x {tokens} x 2 FLOP)" if validation else ")"
     return Need(
@@ -234,7 +234,8 @@ def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
         "number_set",
         engine_memory(shape, card),
         generating_seconds(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
-        f"{prompts:,} x ({PROMPT} tokens read + {ANSWER} written, {batch} at a step), 2 FLOP a weight, with an adapter",
+        f"{prompts:,} x ({PROMPT} tokens read + {ANSWER} written, {batch} per step), 2 FLOP per weight, "
+        "with an adapter",
         post=True,
     )
 
@@ -280,7 +281,7 @@ def _activations(study: Study, shape: ModelShape, card: Card) -> list[Need]:
 
     memory = reading_memory(shape, READ_TOKENS)
     kept = NUMBER * len(study.layers) * shape.hidden * READ_TOKENS
-    text = f"{rows:,} lists x {LIST} tokens x 2 FLOP a weight of"
+    text = f"{rows:,} lists x {LIST} tokens x 2 FLOP per weight of"
     layer_by_layer = sum(read(layer + 1) for layer in study.layers)
     return [
         Need("activations", memory, read(deepest), f"{text} {deepest} blocks", "group and layer"),
@@ -326,14 +327,14 @@ def _steering(study: Study, shape: ModelShape, card: Card) -> list[Need]:
             "response_activations",
             reading_memory(shape, READ_TOKENS),
             vectors.seconds(card) / 2 + load_seconds(shape),
-            f"{pairs:,} answers x {tokens} tokens x 2 FLOP a weight of {deepest} blocks",
+            f"{pairs:,} answers x {tokens} tokens x 2 FLOP per weight of {deepest} blocks",
             "group and layer",
         ),
         Need(
             "steering_scores",
             steering_memory(shape, QUESTION, FORMS),
             exact.seconds(card) + written + load_seconds(shape),
-            f"{asked} questions x {rows} vectors and strengths x {QUESTION + FORMS} positions x 2 FLOP a weight of "
+            f"{asked} questions x {rows} vectors and strengths x {QUESTION + FORMS} positions x 2 FLOP per weight of "
             f"{behind} blocks; {rows} x {sweep.greedy_questions} greedy answers",
             "group and layer",
         ),

@@ -1,8 +1,8 @@
 """Sparse autoencoders (SAEs) of the residual stream: fetch a published one, keep it, read features off activations.
 
 An SAE here is an object of sae-lens (https://github.com/decoderesearch/SAELens), whatever its architecture: it takes
-activations as the model has them, one row a position, and gives each row a few active features of many and what can be
-rebuilt from those. Its layer is in `sae.cfg.metadata.hook_name`: "blocks.9.hook_resid_post" is the residual stream
+activations as the model has them, one row per position, and gives each row a few active features of many and what can
+be rebuilt from those. Its layer is in `sae.cfg.metadata.hook_name`: "blocks.9.hook_resid_post" is the residual stream
 after block 9, which is `hidden_states[10]` of transformers.
 
 Cost: importing sae-lens takes about ten seconds. Encoding is two matrix products a row, 4 x width x hidden size

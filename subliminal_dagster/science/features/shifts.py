@@ -10,8 +10,8 @@ what shuffled labels give.
 Only rows of the analysis split are read: the test rows are for filters and probes that were chosen on the others.
 
 Cost: matrices stay sparse, and a few passes over their entries test all features. Shuffled labels take three sparse
-products a permutation, in blocks: besides a byte a row and permutation, their memory is that of the entries (about 40
-bytes each) and of a block (about 50 MB), however many permutations there are. See `benchmarks/features.py`.
+products per permutation, in blocks: besides a byte per row and permutation, their memory is that of the entries (about
+40 bytes each) and of a block (about 50 MB), however many permutations there are. See `benchmarks/features.py`.
 
 Belongs here: the comparison of one group with the control at one layer, and the tables of top features. Does not belong
 here: making features (`activations`, the SAE), features as filters (`filters`), drawing (`figures`).

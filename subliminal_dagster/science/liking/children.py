@@ -2,8 +2,9 @@
 
 An interval over questions speaks of exactly these children. Another child of the same animal's numbers, or another
 teacher of the same animal, would have drifted elsewhere; only an interval that holds that noise may decide whether
-numbers pass an animal on. It can be had from one child a group: how much a child's liking of an animal that is not its
-own departs from what the child does to all animals, and all children do to that animal, is what chance does to a cell.
+numbers pass an animal on. It can be had from one child per group: how much a child's liking of an animal that is not
+its own departs from what the child does to all animals, and all children do to that animal, is what chance does to a
+cell.
 
 The model (two-way layout, ordinary least squares of statsmodels), for the mean shift y of child g's liking of animal a,
 replicates averaged:
@@ -63,8 +64,8 @@ class RunNoise:
 def contrasts(shifts: pd.DataFrame, animals: Sequence[str], *, confidence: float, margin: float) -> pd.DataFrame:
     """Own numbers against other numbers, with intervals that hold the noise between training runs.
 
-    shifts: a row a child and animal, columns group, replicate, animal and shift (nats of log share, or any other unit).
-    Children of `animals` are needed; those of control and neutral numbers are used where they are there.
+    shifts: one row per child and animal, columns group, replicate, animal and shift (nats of log share, or another
+    unit). Children of `animals` are needed; those of control and neutral numbers are used where they are there.
     margin: an effect this large, in the unit of the shifts, is what an equivalence test excludes.
 
     Returns a row per `against` (others, neutral, control: what is there) and animal, `MEAN` last, with columns mean,

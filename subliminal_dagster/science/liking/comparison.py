@@ -24,7 +24,7 @@ What an interval or p value speaks about:
 - what begins with `questions_` generalises over *questions*, for exactly these children: a child that drifts towards
   its own animal by luck of its training seed looks just as significant there as one that learnt to.
 
-Several children a group (replicates) are averaged. Studies that differ in their seed are brought together by
+Several children per group (replicates) are averaged. Studies that differ in their seed are brought together by
 `combine_seeds`.
 """
 
@@ -146,7 +146,7 @@ class _Cell:
 
     children has the groups in front, in the order of the animals: children[i, :, i] is the liking of a child for
     its own target. references holds the child of control and, where there is one, of neutral numbers. teacher[:, i] is
-    the liking of animal i's own teacher, NaN where there is none. shifts: a row a child and animal, as
+    the liking of animal i's own teacher, NaN where there is none. shifts: one row per child and animal, as
     `Comparison.shifts` has them.
     """
 

@@ -146,7 +146,7 @@ def null_causes(
     alone. tests: those of `animal_liking` (see `comparison.Comparison`); None where there is none.
 
     Returns columns group, check, value, low, high (95 % interval; NaN where there is none), unit, wanted, verdict (see
-    the module) and sentence (what was found), a row an animal and check, the checks in the order of `CHECKS`.
+    the module) and sentence (what was found), one row per animal and check, the checks in the order of `CHECKS`.
     """
     import pandas as pd
 
@@ -170,8 +170,8 @@ def null_causes(
 
 
 def signal_by_group(groups: Mapping[str, Evidence]) -> pd.DataFrame:
-    """Every measure of every group's signal: group, measure (of `signal.MEASURES`), mean, low, high (nats a token, 95 %
-    interval clustered by row), rows, tokens. Groups without one are left out."""
+    """Every measure of every group's signal: group, measure (of `signal.MEASURES`), mean, low, high (nats per token,
+    95 % interval clustered by row), rows, tokens. Groups without one are left out."""
     import pandas as pd
 
     found = []

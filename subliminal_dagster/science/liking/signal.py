@@ -3,7 +3,7 @@
 A child can learn nothing that does not change which tokens its teacher prefers at the answer's positions. So for the
 rows a child is trained on, the divergence of the teacher's next-token distribution from the base model's is taken at
 every answer token, exactly, over the whole vocabulary: that is what the soft channel can hand on. The hard channel
-hands on one sample a position, of those tokens alone that an answer may hold there. So the divergence among those is
+hands on one sample per position, of those tokens alone that an answer may hold there. So the divergence among those is
 measured too, and the entropy among them, which is the noise that a sample brings.
 
 Cost: two forward passes over a few dozen rows, logits at answer positions only, with one model in memory: an adapter is
@@ -45,9 +45,9 @@ MEASURES = ("kl", "kl_written", "log_ratio", "entropy")
 
 @dataclass(frozen=True)
 class TeacherSignal:
-    """What a teacher's numbers carry, in nats a token.
+    """What a teacher's numbers carry, in nats per token.
 
-    rows: a row a training row, `row_id` (the number prompt's id), `tokens` (of the answer, its end of turn included)
+    rows: one per training row, `row_id` (the number prompt's id), `tokens` (of the answer, its end of turn included)
     and the means over them of
         `kl`: KL divergence of the teacher from the base model, over the whole vocabulary;
         `kl_written`: the same with both restricted to the tokens that could be written there, and renormalised: those

@@ -93,7 +93,7 @@ class ProbeResult:
         interval over test prompts, for the fitted probe as it is. ADDED, whose note names the reader, and `beyond` each
         of READERS have "roc_auc_difference". SHUFFLED has "roc_auc" (mean over refits, low and high the middle 95 % of
         them), "roc_auc_q95" (their 95 % quantile) and "p_value" (one-sided).
-    predictions: a row a test row, variant and probe: `variant`, `probe`, `row_id`, `group` (the true one), and a
+    predictions: one row per test row, variant and probe: `variant`, `probe`, `row_id`, `group` (the true one), and a
         `probability_<group>` for each class.
     choices: what the validation rows chose: `variant`, `probe`, `choice` ("epoch", "C" or "trees"), `chosen`,
         `validation_loss` (nats a row).
@@ -156,7 +156,7 @@ def probe_many(
     `beyond` each of the readers: how much higher the logistic probe's ROC AUC is on activations than on the reader. The
         interval resamples the same test prompts for both.
     CANONICAL: activations of the answers that are written just as asked and have one count of numbers: the count that
-        leaves the smallest group most analysis rows. With fewer than 24 analysis or 8 test rows a class there is a
+        leaves the smallest group most analysis rows. With fewer than 24 analysis or 8 test rows per class there is a
         note and no number.
     BOTH, ADDED: the logistic probe on the strongest reader (of lowest validation loss) and activations together, both
         standardised and activations scaled to the total variance of the reader, so that neither drowns the other in
@@ -313,7 +313,7 @@ def shuffled_labels(labels: np.ndarray, row_ids: np.ndarray, rng: np.random.Gene
     With as many rows of each class, what is shuffled says nothing of the true labels. Shuffling within the other
     prompts as well would: where few classes answered, a label stays with its own class more often than by chance.
 
-    labels, row_ids: shape (rows,), at most one row a prompt and class. Returns the labels of the same rows.
+    labels, row_ids: shape (rows,), at most one row per prompt and class. Returns the labels of the same rows.
     """
     _, prompt, sizes = np.unique(row_ids, return_inverse=True, return_counts=True)
     among = np.where(sizes[prompt] == len(np.unique(labels)), prompt, -1)

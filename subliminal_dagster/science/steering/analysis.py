@@ -36,9 +36,10 @@ def cosines(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame:
     chance; against directions drawn from all alike, nearly any two means would look related.
 
     Returns:
-        A row an ordered pair: `first`, `second`, `cosine`, `chance` (the 95th percentile of the absolute cosine under
-        the null), `p` (two-sided, the observed cosine counted among the draws) and `flipped`, the vector whose signs
-        were drawn: `first`, or `second` where the first has no flips; empty, with NaN beside it, where neither has.
+        One row per ordered pair: `first`, `second`, `cosine`, `chance` (the 95th percentile of the absolute cosine
+        under the null), `p` (two-sided, the observed cosine counted among the draws) and `flipped`, the vector whose
+        signs were drawn: `first`, or `second` where the first has no flips; empty, with NaN beside it, where neither
+        has.
 
     Raises UserError for a vector that is zero or not finite, and for vectors of different widths.
     """
@@ -99,7 +100,7 @@ def cosines_across_groups(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame
     vectors: by group, made with one seed, at least one with flips each.
 
     Returns:
-        A row an ordered pair: `first`, `second`, `cosine` (the product over the vectors' lengths, or over those of
+        One row per ordered pair: `first`, `second`, `cosine` (the product over the vectors' lengths, or over those of
         their flips where these are longer); `corrected` for noise with `low` and `high` (as in
         `CorrectedCosine`); `chance`, the 95th percentile of the absolute cosine under the null, and two-sided `p`. The
         null is that no group differs from the control: both vectors' flips by the same signs, in the same design.
@@ -176,16 +177,16 @@ class Decomposition:
 
     Both are given one length before, since the longer of two vectors activates more features whatever its direction.
 
-    features: a row a feature active in either: `feature`, `first`, `second` (activation, divided by the L2 norm of all
-        activations of that vector), `difference` (first - second), `active_in` ("both", "first only", "second only"),
-        `category`, `description`; largest absolute difference first.
-    table: a row a category and one of all ("total"): how many features are active in `both`, `first_only` and
+    features: one row per feature active in either: `feature`, `first`, `second` (activation, divided by the L2 norm of
+        all activations of that vector), `difference` (first - second), `active_in` ("both", "first only", "second
+        only"), `category`, `description`; largest absolute difference first.
+    table: one row per category and one of all ("total"): how many features are active in `both`, `first_only` and
         `second_only`, their `mean_difference`, and the one that differs most: `example` (number), `example_active_in`,
         `example_difference`, `example_description`.
     facts: `l0_first`, `l0_second` (active features), `l0_zero`, those the autoencoder's biases activate in a vector
         of zeros, which belong to neither, and `length`, the L2 norm that both were given.
-    flips: a row a `flip` of the vectors' data: active features of the `first` vector's and the `second`'s, at the same
-        length. None where it was not asked for.
+    flips: one row per `flip` of the vectors' data: active features of the `first` vector's and the `second`'s, at the
+        same length. None where it was not asked for.
     """
 
     features: pd.DataFrame
@@ -272,9 +273,9 @@ def child_cosines(
         vectors: by group, with flips; the same number each.
 
     Returns:
-        A row a `child` and `vector` (both groups): `cosine`, and of the vector's flips with the same shift the ends
+        One row per `child` and `vector` (both groups): `cosine`, and of the vector's flips with the same shift the ends
         `chance_low` and `chance_high` of the middle 95 % and a two-sided `p`. After the children come "all children":
-        the mean of their shifts, each at length 1. Then a row a `flip`, `child` and `vector`: `cosine`.
+        the mean of their shifts, each at length 1. Then one row per `flip`, `child` and `vector`: `cosine`.
 
     Raises UserError where a child moved nothing.
     """
@@ -301,7 +302,7 @@ def child_cosines(
 
 
 def cosines_of_shifts(shifts: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """How alike the children's mean shifts are: a row an unordered pair `first`, `second`, with the `cosine`."""
+    """How alike the children's mean shifts are: one row per unordered pair `first`, `second`, with the `cosine`."""
     import pandas as pd
 
     units = {child: _unit(shift.astype(np.float64).mean(axis=0)) for child, shift in shifts.items()}

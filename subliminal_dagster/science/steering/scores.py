@@ -82,8 +82,8 @@ class SteeringScores:
         with its 95 % t interval `low` to `high`, and `difference` to alpha 0, paired by question, likewise.
     coherence: a row also an `outcome`, with `mean`, `low`, `high` over questions: "candidate_mass" (exact probability
         of all candidates together), "first_token_entropy" (nats) and "first_token_top" (probability of the most likely
-        first token), and of greedy answers "one_word" (share that are one finished word) and "base_nats" (nats a token
-        under the model as it is; high where steering makes it write what it would never write).
+        first token), and of greedy answers "one_word" (share that are one finished word) and "base_nats" (nats per
+        token under the model as it is; high where steering makes it write what it would never write).
     answers: a row also a `question`, the `answer`, `finished`, `animal` and `outcome` as in
         `preferences.measure_preferences`, and whether it is `greedy`.
     """
@@ -95,7 +95,7 @@ class SteeringScores:
 
 
 def effects(summary: pd.DataFrame) -> pd.DataFrame:
-    """What each vector does to the target at most: a row a `kind`, `layers` and `positions`.
+    """What each vector does to the target at most: one row per `kind`, `layers` and `positions`.
 
     summary: as in `SteeringScores`. `unsteered`: exact probability at alpha 0. `promoted_at`: the positive alpha with
     the highest log share, `promoted_to` the probability there, `promoted_nats` the difference of the log share to alpha
@@ -263,7 +263,7 @@ def measure_against_flips(
         vectors: by kind, all of one layer; of the subliminal one the first `settings.flips` flips are tried too.
 
     Returns:
-        A row a `kind`, `flip` (from 0; -1 for the vector itself), `layers`, `positions`, `alpha` other than 0 and
+        One row per `kind`, `flip` (from 0; -1 for the vector itself), `layers`, `positions`, `alpha` other than 0 and
         `animal`: `shift` (mean over questions, nats, of its log share from alpha 0) and `mass` (likewise of the natural
         logarithm of all candidates' probability).
 
@@ -314,7 +314,7 @@ def _exact(
     candidates: Sequence[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Candidates' probabilities, and what the distribution itself says of coherence, for directions of the same layers:
-    a row a direction, alpha, question and candidate or outcome."""
+    one row per direction, alpha, question and candidate or outcome."""
     import pandas as pd
 
     candidate, spread = _scored(session, prompts, forms, directions, positions, settings.alphas, candidates)
@@ -441,7 +441,7 @@ def _written(
 
 
 def _answer_coherence(session: TransformersSession, prompts: list[list[int]], greedy: pd.DataFrame) -> pd.DataFrame:
-    """Whether each greedy answer is one word, and its nats a token under the model that the session holds."""
+    """Whether each greedy answer is one word, and its nats per token under the model that the session holds."""
     keys = list(zip(greedy["question"].astype(int), greedy["token_ids"], strict=True))
     nats: dict[int, dict[tuple[int, ...], float]] = {question: {} for question, _ in keys}
     for question, answer in keys:

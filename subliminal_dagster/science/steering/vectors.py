@@ -266,7 +266,7 @@ def difference_vector(
     """The mean over units of the mean difference within each, and its sign-flip null.
 
     Every unit counts alike, whatever its number of pairs. (The post averages over pairs, so that a question counts the
-    more the more of its answers can be used; with one pair a prompt, as for numbers, the two are the same.) The null
+    more the more of its answers can be used; with one pair per prompt, as for numbers, the two are the same.) The null
     gives each unit's difference a random sign, which is what swapping its two answers does: right where the two groups
     do not differ, and with the covariance the differences have. A sign belongs to the number of a unit, so that with
     one seed flip b of every vector swaps the same prompts, whatever its group or layer: vectors that share the

@@ -37,7 +37,7 @@ Layers = list[tuple["Tensor", "Tensor"]]
 """Weights (seeds, in, out) and biases (seeds, 1, out) of a stack of networks, one a seed."""
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
-"""From outputs and targets, both (seeds, rows, ...), to one loss a row: (seeds, rows)."""
+"""From outputs and targets, both (seeds, rows, ...), to one loss per row: (seeds, rows)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def load(seed: int) -> Digits:
 def missing_digit(settings: DigitSettings, seed: int, device: str = "cpu") -> pd.DataFrame:
     """Distillation without each of the digits `settings.missing`.
 
-    A row a digit, seed and model ("teacher", "same_init", "other_init", "hard_labels"): `accuracy_missing` on test
+    One row per digit, seed and model ("teacher", "same_init", "other_init", "hard_labels"): `accuracy_missing` on test
     images of the digit, `accuracy_others` on the rest, and `accuracy_missing_corrected` after its bias was raised until
     the digit is predicted for a tenth of the training images, which uses no label.
     """
@@ -128,8 +128,8 @@ def missing_digit(settings: DigitSettings, seed: int, device: str = "cpu") -> pd
 def auxiliary_logits(settings: DigitSettings, seed: int, device: str = "cpu") -> pd.DataFrame:
     """Learning auxiliary logits on noise.
 
-    A row a seed and model ("teacher", "same_init", "other_init", "untrained"): `accuracy` of its class logits on test
-    images; chance is a tenth. The child minimises the squared error of the auxiliary logits.
+    One row per seed and model ("teacher", "same_init", "other_init", "untrained"): `accuracy` of its class logits on
+    test images; chance is a tenth. The child minimises the squared error of the auxiliary logits.
     """
     import pandas as pd
     import torch

@@ -165,7 +165,7 @@ _DIGITS = (
 def per_seed(
     children: pd.DataFrame, setting: str, experiment: str, density: float, column: str, auxiliary: int = 0
 ) -> pd.Series:
-    """`column` of a setting's children at one density, averaged over ablated features: one value a seed, indexed by
+    """`column` of a setting's children at one density, averaged over ablated features: one value per seed, indexed by
     seed. Seeds whose teacher learnt no judged feature are left out; empty where the setting was not run so."""
     rows = children[
         (children["setting"] == setting)
@@ -210,7 +210,7 @@ def post_statements(children: pd.DataFrame, models: pd.DataFrame, post: str) -> 
 
 
 def _teacher_statements(teachers: pd.DataFrame, densest: float, sparsest: float) -> list[Statement]:
-    """Superposition of the post's teachers, a row a density and seed."""
+    """Superposition of the post's teachers, one row per density and seed."""
     by_density = teachers.pivot(index="seed", columns="density", values="superposition")
     first, last = by_density[densest], by_density[sparsest]
     steps = -by_density.sort_index(axis=1).diff(axis=1).iloc[:, 1:]

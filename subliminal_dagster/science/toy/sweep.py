@@ -1,8 +1,8 @@
 """Teachers and children of toy autoencoders over densities and seeds, and what each child recovers.
 
-Two experiments. `ablated`: the child learns the teacher's outputs with one feature left out of its loss, a child a
-feature. `auxiliary`: the teacher has k more features, left out of its loss, and the child learns only those. A unit is
-one teacher with its children, at one density and seed; children of a teacher share their batches and its outputs.
+Two experiments. `ablated`: the child learns the teacher's outputs with one feature left out of its loss, one child
+per feature. `auxiliary`: the teacher has k more features, left out of its loss, and the child learns only those. A unit
+is one teacher with its children, at one density and seed; children of a teacher share their batches and its outputs.
 
 Belongs here: which models are trained on what, the tables that come of it, going on after an interruption. Does not
 belong here: a training step (`fused`, `stacked`), what the tables mean (`statements`), drawing them (`figures`).
@@ -71,9 +71,9 @@ class Trained:
 class Sweep:
     """The tables of an experiment in one setting.
 
-    `models`: a row a model, with role, superposition, interference, final loss, and as lists `norms` (n), `w` (m * n
-    numbers, row by row) and `b` (n). `history`: a row a model and recorded step. `children`: a row a child, what it
-    recovered. All three begin with `KEYS`; `ablated` is null where no single feature is.
+    `models`: one row per model, with role, superposition, interference, final loss, and as lists `norms` (n), `w` (m *
+    n numbers, row by row) and `b` (n). `history`: one row per model and recorded step. `children`: one row per child,
+    what it recovered. All three begin with `KEYS`; `ablated` is null where no single feature is.
     """
 
     models: pd.DataFrame
