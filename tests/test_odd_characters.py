@@ -94,7 +94,8 @@ def test_tables_come_back_from_csv(rows: list[str], folder: Path) -> None:
         assert list(csv.reader(file)) == [["text", "n"], *([text, str(n)] for n, text in enumerate(rows))]
 
 
-@few
+# A page takes half a second.
+@settings(few, max_examples=10)
 @given(text=texts, prose=half_pairs)
 @example(text=ODD, prose=ODD)
 def test_a_page_can_be_written_and_its_tables_hold_the_text(text: str, prose: str, folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from subliminal_dagster.planning.planner import DueRun, Plan
 from subliminal_dagster.planning.priority import VERDICT
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.claims import Holder
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 SENTENCE = "Hard channel, inconclusive: nothing is known."
@@ -189,9 +190,9 @@ def test_a_slow_plan_is_made_seldom_and_nobody_waits_for_it(
 ) -> None:
     plans, make_plan = [0], runner.make_plan
 
-    def slow(frame: Frame, store: ArtifactStore) -> Plan:
+    def slow(frame: Frame, store: ArtifactStore, claims: Mapping[Input, Holder]) -> Plan:
         plans[0] += 1
-        return make_plan(frame, store)
+        return make_plan(frame, store, claims)
 
     # A plan takes a hundred seconds, and nothing else any time.
     monkeypatch.setattr(runner, "make_plan", slow)

@@ -47,6 +47,7 @@ def everything(base: Path, folder: Path) -> dict[str, Any]:
     """The settings of a study that has every asset of a language model's."""
     settings = inside_settings(base, folder / "prose.txt")
     settings["child"] |= {"channels": ["hard", "soft"]}
+    settings["sae"]["trained"]["width"] = 32
     return settings | {
         "animals": ["owl", "wolf"],
         "layers": [1],

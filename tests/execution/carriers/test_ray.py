@@ -50,6 +50,8 @@ def cluster() -> Iterator[Cluster]:
         # Nodes find the functions of this file by it.
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray's own 15 lets tests in other processes have the cores first.
+        patch.setenv("RAY_worker_niceness", "0")
         small = {"object_store_memory": 80_000_000, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2, **small})
         yield cluster

@@ -12,8 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.features.sae import encode, load_published, load_sae, sae_layer, save_sae
@@ -25,12 +23,15 @@ VECTORS = RANDOM.normal(2.0, 3.0, (23, HIDDEN)).astype(np.float32)
 
 def make_sae(architecture: str, **changes: Any) -> Any:
     """A random autoencoder with no zero among its parameters."""
+    # Here and below not for the whole file: it takes five seconds, in every process that collects tests.
     config = {
         "architecture": architecture,
         "d_in": HIDDEN,
         "d_sae": WIDTH,
         "metadata": {"hook_name": "blocks.1.hook_resid_post"},
     }
+    from sae_lens import SAE
+
     sae = SAE.from_dict(config | ({"k": 5} if architecture == "topk" else {}) | changes)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in sae.named_parameters():
@@ -41,6 +42,8 @@ def make_sae(architecture: str, **changes: Any) -> Any:
 
 def batchtopk_sae(folder: Path) -> Any:
     """A BatchTopK autoencoder as it is after training: a JumpReLU one."""
+    from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+
     torch.manual_seed(0)
     training = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=HIDDEN, d_sae=WIDTH, k=4, decoder_init_norm=1.0))
     training.topk_threshold += 0.3
@@ -143,6 +146,8 @@ def test_an_overflow_inside_is_refused() -> None:
 def test_a_saved_sae_is_the_same_for_this_project_and_for_sae_lens(kind: str, tmp_path: Path) -> None:
     sae = batchtopk_sae(tmp_path / "trained") if kind == "batchtopk" else make_sae(kind)
     save_sae(sae, tmp_path / "kept")
+    from sae_lens import SAE
+
     for again in (load_sae(tmp_path / "kept"), SAE.load_from_disk(tmp_path / "kept")):
         assert torch.equal(again.encode(torch.from_numpy(VECTORS)), sae.encode(torch.from_numpy(VECTORS)))
         assert again.cfg.metadata.hook_name == sae.cfg.metadata.hook_name
@@ -274,6 +279,7 @@ def test_without_a_network_the_message_says_so(published: tuple[str, str]) -> No
 
 def test_the_listed_saes_of_the_gemma_models_are_of_the_residual_stream() -> None:
     from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     directory = get_pretrained_saes_directory()
     for size, layers in {"270m": (5, 9, 12, 15), "1b": (7, 13, 17, 22), "4b": (9, 17, 22, 29)}.items():

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sae_lens import SAE
 from tiny_models import KINDS, tiny_llama, tiny_model
 
 from subliminal_dagster.science.errors import UserError
@@ -62,6 +61,8 @@ def test_a_trained_sae_takes_raw_activations_and_its_l0_varies(trained: TrainedS
 
 def test_a_trained_sae_is_an_ordinary_one_for_sae_lens(trained: TrainedSae, tmp_path: Any) -> None:
     save_sae(trained.sae, tmp_path)
+    from sae_lens import SAE
+
     again = SAE.load_from_disk(tmp_path)
     vectors = torch.from_numpy(known_activations(50, seed=1)[0])
     assert torch.equal(again(vectors), trained.sae(vectors))
@@ -144,6 +145,8 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, float]) -> No
 
 def identity_sae(hidden: int, layer: int = 0) -> Any:
     """A perfect autoencoder: feature i is the positive part of dimension i, feature hidden + i the negative one."""
+    from sae_lens import SAE
+
     sae = SAE.from_dict({"architecture": "standard", "d_in": hidden, "d_sae": 2 * hidden})
     both = torch.cat([torch.eye(hidden), -torch.eye(hidden)])
     sae.W_enc.data, sae.W_dec.data = both.T.contiguous(), both
@@ -205,6 +208,8 @@ def test_loss_recovered_equals_a_plain_computation(kind: str, layer: int) -> Non
     model = tiny_model(kind)
     hidden = model.config.hidden_size
     torch.manual_seed(3)
+    from sae_lens import SAE
+
     sae = SAE.from_dict({"architecture": "standard", "d_in": hidden, "d_sae": 2 * hidden})
     sae.W_enc.data = torch.randn(hidden, 2 * hidden) / hidden**0.5
     expected = {
