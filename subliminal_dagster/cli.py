@@ -468,21 +468,16 @@ def _compare() -> int:
     from subliminal_dagster.assets import COMPARISON
     from subliminal_dagster.build import build_defs
     from subliminal_dagster.execution.instance import open_instance
-    from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
-    from subliminal_dagster.execution.runner import CONSOLE, failures
+    from subliminal_dagster.execution.runner import execute_here, failed_steps
 
-    definitions = build_defs()
-    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
     with open_instance() as instance:
-        result = job.execute_in_process(
-            instance=instance,
-            raise_on_error=False,
-            run_config=CONSOLE,
-            tags={PROCESS_TAG: process_name(os.getpid())},
-        )
-    if not result.success:
-        raise UserError(failures(result)[0][1])
-    print(f"page: {result.asset_materializations_for_node('all_studies__comparison')[0].metadata['page'].value}")
+        events, run_id = execute_here(build_defs(), instance, [COMPARISON])
+        failed = failed_steps(events, run_id)
+        if failed:
+            raise UserError(failed[0][1])
+        made = instance.get_latest_materialization_event(COMPARISON)
+    assert made is not None and made.asset_materialization is not None
+    print(f"page: {made.asset_materialization.metadata['page'].value}")
     return 0
 
 

@@ -30,8 +30,9 @@ VARIANT_OF = "variant_"
 """What the name of an asset that is made in the variants of a sweep begins with, before that of the study's own."""
 SWEPT = "swept"
 """What stands for the value of a swept setting, where one recipe stands for all variants."""
-PLANNED_TAG = "subliminal/planned"
-"""The tag of a run that makes what is due: it leaves alone what another run made since it was planned."""
+PLANNED_TAG = ".dagster/subliminal_planned"
+"""The tag of a run that makes what is due: it leaves alone what another run made since it was planned. Dagster's UI
+shows no tag of such a name."""
 
 
 class Frame(Generic[StudyT]):

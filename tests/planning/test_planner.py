@@ -12,11 +12,19 @@ import dagster as dg
 import pandas as pd
 import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.utils import make_new_run_id
 from study_runs import StudyRun, changed, gate_between, refusal
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.execution import runner
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
+from subliminal_dagster.execution.live_runs import (
+    CARRIER_TAG,
+    HERE,
+    PROCESS_TAG,
+    being_made,
+    bury_dead_runs,
+    process_name,
+)
 from subliminal_dagster.execution.runner import show_recorded
 from subliminal_dagster.planning import code_slice
 from subliminal_dagster.planning.planner import Part, Plan
@@ -350,17 +358,28 @@ def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun, monke
     job = mine.definitions.resolve_implicit_global_asset_job_def()
     keys = {dg.AssetKey(["tiny", "child_lora"])}
 
-    def started(process: str, partition: str) -> dg.DagsterRun:
+    def started(process: str, partition: str, signed: str | None = None, carrier: str = "slurm 1") -> dg.DagsterRun:
+        run_id = make_new_run_id()
         return mine.instance.create_run_for_job(
             job.get_subset(asset_selection=keys),
-            tags={PROCESS_TAG: process, "dagster/partition": partition},
+            run_id=run_id,
+            tags={
+                PROCESS_TAG: f"{signed or run_id} {process}",
+                CARRIER_TAG: carrier,
+                "dagster/partition": partition,
+            },
             asset_selection=frozenset(keys),
             status=dg.DagsterRunStatus.STARTED,
         )
 
     dead = started(f"{this_boot()} {2**22} 1", "owl|1")
     alive = started(process_name(os.getppid()), "wolf|1")
+    # What it makes is claimed in the store, for as long as its process lives.
+    started(process_name(os.getppid()), "owl|1", carrier=HERE)
+    # One that a person launched again has the tags of the first, and is in no process yet.
+    again = started(f"{this_boot()} {2**22} 1", "wolf|1", signed=dead.run_id)
     assert bury_dead_runs(mine.instance) == [dead.run_id]
+    mine.instance.report_run_canceled(again)
     found = mine.instance.get_run_by_id(dead.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
     told = f"run {alive.run_id[:8]} is making it"

@@ -38,11 +38,11 @@ from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarge
 from dagster._daemon.controller import get_daemon_statuses
 from pydantic import Field
 
-from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, RunsApart
+from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made
+from subliminal_dagster.execution.live_runs import CARRIER_TAG, being_made, process_of
 from subliminal_dagster.execution.runner import what_became_of
-from subliminal_dagster.execution.schedules import ALL_ASSETS_JOB
+from subliminal_dagster.execution.shown_runs import ASSET_TAG, job_of
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
@@ -197,10 +197,11 @@ class Launcher:
     def _send(self, run: DueRun) -> None:
         """Create a run of the code location and have it started."""
         keys = frozenset(self.frame.key(part.asset) for part in run.parts)
+        own_job = job_of(self.runs.definitions, keys)
         selector = JobSubsetSelector(
             location_name=self._location.name,
             repository_name=self._repository,
-            job_name=ALL_ASSETS_JOB,
+            job_name=own_job.name,
             op_selection=None,
             asset_selection=keys,
         )
@@ -210,12 +211,13 @@ class Launcher:
             workspace = self._context.create_request_context()
         except (DagsterUserCodeUnreachableError, DagsterCodeLocationLoadError) as error:
             raise UserError(f"{self.settings.workspace}: the code server does not answer ({_line(error)}).") from None
-        tags = {PLANNED_TAG: "yes", CARRIER_TAG: "dagster"}
+        assets = ", ".join(part.asset for part in run.parts)
+        tags = {PLANNED_TAG: "yes", CARRIER_TAG: "dagster", ASSET_TAG: assets}
         for part in run.parts:
             gpu = self.frame.nodes[part.asset].gpu
             tags |= self.settings.tags_of(self.frame.stages[part.asset], gpu)
         if run.partition is not None:
-            tags |= self._partition_tags(run, keys)
+            tags |= own_job.get_tags_for_partition_key(run.partition, selected_asset_keys=keys)
         created = self._instance.create_run(
             job_name=job.name,
             run_id=None,
@@ -248,10 +250,6 @@ class Launcher:
             if left is not None and not left.is_finished:
                 self._instance.report_run_failed(left, f"it could not be launched: {_line(error)}")
 
-    def _partition_tags(self, run: DueRun, keys: frozenset[dg.AssetKey]) -> Mapping[str, str]:
-        job = self.runs.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={*keys})
-        return job.get_tags_for_partition_key(str(run.partition), selected_asset_keys={*keys})
-
     def _became(self, run: DueRun, ended: dg.DagsterRun, seconds: float) -> Carried:
         """What became of a run that has ended, by its log."""
         entries = self._instance.all_logs(ended.run_id)
@@ -283,7 +281,7 @@ class Launcher:
         self._checked = time.monotonic()
         for run in self._instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
             # Those with a process of their own were not launched (see `bury_dead_runs`).
-            if PROCESS_TAG in run.tags:
+            if process_of(run) is not None:
                 continue
             health = launcher.check_run_worker_health(run)
             # A Kubernetes job that was deleted, or an API that does not answer for a while: launchers call both so.

@@ -36,9 +36,9 @@ from urllib.parse import quote, unquote
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, Answer, Order, RunsApart, carry
+from subliminal_dagster.execution.carriers.apart import Answer, Order, RunsApart, carry
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
-from subliminal_dagster.execution.live_runs import IN_PROGRESS
+from subliminal_dagster.execution.live_runs import CARRIER_TAG, IN_PROGRESS, process_of
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
@@ -283,7 +283,7 @@ class Slurm:
         instance = self.runs.instance
         for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
             carrier, _, number = run.tags.get(CARRIER_TAG, "").partition(" ")
-            if carrier == "slurm" and number not in self._queue:
+            if process_of(run) is not None and carrier == "slurm" and number not in self._queue:
                 instance.report_run_failed(run, "The command that sent it was gone when its job ended.")
 
     def _usable_folder(self) -> Path:
