@@ -34,6 +34,7 @@ from subliminal_dagster.assets import (
     toy_assets,
     tuning_assets,
 )
+from subliminal_dagster.execution.carriers.launcher_settings import launch_tags
 from subliminal_dagster.execution.jobs import comparison_job, make_job, study_jobs
 from subliminal_dagster.execution.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.planning.frame import GPU_POOL, Frame
@@ -63,7 +64,8 @@ def build_defs(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"Two studies are called {twice!r}: name each once in SUBLIMINAL_STUDIES, or rename one.")
-    frames = [Frame(study, gpu_pool) for study in chosen]
+    tags = launch_tags()
+    frames = [Frame(study, gpu_pool, tags) for study in chosen]
     assets = [asset for frame in frames for asset in study_assets(frame)]
     cron = nightly_cron()
     comparison = comparison_asset(chosen)

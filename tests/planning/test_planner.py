@@ -417,14 +417,23 @@ def study_with_long_rows(done: StudyRun) -> Study:
     return changed(done.study, child__training__max_length=8, child__soft__training=soft)
 
 
-def ticks(run: StudyRun) -> dg.ScheduleExecutionData:
+def ticks(run: StudyRun) -> dg.SensorResult:
+    """What the sensor asks for."""
     definitions = run.definitions
-    schedule = definitions.resolve_schedule_def("tiny_nightly")
     # Left open, the context would be closed whenever it is collected, and take the next test's instance with it.
+    with dg.build_sensor_context(
+        instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
+    ) as context:
+        return definitions.resolve_sensor_def("tiny_always").evaluate_tick(context)
+
+
+def night(run: StudyRun) -> dg.ScheduleExecutionData:
+    """What the schedule asks for."""
+    definitions = run.definitions
     with dg.build_schedule_context(
         instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
     ) as context:
-        return schedule.evaluate_tick(context)
+        return definitions.resolve_schedule_def("tiny_nightly").evaluate_tick(context)
 
 
 def test_a_tick_requests_exactly_what_can_run(mine: StudyRun) -> None:
@@ -478,21 +487,27 @@ def test_a_tick_asks_again_for_what_was_killed_but_not_for_what_failed(mine: Stu
     assert [r.run_key for r in ticks(run).run_requests or []] == [third.run_key]
 
 
-def test_the_sensor_asks_for_the_same(mine: StudyRun) -> None:
+def test_a_night_has_one_run_of_the_whole_study_where_something_is_due(mine: StudyRun) -> None:
+    quiet = night(mine)
+    assert quiet.run_requests == [] and "33 fresh" in str(quiet.skip_message)
     run = with_settings(mine, child__training__epochs=1)
+    (request,) = night(run).run_requests or []
     definitions = run.definitions
-    sensor = definitions.resolve_sensor_def("tiny_always")
-    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-    with dg.build_sensor_context(
-        instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
-    ) as context:
-        requests = sensor.evaluate_tick(context).run_requests or []
-    assert [r.run_key for r in requests] == [r.run_key for r in ticks(run).run_requests or []]
+    assert definitions.resolve_schedule_def("tiny_nightly").job_name == "tiny_make"
+    job = definitions.resolve_job_def("tiny_make")
+    going = run.instance.create_run_for_job(job, tags=request.tags, status=dg.DagsterRunStatus.STARTED)
+    assert "tiny_make is at work" in str(night(run).skip_message)
+    run.instance.report_run_failed(going, "its process was killed")
+    (again,) = night(run).run_requests or []
+    assert again.run_key != request.run_key and again.tags == request.tags
+    run.instance.create_run_for_job(job, tags=request.tags, status=dg.DagsterRunStatus.SUCCESS)
+    assert "tonight's run has ended" in str(night(run).skip_message)
 
 
 def test_the_nightly_schedule_is_on_only_where_it_is_asked_for(mine: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUBLIMINAL_NIGHTLY", raising=False)
     assert mine.definitions.resolve_schedule_def("tiny_nightly").default_status == dg.DefaultScheduleStatus.STOPPED
+    assert mine.definitions.resolve_sensor_def("tiny_always").default_status == dg.DefaultSensorStatus.STOPPED
     monkeypatch.setenv("SUBLIMINAL_NIGHTLY", "*/5 2-4 * * *")
     schedule = mine.definitions.resolve_schedule_def("tiny_nightly")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING

@@ -51,7 +51,8 @@ def chosen_carrier(frame: Frame, runs: RunsApart) -> Carrier:
 
         return Ray(frame, runs, settings_of(RaySettings))
     if name == "dagster":
-        from subliminal_dagster.execution.carriers.launcher import Launcher, LauncherSettings
+        from subliminal_dagster.execution.carriers.launcher import Launcher
+        from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 
         return Launcher(frame, runs, settings_of(LauncherSettings))
     return Workers(frame.study, worker_count(), runs.definitions_of, runs.execute)

@@ -1,14 +1,8 @@
 """Runs started by Dagster itself: by the run launcher of its instance, whatever that is.
 
 With dagster-k8s a run is a pod, with dagster-docker a container, with Dagster's own launcher a process beside the code
-server. Such runs have the instance, so Dagster hears of them without this project. The settings' run tags say what each
-stage gets, such as the GPU of its pod.
-
-    at_once: 16
-    workspace: workspace.yaml
-    tags: {dagster-k8s/config: {pod_spec_config: {node_selector: {pool: cpu}}}}
-    gpu_tags: {dagster-k8s/config: {container_config: {resources: {limits: {nvidia.com/gpu: 1}}}}}
-    stages: {teacher: {tags: {dagster/priority: "5"}}}
+server. Such runs have the instance, so Dagster hears of them without this project. The settings (`launcher_settings`)
+say what each stage gets, such as the GPU of its pod.
 
 Belongs here: sending runs to the code location, and watching them. Does not belong here: what a launcher does with
 them, carriers whose machines do not see the instance (`apart`).
@@ -17,14 +11,12 @@ https://docs.dagster.io/deployment/execution/run-launchers
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.selector import JobSubsetSelector
@@ -36,9 +28,9 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
 from dagster._daemon.controller import get_daemon_statuses
-from pydantic import Field
 
 from subliminal_dagster.execution.carriers.apart import RunsApart
+from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
 from subliminal_dagster.execution.live_runs import CARRIER_TAG, being_made, process_of
 from subliminal_dagster.execution.runner import what_became_of
@@ -47,9 +39,7 @@ from subliminal_dagster.planning.frame import PLANNED_TAG, Frame
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.base import Settings
 
-_DEFINITIONS = "subliminal_dagster.definitions"
 _QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 _LOOK_AGAIN_SECONDS = 1.0
 _HEALTH_SECONDS = 30.0
@@ -59,44 +49,6 @@ _LONGEST_REASON = 300
 
 # What Dagster calls a step whose process or pod was ended from outside: nothing is wrong with what it makes.
 _ENDED_FROM_OUTSIDE = ("ChildProcessCrashException", "DagsterExecutionInterruptedError")
-
-
-class Stage(Settings):
-    """The run tags of the assets of one stage."""
-
-    tags: dict[str, Any] = Field(default_factory=dict)
-
-
-class LauncherSettings(Settings):
-    """How runs are launched.
-
-    Tags are laid over each other: those of all runs, then `gpu_tags` for what needs a GPU, then those of the asset's
-    stage in `stages`; mappings are merged, and reach Dagster as JSON. `workspace` is a file as of `dagster dev -w`, or
-    a module with the definitions. A part whose run was lost `attempts` times has failed.
-    """
-
-    at_once: int = Field(default=32, ge=1)
-    attempts: int = Field(default=3, ge=1)
-    workspace: str = _DEFINITIONS
-    tags: dict[str, Any] = Field(default_factory=dict)
-    gpu_tags: dict[str, Any] = Field(default_factory=dict)
-    stages: dict[str, Stage] = Field(default_factory=dict)
-
-    def tags_of(self, stage: str, gpu: bool) -> dict[str, str]:
-        """The run tags of an asset, as Dagster takes them."""
-        found = _merged(self.tags, self.gpu_tags if gpu else {})
-        found = _merged(found, self.stages[stage].tags if stage in self.stages else {})
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        under = merged.get(name)
-        if isinstance(under, Mapping) and isinstance(value, Mapping):
-            value = _merged(under, value)
-        merged[name] = value
-    return merged
 
 
 @dataclass
