@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "import":
             check_home(needs_history=False)
             return _import(options.file, options.replace)
+        if options.command == "pages":
+            check_home(needs_history=False)
+            return _pages(options.port)
         if options.command == "compare":
             if options.json and options.seeds is None:
                 raise UserError("--json goes with --seeds; the page of all studies is HTML.")
@@ -100,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         help="instead: what these studies say together, which differ in their seed alone, such as S S-seed2 S-seed3",
     )
     compare.add_argument("--json", action="store_true", help="with --seeds: print it as JSON")
+    pages = commands.add_parser("pages", help="show reports to a browser on this machine, until Ctrl-C")
+    pages.add_argument("--port", type=int, default=3001, help="the port to listen on (default: 3001)")
     prompts = commands.add_parser("prompts", help="bring the published prompts onto this machine")
     importing = prompts.add_subparsers(dest="action", required=True).add_parser(
         "import", help="read them from the original code, for studies with `prompts: published`; none of it is run"
@@ -462,6 +467,16 @@ def _held(contents: Contents) -> str:
     parts += [f"{len(contents.refused)} of them refused by a gate"] if contents.refused else []
     parts += [f"without the files of {without}"] if without else []
     return ", ".join(parts)
+
+
+def _pages(port: int) -> int:
+    from subliminal_dagster.build import resources_from_environment
+    from subliminal_dagster.execution.pages import page_server
+
+    with page_server(resources_from_environment()["store"].create(), port) as server:
+        print(f"reports: http://127.0.0.1:{server.server_port}", flush=True)
+        server.serve_forever()
+    return 0
 
 
 def _compare() -> int:

@@ -26,7 +26,7 @@ from subliminal_dagster.execution.live_runs import HERE, being_made, bury_dead_r
 from subliminal_dagster.execution.results import verdict_lines
 from subliminal_dagster.execution.shown_runs import job_of, open_run
 from subliminal_dagster.execution.work import MADE_MEANWHILE
-from subliminal_dagster.planning.frame import Frame, shown
+from subliminal_dagster.planning.frame import GATE_CHECK, Frame, shown
 from subliminal_dagster.planning.planner import DueRun, Part, Plan, make_plan
 from subliminal_dagster.planning.priority import VERDICT, ranks
 from subliminal_dagster.planning.recipe import Input
@@ -297,12 +297,25 @@ def show_recorded(plan: Plan, store: ArtifactStore, instance: dg.DagsterInstance
                     description="Found in the artifact store.",
                     metadata={
                         "content_hash": manifest.content_hash,
+                        "dagster/uri": store.uri(plan.study, name, part.partition, manifest),
                         "wall_seconds": manifest.info["wall_seconds"],
                         "made": manifest.created.isoformat(timespec="seconds"),
                     },
                     tags=_version_tags(frame, name, manifest, pointers),
                 )
             )
+            if frame.nodes[name].gated:
+                # It is fresh, so its gate let it pass.
+                instance.report_runless_asset_event(
+                    dg.AssetCheckEvaluation(
+                        check_name=GATE_CHECK,
+                        asset_key=frame.key(name),
+                        passed=True,
+                        metadata={"made": manifest.created.isoformat(timespec="seconds")},
+                        description="Found in the artifact store.",
+                        partition=part.partition,
+                    )
+                )
         told += len(unknown)
     return told
 

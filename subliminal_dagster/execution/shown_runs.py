@@ -22,7 +22,7 @@ from subliminal_dagster.planning.frame import PLANNED_TAG
 LOCATION = "subliminal_dagster"
 """The code location's name, as workspace.yaml has it."""
 
-ASSET_TAG = "subliminal/asset"
+ASSET_TAG = "asset"
 _ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), SINGLETON_REPOSITORY_NAME)
 
 

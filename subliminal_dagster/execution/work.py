@@ -311,6 +311,7 @@ class Work(Generic[StudyT]):
         made_from = self.made_from
         self.metadata |= {
             "path": dg.MetadataValue.path(artifact.path),
+            "dagster/uri": self.store.uri(self.study.name, self.asset, self.partition, artifact),
             "content_hash": artifact.content_hash,
             "seed": self.study.seed,
             "wall_seconds": seconds,
