@@ -86,10 +86,11 @@ def build_defs(
 
 
 def _as_shown(spec: dg.AssetSpec, owners: Sequence[str], tags: Mapping[str, str]) -> dg.AssetSpec:
-    """An asset with what an organisation says of all of them, and with the address of its page, if it has one."""
+    """An asset with what an organisation says of all of them, and with a link to its page, if it has one."""
     study, name = spec.key.path
-    page = {"open": dg.MetadataValue.url(page_url(study, name))} if name in PAGES else {}
-    return spec.merge_attributes(owners=owners, tags=tags, metadata=page)
+    if name in PAGES:
+        spec = spec.replace_attributes(description=f"{spec.description} [Open it]({page_url(study, name)})")
+    return spec.merge_attributes(owners=owners, tags=tags)
 
 
 def definitions_apart(study: AnyStudy) -> dg.Definitions:

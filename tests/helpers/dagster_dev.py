@@ -33,8 +33,8 @@ def write_quick_settings(home: Path) -> None:
 
 @contextmanager
 def dagster_dev(environment: Mapping[str, str], module: str = "subliminal_dagster.definitions") -> Iterator[str]:
-    """The address of one in this environment, with the project's name for its code location, whose DAGSTER_HOME gets its log; it answers, but its code location may
-    still be loading."""
+    """The address of one in this environment, whose DAGSTER_HOME gets its log; it answers, but its code location, which
+    has the project's name for it, may still be loading."""
     home = Path(environment["DAGSTER_HOME"])
     port = str(free_port())
     address, log = f"http://127.0.0.1:{port}", home / "dev.log"
