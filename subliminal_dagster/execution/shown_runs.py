@@ -33,7 +33,7 @@ def job_of(definitions: dg.Definitions, keys: Collection[dg.AssetKey]) -> dg.Job
     for name in study_job_names(next(iter(keys)).path[0]):
         if repository.has_job(name):
             job = repository.get_job(name)
-            if job.asset_layer.selected_asset_keys.issuperset(keys):
+            if {*keys} <= job.asset_layer.selected_asset_keys:
                 return job
     return definitions.resolve_implicit_global_asset_job_def()
 

@@ -399,6 +399,9 @@ def test_a_new_history_is_told_of_a_report_that_was_made_without_what_is_on_requ
         outcome = StudyRun(study, mine.store, new).run(usual)
         assert outcome.complete and outcome.made == []
         assert new.get_latest_materialization_event(dg.AssetKey(["tiny", "report"])) is not None
+        gate = dg.AssetCheckKey(dg.AssetKey(["tiny", "teacher_preferences"]), "gate")
+        told = new.event_log_storage.get_asset_check_execution_history(gate, limit=10)
+        assert sorted(record.partition or "" for record in told) == sorted(study.groups)
 
 
 def test_a_failure_is_said_and_the_rest_goes_on(mine: StudyRun, study_with_long_rows: Study) -> None:
