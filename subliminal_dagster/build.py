@@ -34,7 +34,7 @@ from subliminal_dagster.assets import (
     toy_assets,
     tuning_assets,
 )
-from subliminal_dagster.execution.carriers.launcher_settings import launch_tags
+from subliminal_dagster.execution.carriers.choice import launch_tags
 from subliminal_dagster.execution.jobs import comparison_job, make_job, study_jobs
 from subliminal_dagster.execution.pages import PAGES, page_url
 from subliminal_dagster.execution.schedules import nightly_cron, study_schedule, study_sensor

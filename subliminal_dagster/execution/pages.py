@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.storage.records import DamagedArtifact, MissingArtifact
@@ -31,7 +31,7 @@ def page_url(study: str, asset: str) -> str:
     base = os.environ.get("SUBLIMINAL_PAGES") or f"http://127.0.0.1:{PORT}"
     if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).netloc:
         raise UserError(f"SUBLIMINAL_PAGES is {base!r}: set it to an address such as http://127.0.0.1:{PORT}.")
-    return f"{base.rstrip('/')}/{quote(study)}/{asset}"
+    return f"{base.rstrip('/')}/{study}/{asset}"
 
 
 def page_server(store: ArtifactStore, port: int = PORT) -> ThreadingHTTPServer:
@@ -39,7 +39,7 @@ def page_server(store: ArtifactStore, port: int = PORT) -> ThreadingHTTPServer:
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            study, _, asset = unquote(urlsplit(self.path).path).strip("/").partition("/")
+            study, _, asset = urlsplit(self.path).path.strip("/").partition("/")
             try:
                 status, page = (200, _page(store, study, asset)) if study else (200, _list(store))
             except (UserError, MissingArtifact, DamagedArtifact) as error:
@@ -69,5 +69,5 @@ def _page(store: ArtifactStore, study: str, asset: str) -> bytes:
 
 def _list(store: ArtifactStore) -> bytes:
     there = [(study, asset) for study in store.studies() for asset in PAGES if store.exists(study, asset)]
-    links = (f'<li><a href="/{quote(study)}/{asset}">{escape(study)}: {asset}</a>' for study, asset in there)
+    links = (f'<li><a href="/{study}/{asset}">{study}: {asset}</a>' for study, asset in there)
     return f"<!doctype html><title>subliminal-dagster</title><ul>{''.join(links)}</ul>".encode()

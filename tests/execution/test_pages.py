@@ -27,7 +27,7 @@ def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
 
 
 def write(folder: Path, text: str) -> None:
-    with ArtifactStore(folder).write("a study", "report", None) as draft:
+    with ArtifactStore(folder).write("tiny", "report", None) as draft:
         (draft.path / "report.html").write_text(text, encoding="utf-8")
 
 
@@ -35,15 +35,15 @@ def test_the_link_leads_to_the_report_as_it_is_now(
     server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUBLIMINAL_PAGES", f"http://127.0.0.1:{server.server_port}/")
-    link = page_url("a study", "report")
+    link = page_url("tiny", "report")
     for text in ("<p>für Eulen", "<p>made again"):
         write(tmp_path, text)
         with urllib.request.urlopen(link) as answer:
             assert answer.read().decode() == text
             assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     with urllib.request.urlopen(page_url("", "")) as answer:
-        assert 'href="/a%20study/report"' in answer.read().decode()
-    for study, asset in (("another", "report"), ("a study", "manifest"), ("..", "report")):
+        assert 'href="/tiny/report"' in answer.read().decode()
+    for study, asset in (("another", "report"), ("tiny", "manifest"), ("..", "report")):
         with pytest.raises(HTTPError, match="404"):
             urllib.request.urlopen(page_url(study, asset))
 
@@ -55,4 +55,4 @@ def test_what_is_in_the_way_is_one_sentence(
         page_server(ArtifactStore(tmp_path), server.server_port)
     monkeypatch.setenv("SUBLIMINAL_PAGES", "lab.org")
     with pytest.raises(UserError, match=r"SUBLIMINAL_PAGES is 'lab\.org': set it to an address"):
-        page_url("a study", "report")
+        page_url("tiny", "report")

@@ -9,7 +9,7 @@
 The tags are those of runs that `launcher` sends, and of jobs, steps and sensors' runs besides, so that what is launched
 in the UI gets the same.
 
-Belongs here: what the settings say, and where they count. Does not belong here: sending runs (`launcher`).
+Belongs here: what the settings say. Does not belong here: sending runs (`launcher`), reading the file (`choice`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from typing import Any
 
 from pydantic import Field
 
-from subliminal_dagster.execution.carriers.choice import carrier_name, settings_of
-from subliminal_dagster.planning.frame import LaunchTags, no_launch_tags
 from subliminal_dagster.science.settings.base import Settings
 
 _DEFINITIONS = "subliminal_dagster.definitions"
@@ -63,11 +61,3 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
             value = _merged(under, value)
         merged[name] = value
     return merged
-
-
-def launch_tags() -> LaunchTags:
-    """The tags of the environment's settings; none unless SUBLIMINAL_CARRIER is `dagster`.
-
-    Raises UserError where the settings cannot be used.
-    """
-    return settings_of(LauncherSettings).tags_of if carrier_name() == "dagster" else no_launch_tags
