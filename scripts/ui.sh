@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Open Dagster's UI on the same instance, on this machine alone (arguments go to `dagster dev`).
+# Open Dagster's UI on the same instance, on this machine alone (arguments go to `dagster dev`), and beside it the reports
+# that it links to.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-exec dagster dev --workspace "$_project/workspace.yaml" --host 127.0.0.1 "$@"
+subliminal-dagster pages &
+trap 'kill $! 2>/dev/null || true' EXIT
+dagster dev --workspace "$_project/workspace.yaml" --host 127.0.0.1 "$@"

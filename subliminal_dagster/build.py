@@ -34,7 +34,9 @@ from subliminal_dagster.assets import (
     toy_assets,
     tuning_assets,
 )
+from subliminal_dagster.execution.carriers.choice import launch_tags
 from subliminal_dagster.execution.jobs import comparison_job, make_job, study_jobs
+from subliminal_dagster.execution.pages import PAGES, page_url
 from subliminal_dagster.execution.schedules import nightly_cron, study_schedule, study_sensor
 from subliminal_dagster.planning.frame import GPU_POOL, Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
@@ -63,12 +65,14 @@ def build_defs(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"Two studies are called {twice!r}: name each once in SUBLIMINAL_STUDIES, or rename one.")
-    frames = [Frame(study, gpu_pool) for study in chosen]
+    launching = launch_tags()
+    frames = [Frame(study, gpu_pool, launching) for study in chosen]
     assets = [asset for frame in frames for asset in study_assets(frame)]
+    owners, tags = owners_from_environment(), tags_from_environment()
     cron = nightly_cron()
     comparison = comparison_asset(chosen)
     return dg.Definitions(
-        assets=[*assets, comparison],
+        assets=dg.map_asset_specs(lambda spec: _as_shown(spec, owners, tags), [*assets, comparison]),
         jobs=[
             *(make_job(frame, definitions_apart) for frame in frames),
             *(job for frame in frames for job in study_jobs(frame)),
@@ -79,6 +83,14 @@ def build_defs(
         resources={**resources_from_environment(), **(resource_overrides or {})},
         executor=executor,
     )
+
+
+def _as_shown(spec: dg.AssetSpec, owners: Sequence[str], tags: Mapping[str, str]) -> dg.AssetSpec:
+    """An asset with what an organisation says of all of them, and with a link to its page, if it has one."""
+    study, name = spec.key.path
+    if name in PAGES:
+        spec = spec.replace_attributes(description=f"{spec.description} [Open it]({page_url(study, name)})")
+    return spec.merge_attributes(owners=owners, tags=tags)
 
 
 def definitions_apart(study: AnyStudy) -> dg.Definitions:
@@ -141,6 +153,43 @@ def named_studies() -> list[str]:
 def overrides_from_environment() -> list[str]:
     """The settings of SUBLIMINAL_SET, which count for every command and definition alike."""
     return _words("SUBLIMINAL_SET")
+
+
+def owners_from_environment() -> list[str]:
+    """SUBLIMINAL_OWNERS, whom Dagster shows as owners of every asset: e-mail addresses and team:NAME, as shell words.
+
+    Raises UserError for anything else.
+    """
+    owners = _words("SUBLIMINAL_OWNERS")
+    for owner in owners:
+        try:
+            dg.AssetSpec("any", owners=[owner])
+        except dg.DagsterInvalidDefinitionError:
+            raise UserError(
+                f"SUBLIMINAL_OWNERS has {owner!r}: write an owner as an e-mail address, or as team:NAME."
+            ) from None
+    return owners
+
+
+def tags_from_environment() -> dict[str, str]:
+    """SUBLIMINAL_TAGS, which Dagster shows on every asset and finds assets by: KEY=VALUE, as shell words.
+
+    Raises UserError for what Dagster does not take as a tag.
+    """
+    found = {}
+    for word in _words("SUBLIMINAL_TAGS"):
+        key, equals, value = word.partition("=")
+        try:
+            dg.AssetSpec("any", tags={key: value})
+        except dg.DagsterInvalidDefinitionError:
+            equals = ""
+        if not equals:
+            raise UserError(
+                f"SUBLIMINAL_TAGS has {word!r}: write a tag as KEY=VALUE in letters, digits, '_', '-' and '.', such as "
+                "project=subliminal."
+            )
+        found[key] = value
+    return found
 
 
 def _words(variable: str) -> list[str]:

@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "import":
             check_home(needs_history=False)
             return _import(options.file, options.replace)
+        if options.command == "pages":
+            check_home(needs_history=False)
+            return _pages(options.port)
         if options.command == "compare":
             if options.json and options.seeds is None:
                 raise UserError("--json goes with --seeds; the page of all studies is HTML.")
@@ -100,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         help="instead: what these studies say together, which differ in their seed alone, such as S S-seed2 S-seed3",
     )
     compare.add_argument("--json", action="store_true", help="with --seeds: print it as JSON")
+    pages = commands.add_parser("pages", help="show reports to a browser on this machine, until Ctrl-C")
+    pages.add_argument("--port", type=int, default=3001, help="the port to listen on (default: 3001)")
     prompts = commands.add_parser("prompts", help="bring the published prompts onto this machine")
     importing = prompts.add_subparsers(dest="action", required=True).add_parser(
         "import", help="read them from the original code, for studies with `prompts: published`; none of it is run"
@@ -464,25 +469,30 @@ def _held(contents: Contents) -> str:
     return ", ".join(parts)
 
 
+def _pages(port: int) -> int:
+    from subliminal_dagster.build import resources_from_environment
+    from subliminal_dagster.execution.pages import page_server
+
+    with page_server(resources_from_environment()["store"].create(), port) as server:
+        print(f"reports: http://127.0.0.1:{server.server_port}", flush=True)
+        server.serve_forever()
+    return 0
+
+
 def _compare() -> int:
     from subliminal_dagster.assets import COMPARISON
     from subliminal_dagster.build import build_defs
     from subliminal_dagster.execution.instance import open_instance
-    from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
-    from subliminal_dagster.execution.runner import CONSOLE, failures
+    from subliminal_dagster.execution.runner import execute_here, failed_steps
 
-    definitions = build_defs()
-    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={COMPARISON})
     with open_instance() as instance:
-        result = job.execute_in_process(
-            instance=instance,
-            raise_on_error=False,
-            run_config=CONSOLE,
-            tags={PROCESS_TAG: process_name(os.getpid())},
-        )
-    if not result.success:
-        raise UserError(failures(result)[0][1])
-    print(f"page: {result.asset_materializations_for_node('all_studies__comparison')[0].metadata['page'].value}")
+        events, run_id = execute_here(build_defs(), instance, [COMPARISON])
+        failed = failed_steps(events, run_id)
+        if failed:
+            raise UserError(failed[0][1])
+        made = instance.get_latest_materialization_event(COMPARISON)
+    assert made is not None and made.asset_materialization is not None
+    print(f"page: {made.asset_materialization.metadata['page'].value}")
     return 0
 
 

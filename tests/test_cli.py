@@ -295,6 +295,8 @@ def test_a_home_that_is_no_absolute_folder_is_one_sentence(
     [
         ("SUBLIMINAL_TIMEZONE", "Mars/Phobos"),
         ("SUBLIMINAL_NIGHTLY", "at night"),
+        ("SUBLIMINAL_OWNERS", "ann"),
+        ("SUBLIMINAL_TAGS", "project"),
         ("SUBLIMINAL_ENGINE", "steam"),
         ("SUBLIMINAL_BATCH", "0"),
         ("SUBLIMINAL_GPU_SHARE", "half"),

@@ -1,4 +1,5 @@
-"""Dagster's UI in a real browser, as a researcher uses it: the graph, a backfill of two animals, a figure."""
+"""Dagster's UI in a real browser, as a researcher uses it: the graph, a backfill of two animals, a gate, a figure, the
+report, runs of the command."""
 
 from __future__ import annotations
 
@@ -63,7 +64,10 @@ def test_two_animals_are_launched_and_their_figure_is_seen(study: StudyRun, tmp_
         wait_for_success(visited)
         for asset in ("teacher_lora", "teacher_preferences"):
             see_what_was_made(visited, f"{address}/assets/tiny/{asset}?view=partitions", made=2, missing=2)
+        see_the_gate(visited, f"{address}/assets/tiny/teacher_preferences?view=checks")
         see_the_figure(visited, f"{address}/assets/tiny/teacher_preferences?view=partitions&partition=cat")
+        see_where_the_report_opens(visited, f"{address}/assets/tiny/report")
+        see_the_command_s_runs(visited, f"{address}/locations/__repository__@subliminal_dagster/jobs/tiny_base/runs")
         assert visited.problems == []
     for asset in ("teacher_lora", "teacher_preferences"):
         assert study.instance.get_materialized_partitions(dg.AssetKey(["tiny", asset])) == {"owl", "cat"}
@@ -118,6 +122,32 @@ def see_what_was_made(visited: Visit, partitions_page: str, made: int, missing: 
     page.goto(partitions_page)
     for status in (f"Materialized ({made})", f"Missing ({missing})", "Failed (0)"):
         expect(page.get_by_text(status, exact=True)).to_be_visible()
+
+
+def see_the_gate(visited: Visit, checks_page: str) -> None:
+    """Look at what the gate measured in the partition that came last."""
+    page = visited.page
+    page.goto(checks_page)
+    expect(page.get_by_text("Passed", exact=True)).to_be_visible()
+    expect(page.get_by_text("preference_asked_for", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Not evaluated", exact=True)).to_have_count(0)
+    visited.picture("gate")
+
+
+def see_where_the_report_opens(visited: Visit, report_page: str) -> None:
+    page = visited.page
+    page.goto(report_page)
+    link = page.get_by_role("link", name="Open it", exact=True)
+    expect(link).to_have_attribute("href", "http://127.0.0.1:3001/tiny/report")
+
+
+def see_the_command_s_runs(visited: Visit, runs_page: str) -> None:
+    """Look at the page of a job, whose runs no launcher started."""
+    page = visited.page
+    page.goto(runs_page)
+    expect(page.get_by_text("asset: base_preferences", exact=True)).to_be_visible()
+    expect(page.get_by_text(re.compile("subliminal_process"))).to_have_count(0)
+    visited.picture("runs")
 
 
 def see_the_figure(visited: Visit, partition_page: str) -> None:

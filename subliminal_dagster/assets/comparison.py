@@ -64,7 +64,6 @@ def comparison_asset(studies: Sequence[AnyStudy]) -> dg.AssetsDefinition:
         group_name=STAGE,
         deps=[dg.AssetKey([study.name, "report"]) for study in studies],
         kinds={"html", "plotly"},
-        owners=["team:interpretability"],
         description="All studies with a report on one HTML page: the specific effect of each, which statements of the "
         "post hold where, published beside measured.",
         code_version=Recipe({"files": files}, code_slice(compare)).version,

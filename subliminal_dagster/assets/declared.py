@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from inspect import signature
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import dagster as dg
 
@@ -71,22 +72,24 @@ def asset(
 
         key = frame.key(node.name)
         frame.stages[node.name] = stage
-        checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else []
-        checks += [dg.AssetCheckSpec(WARNINGS_CHECK, asset=key, description=warnings)] if warnings else []
+        partitions = frame.partitioning.definition(by, variants)
+        checks = [_check(GATE_CHECK, key, partitions, gate, blocking=True)] if gate else []
+        checks += [_check(WARNINGS_CHECK, key, partitions, warnings)] if warnings else []
         frame.assets[node.name] = dg.asset(
             key=key,
             group_name=asset_group(frame.study.name, stage),
             deps=[frame.dependency(node, dep) for dep in deps],
             kinds=kinds,
-            owners=["team:interpretability"],
             description=description,
             code_version=node.recipe.version,
             metadata={
                 "settings": dg.MetadataValue.json(node.recipe.settings),
                 "code": f"{function.__module__}:{function.__code__.co_firstlineno}",
+                "dagster/code_references": _source(function),
             },
-            partitions_def=frame.partitioning.definition(by, variants),
+            partitions_def=partitions,
             pool=frame.gpu_pool if gpu else None,
+            op_tags=frame.launch_tags(stage, gpu),
             required_resource_keys={"store", *resources, *(["gpu"] if gpu else [])},
             # A step the system killed is tried once more; what a user can mend is not (see `carry_out`).
             retry_policy=dg.RetryPolicy(max_retries=1),
@@ -95,3 +98,23 @@ def asset(
         return frame.assets[node.name]
 
     return declare
+
+
+def _source(function: Callable[..., None]) -> dg.CodeReferencesMetadataValue:
+    """Where the function of an asset is; the one that Dagster finds by itself is the same for all."""
+    code = function.__code__
+    with catch_warnings():
+        simplefilter("ignore", dg.BetaWarning)
+        place = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
+        return dg.CodeReferencesMetadataValue(code_references=[place])
+
+
+def _check(
+    name: str, key: dg.AssetKey, partitions: dg.PartitionsDefinition | None, description: str, blocking: bool = False
+) -> dg.AssetCheckSpec:
+    """A check of every partition of an asset: of one without partitions Dagster shows what it found in the partition
+    that came last, and "Not evaluated" as soon as another one was made since."""
+    with catch_warnings():
+        # Partitions of checks are a preview in Dagster 1.13, and it warns of that on each load.
+        simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(name, asset=key, description=description, blocking=blocking, partitions_def=partitions)

@@ -4,17 +4,20 @@ two families would break the whole code location.
 Belongs here: which assets run together. Does not belong here: what is stale (`planner`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import dagster as dg
 
 from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.choice import chosen_carrier
+from subliminal_dagster.execution.live_runs import PROCESS_TAG, signature
 from subliminal_dagster.execution.runner import execute, run_study
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_GROUP_AND_REPLICATE, JOBS, job_name
 from subliminal_dagster.planning.frame import Frame, shown
 from subliminal_dagster.science.settings.study import AnyStudy
+
+_MOST_SECONDS = 30 * 24 * 3600
 
 ABOUT = {
     "base": "base model, its favourites, what autoencoders learn from",
@@ -35,9 +38,14 @@ def study_jobs(frame: Frame) -> list[Any]:
     partitions `<study>_all`. What is made on request is in none."""
     study = frame.study.name
 
-    def job(part: str, names: Iterable[str]) -> Any:
+    def job(part: str, names: Collection[str]) -> Any:
         selection = dg.AssetSelection.assets(*(frame.key(name) for name in names))
-        return dg.define_asset_job(job_name(study, part), selection, description=f"{study}: {ABOUT[part]}")
+        return dg.define_asset_job(
+            job_name(study, part),
+            selection,
+            description=f"{study}: {ABOUT[part]}",
+            tags=frame.launch_tags_of(names),
+        )
 
     usual = [name for name, node in frame.nodes.items() if not node.on_request]
     if not frame.study.groups:
@@ -58,6 +66,8 @@ def make_job(frame: Frame, definitions_of: Callable[[AnyStudy], dg.Definitions])
 
     @dg.op(name=job_name(study.name, "parts"), required_resource_keys={"store"})
     def make(context: dg.OpExecutionContext) -> None:
+        # After a power cut nobody else tells that it is dead.
+        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: signature(context.run_id)})
         definitions, store = definitions_of(study), context.resources.store.create()
         root = store.root if store.opened.local else context.resources.store.root
         runs = RunsApart(study, definitions, context.instance, definitions_of, execute, root)
@@ -74,6 +84,8 @@ def make_job(frame: Frame, definitions_of: Callable[[AnyStudy], dg.Definitions])
         name=job_name(study.name, "make"),
         executor_def=dg.in_process_executor,
         description=f"{study.name}: makes everything that is missing or out of date.",
+        # It lasts as long as all it makes, and an instance's limit is for a single run's step.
+        tags={"dagster/max_runtime": str(_MOST_SECONDS), **frame.launch_tags_of([])},
     )
     def made() -> None:
         make()

@@ -17,7 +17,13 @@ from subliminal_dagster.partitions import study_job_names
 from subliminal_dagster.planning.recipe import Input, Node
 from subliminal_dagster.science.processes import start_of, this_boot
 
-PROCESS_TAG = "subliminal/process"
+PROCESS_TAG = ".dagster/subliminal_process"
+"""The tag of a run that says which process it is in (see `signature`); the UI shows no tag of such a name."""
+
+CARRIER_TAG = "subliminal/carrier"
+"""The tag that says what carries a run out: `HERE`, "dagster", or a job elsewhere, such as "slurm 4711"."""
+
+HERE = "local"
 IN_PROGRESS = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -32,6 +38,18 @@ def process_name(number: int) -> str:
     return f"{this_boot()} {number} {start_of(number)}"
 
 
+def signature(run_id: str, number: int | None = None) -> str:
+    """What a run carries that is in the process `number`, this one unless given. It names the run as well: one that a
+    person launches again has all tags of the first."""
+    return f"{run_id} {process_name(os.getpid() if number is None else number)}"
+
+
+def process_of(run: dg.DagsterRun) -> str | None:
+    """The process that a run says it is in; None where it says none."""
+    run_id, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
+    return process if run_id == run.run_id else None
+
+
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs whose process on this host is gone as failed, and free their places in the GPU pool.
 
@@ -42,24 +60,26 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if is_left(run):
             # In this order: a kill between the two, the other way round, would leave the places taken for good.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            instance.report_run_failed(run, f"Its process ({run.tags[PROCESS_TAG]}) was killed.")
+            instance.report_run_failed(run, f"Its process ({process_of(run)}) was killed.")
             buried.append(run.run_id)
     return buried
 
 
 def is_left(run: dg.DagsterRun) -> bool:
     """Whether a run's process was one of this host and is gone."""
-    *machine, number, start = run.tags.get(PROCESS_TAG, "  ").rsplit(" ", 2)
+    *machine, number, start = (process_of(run) or "  ").rsplit(" ", 2)
     return machine == [this_boot()] and start_of(int(number)) != start
 
 
 def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, Node]) -> dict[Input, str]:
     """The parts of a study that runs in progress are to make, each with a phrase that names the run; without those of
-    this process, which knows better than Dagster what it has at work."""
+    this process, which knows better than Dagster what it has at work, and without those whose step is all of the run:
+    that claims its part in the store, and a claim ends with its process wherever that was."""
     found: dict[Input, str] = {}
     this_process = process_name(os.getpid())
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
-        if run.tags.get(PROCESS_TAG) == this_process:
+        process = process_of(run)
+        if process == this_process or (process is not None and run.tags.get(CARRIER_TAG) == HERE):
             continue
         partition = run.tags.get("dagster/partition")
         names = {key.path[-1] for key in run.asset_selection or () if key.path[0] == study}

@@ -7,8 +7,8 @@ Belongs here: launching runs, and their report. Does not belong here: what is du
 from __future__ import annotations
 
 import hashlib
-import os
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
@@ -16,14 +16,17 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.execution.api import execute_run
 from dagster._utils.error import SerializableErrorInfo
 
 from subliminal_dagster.execution.carriers.protocol import Carried, Carrier
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
+from subliminal_dagster.execution.live_runs import HERE, being_made, bury_dead_runs
 from subliminal_dagster.execution.results import verdict_lines
+from subliminal_dagster.execution.shown_runs import job_of, open_run
 from subliminal_dagster.execution.work import MADE_MEANWHILE
-from subliminal_dagster.planning.frame import PLANNED_TAG, Frame, shown
+from subliminal_dagster.planning.frame import GATE_CHECK, Frame, shown
 from subliminal_dagster.planning.planner import DueRun, Part, Plan, make_plan
 from subliminal_dagster.planning.priority import VERDICT, ranks
 from subliminal_dagster.planning.recipe import Input
@@ -294,12 +297,25 @@ def show_recorded(plan: Plan, store: ArtifactStore, instance: dg.DagsterInstance
                     description="Found in the artifact store.",
                     metadata={
                         "content_hash": manifest.content_hash,
+                        "dagster/uri": store.uri(plan.study, name, part.partition, manifest),
                         "wall_seconds": manifest.info["wall_seconds"],
                         "made": manifest.created.isoformat(timespec="seconds"),
                     },
                     tags=_version_tags(frame, name, manifest, pointers),
                 )
             )
+            if frame.nodes[name].gated:
+                # It is fresh, so its gate let it pass.
+                instance.report_runless_asset_event(
+                    dg.AssetCheckEvaluation(
+                        check_name=GATE_CHECK,
+                        asset_key=frame.key(name),
+                        passed=True,
+                        metadata={"made": manifest.created.isoformat(timespec="seconds")},
+                        description="Found in the artifact store.",
+                        partition=part.partition,
+                    )
+                )
         told += len(unknown)
     return told
 
@@ -351,23 +367,31 @@ def execute(
 ) -> Carried:
     """Carry out a run in this process; `run_id` None gives it a new one."""
     started = time.perf_counter()
-    job = definitions.resolve_implicit_global_asset_job_def().get_subset(
-        asset_selection={dg.AssetKey([run.study, part.asset]) for part in run.parts}
-    )
-    result = job.execute_in_process(
-        instance=instance,
-        partition_key=run.partition,
-        raise_on_error=False,
-        run_config=CONSOLE,
-        run_id=run_id,
-        tags={PROCESS_TAG: process_name(os.getpid()), PLANNED_TAG: "yes"},
-    )
-    return what_became_of(result.all_events, result.run_id, time.perf_counter() - started)
+    keys = [dg.AssetKey([run.study, part.asset]) for part in run.parts]
+    events, run_id = execute_here(definitions, instance, keys, run.partition, run_id)
+    return what_became_of(events, run_id, time.perf_counter() - started)
+
+
+def execute_here(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    keys: Sequence[dg.AssetKey],
+    partition: str | None = None,
+    run_id: str | None = None,
+) -> tuple[Sequence[DagsterEvent], str]:
+    """The events and the id of a run that makes these assets in this process.
+
+    It is what Dagster's `execute_in_process` does, which cannot say what code location a run belongs to.
+    """
+    job = job_of(definitions, keys).as_ephemeral_job(resource_defs={}, input_values={})
+    run_id = run_id or str(uuid.uuid4())
+    opened = open_run(instance, job, keys, run_id, partition, carried_by=HERE, run_config=CONSOLE)
+    return execute_run(InMemoryJob(job), opened, instance).all_events, run_id
 
 
 def what_became_of(events: Sequence[DagsterEvent], run_id: str, seconds: float) -> Carried:
     """What the events of a run that has ended say was made, found and failed."""
-    errors = {step.rpartition("__")[2]: sentence for step, sentence in _failed_steps(events, run_id)}
+    errors = {step.rpartition("__")[2]: sentence for step, sentence in failed_steps(events, run_id)}
     told = [event for event in events if event.event_type is DagsterEventType.ASSET_MATERIALIZATION]
     materialized = [event.step_materialization_data.materialization for event in told]
     # What a gate refused is there to be looked at, and counts as refused.
@@ -376,13 +400,9 @@ def what_became_of(events: Sequence[DagsterEvent], run_id: str, seconds: float) 
     return Carried([name for name in made if name not in found], errors, seconds, found)
 
 
-def failures(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
+def failed_steps(events: Sequence[DagsterEvent], run_id: str) -> list[tuple[str, str]]:
     """The steps that failed, each with what went wrong: a sentence of this project's own where there is one, else the
     root cause and the run whose log has the whole of it."""
-    return _failed_steps(result.all_events, result.run_id)
-
-
-def _failed_steps(events: Sequence[DagsterEvent], run_id: str) -> list[tuple[str, str]]:
     found = []
     evaluated = [event for event in events if event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION]
     checks = [event.asset_check_evaluation_data for event in evaluated]

@@ -1,9 +1,10 @@
 """What makes a study's due parts by itself: a nightly schedule, and a sensor for those who want it at all hours.
 
-Both request the plan's next runs and nothing else. What follows from their results is requested by a later tick, so a
-night has many: a tick that finds nothing due costs one look at the artifacts. A part that failed is tried again the
-next day, or once something it is made from has changed; a part that a gate refused only then. A run that was killed is
-requested again, a few times.
+The schedule requests the job that makes the whole study, once a night and where something is due. The sensor requests
+the plan's next runs and nothing else; what follows from their results is requested by a later tick, and a tick that
+finds nothing due costs one look at the artifacts. A part that failed is tried again the next day, or for the sensor
+once something it is made from has changed; a part that a gate refused only then. A run that was killed is requested
+again, a few times.
 
 Belongs here: ticks. Does not belong here: what is due (`planner`).
 https://docs.dagster.io/guides/automate/schedules
@@ -16,21 +17,18 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 
-from subliminal_dagster.execution.live_runs import being_made, bury_dead_runs
+from subliminal_dagster.execution.live_runs import IN_PROGRESS, being_made, bury_dead_runs
 from subliminal_dagster.partitions import job_name
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame
-from subliminal_dagster.planning.planner import make_plan
+from subliminal_dagster.planning.planner import Plan, make_plan
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.storage.store import ArtifactStore
 
-NIGHT = "*/2 1-5 * * *"
-"""Every other minute from one to six: levels follow each other without much waiting."""
+NIGHT = "0 1 * * *"
+"""At one, once: the run goes on until there is nothing left to make."""
 
 DUE_TAG = "subliminal/due"
 MOST_ATTEMPTS = 3
-
-# The job Dagster makes of all assets: the one job whose runs may select assets of any partition family.
-ALL_ASSETS_JOB = "__ASSET_JOB"
 
 
 def nightly_cron() -> str | None:
@@ -38,7 +36,7 @@ def nightly_cron() -> str | None:
     cron = os.environ.get("SUBLIMINAL_NIGHTLY", "").strip()
     if cron:
         try:
-            dg.ScheduleDefinition(name="nightly", job_name=ALL_ASSETS_JOB, cron_schedule=cron)
+            dg.ScheduleDefinition(name="nightly", job_name="make", cron_schedule=cron)
         except dg.DagsterInvalidDefinitionError:
             raise UserError(
                 f"SUBLIMINAL_NIGHTLY is {cron!r}, which is no cron expression: set it like {NIGHT!r}."
@@ -63,15 +61,15 @@ def study_schedule(frame: Frame, cron: str | None = None) -> dg.ScheduleDefiniti
 
     @dg.schedule(
         name=job_name(frame.study.name, "nightly"),
-        job_name=ALL_ASSETS_JOB,
+        job_name=job_name(frame.study.name, "make"),
         cron_schedule=cron or NIGHT,
         execution_timezone=nightly_zone(),
         default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
-        description=f"{frame.study.name}: makes what is missing or out of date, a level of the plan at a tick.",
+        description=f"{frame.study.name}: makes all that is missing or out of date, once a night.",
         required_resource_keys={"store"},
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        yield from _requests(frame, context.instance, context.resources.store.create())
+        yield _night(frame, context.instance, context.resources.store.create())
 
     return nightly
 
@@ -93,6 +91,27 @@ def study_sensor(frame: Frame) -> dg.SensorDefinition:
     return always
 
 
+def _night(frame: Frame, instance: dg.DagsterInstance, store: ArtifactStore) -> dg.RunRequest | dg.SkipReason:
+    """A request for the run that makes everything, where something is due and tonight's has not ended yet."""
+    bury_dead_runs(instance)
+    job = job_name(frame.study.name, "make")
+    at_work = instance.get_runs(dg.RunsFilter(job_name=job, statuses=IN_PROGRESS), limit=1)
+    if at_work:
+        return dg.SkipReason(f"run {at_work[0].run_id[:8]} of {job} is at work")
+    plan = make_plan(frame, store).limited_to(frame.usual_parts(), frame)
+    if not plan.due:
+        return dg.SkipReason(f"{_counted(plan)}.")
+    night = f"{datetime.now(ZoneInfo(nightly_zone())):%Y-%m-%d}-{frame.study.name}"
+    attempt = _next_attempt(instance, night)
+    if attempt is None:
+        return dg.SkipReason(f"{_counted(plan)}; tonight's run has ended, and tomorrow's tries again.")
+    return dg.RunRequest(run_key=f"{night}-{attempt}", tags={DUE_TAG: night})
+
+
+def _counted(plan: Plan) -> str:
+    return f"{len(plan.of('fresh'))} fresh, {len(plan.of('blocked'))} blocked by a gate, {len(plan.due)} due"
+
+
 def _requests(
     frame: Frame, instance: dg.DagsterInstance, store: ArtifactStore
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
@@ -112,12 +131,12 @@ def _requests(
                 run_key=f"{key}-{attempt}",
                 partition_key=run.partition,
                 asset_selection=[frame.key(part.asset) for part in run.parts],
-                tags={DUE_TAG: key, PLANNED_TAG: "yes"},
+                tags={DUE_TAG: key, PLANNED_TAG: "yes", **frame.launch_tags_of(part.asset for part in run.parts)},
             )
     if not requested:
         yield dg.SkipReason(
-            f"{len(plan.of('fresh'))} fresh, {len(plan.of('blocked'))} blocked by a gate, {len(plan.due)} due, "
-            f"{sum(part.place in busy for part in plan.due)} of them in the making; others wait or failed today."
+            f"{_counted(plan)}, {sum(part.place in busy for part in plan.due)} of them in the making; others wait or "
+            "failed today."
         )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Generic
 
 import dagster as dg
 
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
+from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_of, signature
 from subliminal_dagster.partitions import FIRST, GROUP, LAYER, REPLICATE, VARIANT, coordinates
 from subliminal_dagster.planning.frame import (
     GATE_CHECK,
@@ -312,6 +312,7 @@ class Work(Generic[StudyT]):
         made_from = self.made_from
         self.metadata |= {
             "path": dg.MetadataValue.path(artifact.path),
+            "dagster/uri": self.store.uri(self.study.name, self.asset, self.partition, artifact),
             "content_hash": artifact.content_hash,
             "seed": self.study.seed,
             "wall_seconds": seconds,
@@ -396,5 +397,5 @@ def _sign_run(context: dg.AssetExecutionContext) -> None:
     if parent is None or parent.pid is None:
         return
     end_with_parent()
-    if PROCESS_TAG not in context.run.tags:
-        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: process_name(parent.pid)})
+    if process_of(context.run) is None:
+        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: signature(context.run_id, parent.pid)})

@@ -6,7 +6,7 @@ Belongs here: what all assets of a study share, and how a part of it is named. D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from typing import Any, Generic, TypeVar, cast
@@ -30,8 +30,18 @@ VARIANT_OF = "variant_"
 """What the name of an asset that is made in the variants of a sweep begins with, before that of the study's own."""
 SWEPT = "swept"
 """What stands for the value of a swept setting, where one recipe stands for all variants."""
-PLANNED_TAG = "subliminal/planned"
-"""The tag of a run that makes what is due: it leaves alone what another run made since it was planned."""
+PLANNED_TAG = ".dagster/subliminal_planned"
+"""The tag of a run that makes what is due: it leaves alone what another run made since it was planned. Dagster's UI
+shows no tag of such a name."""
+
+
+LaunchTags = Callable[[str, bool], Mapping[str, str]]
+"""What Dagster's launchers are told of an asset by its stage and whether it needs a GPU, such as the pod it gets."""
+
+
+def no_launch_tags(stage: str, gpu: bool) -> Mapping[str, str]:
+    """Where nothing is told to launchers."""
+    return {}
 
 
 class Frame(Generic[StudyT]):
@@ -40,12 +50,15 @@ class Frame(Generic[StudyT]):
     `nodes`, and the `assets` that Dagster knows them by, are in the order of declaration, which is upstream first;
     `stages` says which part of the experiment each belongs to.
     Steps that need a GPU are in the pool `gpu_pool`; None where whoever launches them sees to how many there are at
-    once.
+    once. `launch_tags` are those of steps and runs that Dagster launches.
     """
 
-    def __init__(self, study: StudyT, gpu_pool: str | None = GPU_POOL) -> None:
+    def __init__(
+        self, study: StudyT, gpu_pool: str | None = GPU_POOL, launch_tags: LaunchTags = no_launch_tags
+    ) -> None:
         self.study = study
         self.gpu_pool = gpu_pool
+        self.launch_tags = launch_tags
         self.partitioning = StudyPartitions(study)
         self.nodes: dict[str, Node] = {}
         self.assets: dict[str, dg.AssetsDefinition] = {}
@@ -186,6 +199,13 @@ class Frame(Generic[StudyT]):
         unless it is on request itself."""
         patient = not self.nodes[name].takes_what_there_is or self.nodes[name].on_request
         return [i for i in self.inputs(name, partition) if patient or not self.nodes[i[0]].on_request]
+
+    def launch_tags_of(self, names: Iterable[str]) -> dict[str, str]:
+        """The tags of a run that makes these assets: where they differ, those of what needs a GPU."""
+        found = dict(self.launch_tags("", False))
+        for name in sorted(names, key=lambda name: self.nodes[name].gpu):
+            found |= self.launch_tags(self.stages[name], self.nodes[name].gpu)
+        return found
 
     def usual_parts(self) -> set[Input]:
         """What is made without being asked for by name."""

@@ -16,9 +16,10 @@ from typing import Any
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.utils import make_new_run_id
 from kills import BATCH, Home, found, made_again, study_to_kill, versions
 
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, bury_dead_runs, process_name
+from subliminal_dagster.execution.live_runs import PROCESS_TAG, bury_dead_runs, signature
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.storage.root import Root
 from subliminal_dagster.science.storage.scratch import Drafts
@@ -183,9 +184,13 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(tmp_path: Path) -> None
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     draft = tmp_path / ".drafts" / f"{socket.gethostname()}.{process.pid}.abc"
     draft.mkdir(parents=True)
+    run_id = make_new_run_id()
     with dg.DagsterInstance.ephemeral() as instance:
         run = instance.create_run_for_job(
-            some_job, tags={PROCESS_TAG: process_name(process.pid)}, status=dg.DagsterRunStatus.STARTED
+            some_job,
+            run_id=run_id,
+            tags={PROCESS_TAG: signature(run_id, process.pid)},
+            status=dg.DagsterRunStatus.STARTED,
         )
         drafts = Drafts(Root(tmp_path))
         assert bury_dead_runs(instance) == [] == drafts.abandoned()

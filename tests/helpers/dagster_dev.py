@@ -33,12 +33,16 @@ def write_quick_settings(home: Path) -> None:
 
 @contextmanager
 def dagster_dev(environment: Mapping[str, str], module: str = "subliminal_dagster.definitions") -> Iterator[str]:
-    """The address of one in this environment, whose DAGSTER_HOME gets its log; it answers, but its code location may
-    still be loading."""
+    """The address of one in this environment, whose DAGSTER_HOME gets its log; it answers, but its code location, which
+    has the project's name for it, may still be loading."""
     home = Path(environment["DAGSTER_HOME"])
     port = str(free_port())
     address, log = f"http://127.0.0.1:{port}", home / "dev.log"
-    command = [sys.executable, str(_HERE / "quick_dagster.py"), "dev", "-m", module, "-h", "127.0.0.1"]
+    (place,) = yaml.safe_load((_HERE.parents[1] / "workspace.yaml").read_text())["load_from"]
+    place["python_module"]["module_name"] = module
+    workspace = home / "workspace.yaml"
+    workspace.write_text(yaml.safe_dump({"load_from": [place]}))
+    command = [sys.executable, str(_HERE / "quick_dagster.py"), "dev", "-w", str(workspace), "-h", "127.0.0.1"]
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "-p", port], env=environment, cwd=home, stdout=out, stderr=out, start_new_session=True

@@ -12,11 +12,19 @@ import dagster as dg
 import pandas as pd
 import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.utils import make_new_run_id
 from study_runs import StudyRun, changed, gate_between, refusal
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.execution import runner
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made, bury_dead_runs, process_name
+from subliminal_dagster.execution.live_runs import (
+    CARRIER_TAG,
+    HERE,
+    PROCESS_TAG,
+    being_made,
+    bury_dead_runs,
+    process_name,
+)
 from subliminal_dagster.execution.runner import show_recorded
 from subliminal_dagster.planning import code_slice
 from subliminal_dagster.planning.planner import Part, Plan
@@ -350,17 +358,28 @@ def test_a_dead_run_is_buried_and_a_live_one_is_waited_for(mine: StudyRun, monke
     job = mine.definitions.resolve_implicit_global_asset_job_def()
     keys = {dg.AssetKey(["tiny", "child_lora"])}
 
-    def started(process: str, partition: str) -> dg.DagsterRun:
+    def started(process: str, partition: str, signed: str | None = None, carrier: str = "slurm 1") -> dg.DagsterRun:
+        run_id = make_new_run_id()
         return mine.instance.create_run_for_job(
             job.get_subset(asset_selection=keys),
-            tags={PROCESS_TAG: process, "dagster/partition": partition},
+            run_id=run_id,
+            tags={
+                PROCESS_TAG: f"{signed or run_id} {process}",
+                CARRIER_TAG: carrier,
+                "dagster/partition": partition,
+            },
             asset_selection=frozenset(keys),
             status=dg.DagsterRunStatus.STARTED,
         )
 
     dead = started(f"{this_boot()} {2**22} 1", "owl|1")
     alive = started(process_name(os.getppid()), "wolf|1")
+    # What it makes is claimed in the store, for as long as its process lives.
+    started(process_name(os.getppid()), "owl|1", carrier=HERE)
+    # One that a person launched again has the tags of the first, and is in no process yet.
+    again = started(f"{this_boot()} {2**22} 1", "wolf|1", signed=dead.run_id)
     assert bury_dead_runs(mine.instance) == [dead.run_id]
+    mine.instance.report_run_canceled(again)
     found = mine.instance.get_run_by_id(dead.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
     told = f"run {alive.run_id[:8]} is making it"
@@ -380,6 +399,9 @@ def test_a_new_history_is_told_of_a_report_that_was_made_without_what_is_on_requ
         outcome = StudyRun(study, mine.store, new).run(usual)
         assert outcome.complete and outcome.made == []
         assert new.get_latest_materialization_event(dg.AssetKey(["tiny", "report"])) is not None
+        gate = dg.AssetCheckKey(dg.AssetKey(["tiny", "teacher_preferences"]), "gate")
+        told = new.event_log_storage.get_asset_check_execution_history(gate, limit=10)
+        assert sorted(record.partition or "" for record in told) == sorted(study.groups)
 
 
 def test_a_failure_is_said_and_the_rest_goes_on(mine: StudyRun, study_with_long_rows: Study) -> None:
@@ -398,14 +420,23 @@ def study_with_long_rows(done: StudyRun) -> Study:
     return changed(done.study, child__training__max_length=8, child__soft__training=soft)
 
 
-def ticks(run: StudyRun) -> dg.ScheduleExecutionData:
+def ticks(run: StudyRun) -> dg.SensorResult:
+    """What the sensor asks for."""
     definitions = run.definitions
-    schedule = definitions.resolve_schedule_def("tiny_nightly")
     # Left open, the context would be closed whenever it is collected, and take the next test's instance with it.
+    with dg.build_sensor_context(
+        instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
+    ) as context:
+        return definitions.resolve_sensor_def("tiny_always").evaluate_tick(context)
+
+
+def night(run: StudyRun) -> dg.ScheduleExecutionData:
+    """What the schedule asks for."""
+    definitions = run.definitions
     with dg.build_schedule_context(
         instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
     ) as context:
-        return schedule.evaluate_tick(context)
+        return definitions.resolve_schedule_def("tiny_nightly").evaluate_tick(context)
 
 
 def test_a_tick_requests_exactly_what_can_run(mine: StudyRun) -> None:
@@ -459,21 +490,27 @@ def test_a_tick_asks_again_for_what_was_killed_but_not_for_what_failed(mine: Stu
     assert [r.run_key for r in ticks(run).run_requests or []] == [third.run_key]
 
 
-def test_the_sensor_asks_for_the_same(mine: StudyRun) -> None:
+def test_a_night_has_one_run_of_the_whole_study_where_something_is_due(mine: StudyRun) -> None:
+    quiet = night(mine)
+    assert quiet.run_requests == [] and "33 fresh" in str(quiet.skip_message)
     run = with_settings(mine, child__training__epochs=1)
+    (request,) = night(run).run_requests or []
     definitions = run.definitions
-    sensor = definitions.resolve_sensor_def("tiny_always")
-    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-    with dg.build_sensor_context(
-        instance=run.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
-    ) as context:
-        requests = sensor.evaluate_tick(context).run_requests or []
-    assert [r.run_key for r in requests] == [r.run_key for r in ticks(run).run_requests or []]
+    assert definitions.resolve_schedule_def("tiny_nightly").job_name == "tiny_make"
+    job = definitions.resolve_job_def("tiny_make")
+    going = run.instance.create_run_for_job(job, tags=request.tags, status=dg.DagsterRunStatus.STARTED)
+    assert "tiny_make is at work" in str(night(run).skip_message)
+    run.instance.report_run_failed(going, "its process was killed")
+    (again,) = night(run).run_requests or []
+    assert again.run_key != request.run_key and again.tags == request.tags
+    run.instance.create_run_for_job(job, tags=request.tags, status=dg.DagsterRunStatus.SUCCESS)
+    assert "tonight's run has ended" in str(night(run).skip_message)
 
 
 def test_the_nightly_schedule_is_on_only_where_it_is_asked_for(mine: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUBLIMINAL_NIGHTLY", raising=False)
     assert mine.definitions.resolve_schedule_def("tiny_nightly").default_status == dg.DefaultScheduleStatus.STOPPED
+    assert mine.definitions.resolve_sensor_def("tiny_always").default_status == dg.DefaultSensorStatus.STOPPED
     monkeypatch.setenv("SUBLIMINAL_NIGHTLY", "*/5 2-4 * * *")
     schedule = mine.definitions.resolve_schedule_def("tiny_nightly")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING

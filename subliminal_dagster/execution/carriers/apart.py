@@ -24,14 +24,10 @@ from dagster._core.events.log import EventLogEntry
 from dagster._serdes import deserialize_value, serialize_value
 
 from subliminal_dagster.execution.carriers.protocol import Carried, DefinitionsOf, Execute
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_name
-from subliminal_dagster.planning.frame import PLANNED_TAG
+from subliminal_dagster.execution.shown_runs import job_of, open_run
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.settings.study import AnyStudy
-
-CARRIER_TAG = "subliminal/carrier"
-"""The tag of a run on another machine: what has it there, such as "slurm 4711"."""
 
 _PASSED_ON = ("SUBLIMINAL_", "HF_", "TRANSFORMERS_", "DAGSTER_HOME", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
 
@@ -107,12 +103,9 @@ class RunsApart:
     def sent(self, order: Order, carried_by: str) -> None:
         """Have Dagster show a run that is on its way. `carried_by`: see `CARRIER_TAG`."""
         run = order.run
-        keys = {dg.AssetKey([run.study, part.asset]) for part in run.parts}
-        job = self.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys)
-        tags = {PROCESS_TAG: process_name(os.getpid()), PLANNED_TAG: "yes", CARRIER_TAG: carried_by}
-        if run.partition is not None:
-            tags |= job.get_tags_for_partition_key(run.partition, selected_asset_keys=keys)
-        self.instance.create_run_for_job(job, run_id=order.run_id, tags=tags, asset_selection=keys)
+        keys = [dg.AssetKey([run.study, part.asset]) for part in run.parts]
+        job = job_of(self.definitions, keys)
+        open_run(self.instance, job, keys, order.run_id, run.partition, carried_by=carried_by)
 
     def answered(self, order: Order, answer: Answer, log: str | None = None) -> Carried:
         """Tell Dagster of all that happened in a run; `log` is where its output lies, for whoever looks at the run."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.local import Workers, worker_count
 from subliminal_dagster.execution.carriers.protocol import Carrier
-from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.planning.frame import Frame, LaunchTags, no_launch_tags
 from subliminal_dagster.science.errors import UserError
 
 CARRIER = "SUBLIMINAL_CARRIER"
@@ -51,10 +51,21 @@ def chosen_carrier(frame: Frame, runs: RunsApart) -> Carrier:
 
         return Ray(frame, runs, settings_of(RaySettings))
     if name == "dagster":
-        from subliminal_dagster.execution.carriers.launcher import Launcher, LauncherSettings
+        from subliminal_dagster.execution.carriers.launcher import Launcher
+        from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 
         return Launcher(frame, runs, settings_of(LauncherSettings))
     return Workers(frame.study, worker_count(), runs.definitions_of, runs.execute)
+
+
+def launch_tags() -> LaunchTags:
+    """What launchers are told of assets that are launched in Dagster's UI: nothing, unless the carrier is `dagster`.
+
+    Raises UserError where its settings cannot be used.
+    """
+    from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
+
+    return settings_of(LauncherSettings).tags_of if carrier_name() == "dagster" else no_launch_tags
 
 
 def settings_of(kind: type[SettingsT]) -> SettingsT:

@@ -1,14 +1,8 @@
 """Runs started by Dagster itself: by the run launcher of its instance, whatever that is.
 
 With dagster-k8s a run is a pod, with dagster-docker a container, with Dagster's own launcher a process beside the code
-server. Such runs have the instance, so Dagster hears of them without this project. The settings' run tags say what each
-stage gets, such as the GPU of its pod.
-
-    at_once: 16
-    workspace: workspace.yaml
-    tags: {dagster-k8s/config: {pod_spec_config: {node_selector: {pool: cpu}}}}
-    gpu_tags: {dagster-k8s/config: {container_config: {resources: {limits: {nvidia.com/gpu: 1}}}}}
-    stages: {teacher: {tags: {dagster/priority: "5"}}}
+server. Such runs have the instance, so Dagster hears of them without this project. The settings (`launcher_settings`)
+say what each stage gets, such as the GPU of its pod.
 
 Belongs here: sending runs to the code location, and watching them. Does not belong here: what a launcher does with
 them, carriers whose machines do not see the instance (`apart`).
@@ -17,14 +11,12 @@ https://docs.dagster.io/deployment/execution/run-launchers
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.selector import JobSubsetSelector
@@ -36,20 +28,18 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
 from dagster._daemon.controller import get_daemon_statuses
-from pydantic import Field
 
-from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, RunsApart
+from subliminal_dagster.execution.carriers.apart import RunsApart
+from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, being_made
+from subliminal_dagster.execution.live_runs import CARRIER_TAG, being_made, process_of
 from subliminal_dagster.execution.runner import what_became_of
-from subliminal_dagster.execution.schedules import ALL_ASSETS_JOB
+from subliminal_dagster.execution.shown_runs import ASSET_TAG, job_of
 from subliminal_dagster.planning.frame import PLANNED_TAG, Frame
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.base import Settings
 
-_DEFINITIONS = "subliminal_dagster.definitions"
 _QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 _LOOK_AGAIN_SECONDS = 1.0
 _HEALTH_SECONDS = 30.0
@@ -59,44 +49,6 @@ _LONGEST_REASON = 300
 
 # What Dagster calls a step whose process or pod was ended from outside: nothing is wrong with what it makes.
 _ENDED_FROM_OUTSIDE = ("ChildProcessCrashException", "DagsterExecutionInterruptedError")
-
-
-class Stage(Settings):
-    """The run tags of the assets of one stage."""
-
-    tags: dict[str, Any] = Field(default_factory=dict)
-
-
-class LauncherSettings(Settings):
-    """How runs are launched.
-
-    Tags are laid over each other: those of all runs, then `gpu_tags` for what needs a GPU, then those of the asset's
-    stage in `stages`; mappings are merged, and reach Dagster as JSON. `workspace` is a file as of `dagster dev -w`, or
-    a module with the definitions. A part whose run was lost `attempts` times has failed.
-    """
-
-    at_once: int = Field(default=32, ge=1)
-    attempts: int = Field(default=3, ge=1)
-    workspace: str = _DEFINITIONS
-    tags: dict[str, Any] = Field(default_factory=dict)
-    gpu_tags: dict[str, Any] = Field(default_factory=dict)
-    stages: dict[str, Stage] = Field(default_factory=dict)
-
-    def tags_of(self, stage: str, gpu: bool) -> dict[str, str]:
-        """The run tags of an asset, as Dagster takes them."""
-        found = _merged(self.tags, self.gpu_tags if gpu else {})
-        found = _merged(found, self.stages[stage].tags if stage in self.stages else {})
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        under = merged.get(name)
-        if isinstance(under, Mapping) and isinstance(value, Mapping):
-            value = _merged(under, value)
-        merged[name] = value
-    return merged
 
 
 @dataclass
@@ -197,10 +149,11 @@ class Launcher:
     def _send(self, run: DueRun) -> None:
         """Create a run of the code location and have it started."""
         keys = frozenset(self.frame.key(part.asset) for part in run.parts)
+        own_job = job_of(self.runs.definitions, keys)
         selector = JobSubsetSelector(
             location_name=self._location.name,
             repository_name=self._repository,
-            job_name=ALL_ASSETS_JOB,
+            job_name=own_job.name,
             op_selection=None,
             asset_selection=keys,
         )
@@ -210,12 +163,13 @@ class Launcher:
             workspace = self._context.create_request_context()
         except (DagsterUserCodeUnreachableError, DagsterCodeLocationLoadError) as error:
             raise UserError(f"{self.settings.workspace}: the code server does not answer ({_line(error)}).") from None
-        tags = {PLANNED_TAG: "yes", CARRIER_TAG: "dagster"}
+        assets = ", ".join(part.asset for part in run.parts)
+        tags = {PLANNED_TAG: "yes", CARRIER_TAG: "dagster", ASSET_TAG: assets}
         for part in run.parts:
             gpu = self.frame.nodes[part.asset].gpu
             tags |= self.settings.tags_of(self.frame.stages[part.asset], gpu)
         if run.partition is not None:
-            tags |= self._partition_tags(run, keys)
+            tags |= own_job.get_tags_for_partition_key(run.partition, selected_asset_keys=keys)
         created = self._instance.create_run(
             job_name=job.name,
             run_id=None,
@@ -248,10 +202,6 @@ class Launcher:
             if left is not None and not left.is_finished:
                 self._instance.report_run_failed(left, f"it could not be launched: {_line(error)}")
 
-    def _partition_tags(self, run: DueRun, keys: frozenset[dg.AssetKey]) -> Mapping[str, str]:
-        job = self.runs.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={*keys})
-        return job.get_tags_for_partition_key(str(run.partition), selected_asset_keys={*keys})
-
     def _became(self, run: DueRun, ended: dg.DagsterRun, seconds: float) -> Carried:
         """What became of a run that has ended, by its log."""
         entries = self._instance.all_logs(ended.run_id)
@@ -283,7 +233,7 @@ class Launcher:
         self._checked = time.monotonic()
         for run in self._instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
             # Those with a process of their own were not launched (see `bury_dead_runs`).
-            if PROCESS_TAG in run.tags:
+            if process_of(run) is not None:
                 continue
             health = launcher.check_run_worker_health(run)
             # A Kubernetes job that was deleted, or an API that does not answer for a while: launchers call both so.

@@ -37,9 +37,16 @@ from urllib.parse import quote, unquote
 import dagster as dg
 from pydantic import Field
 
-from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, Answer, Order, RunsApart, carry
+from subliminal_dagster.execution.carriers.apart import Answer, Order, RunsApart, carry
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
-from subliminal_dagster.execution.live_runs import IN_PROGRESS, PROCESS_TAG, is_left, process_name
+from subliminal_dagster.execution.live_runs import (
+    CARRIER_TAG,
+    IN_PROGRESS,
+    PROCESS_TAG,
+    is_left,
+    process_of,
+    signature,
+)
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
@@ -295,13 +302,15 @@ class Slurm:
     def _take_over(self) -> None:
         """Note the runs that other commands have left without an end: by what is known of their process, or since the
         queue no longer has their job."""
-        instance, own = self.runs.instance, process_name(os.getpid())
+        instance = self.runs.instance
         for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
             carrier, _, number = run.tags.get(CARRIER_TAG, "").partition(" ")
-            if carrier != "slurm" or (number in self._queue and not is_left(run)):
+            # One that a person launched again has the tags of the first.
+            own_tags = process_of(run) is not None and carrier == "slurm"
+            if not own_tags or (number in self._queue and not is_left(run)):
                 continue
             if is_left(run):
-                instance.add_run_tags(run.run_id, {PROCESS_TAG: own})
+                instance.add_run_tags(run.run_id, {PROCESS_TAG: signature(run.run_id)})
             self._left[number] = _LeftRun(run.run_id, SlurmJob(self._folder, number))
 
     def _see_to_left(self) -> None:

@@ -191,6 +191,12 @@ class ArtifactStore:
         """
         return self._reader.manifest(Key(study, asset, partition))
 
+    def uri(self, study: str, asset: str, partition: str | None, manifest: Manifest) -> str:
+        """Where this version of an artifact lies, whoever looks."""
+        relative = f"{Key(study, asset, partition).relative}/{manifest.version}"
+        local = self.opened.local
+        return (local.absolute() / relative).as_uri() if local else self.opened.location(relative)
+
     @_reaching
     def snapshot(self, study: str) -> ArtifactStore | StoreSnapshot:
         """What `check`, `manifest` and `refusal` are to be asked of for many artifacts of a study.

@@ -15,7 +15,8 @@ from tiny_models import save_tiny_model
 from tiny_studies import tiny_study_settings
 
 from subliminal_dagster.build import build_defs, definitions_apart, study_frame
-from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, Answer, Order, RunsApart, carry
+from subliminal_dagster.execution.carriers.apart import Answer, Order, RunsApart, carry
+from subliminal_dagster.execution.live_runs import CARRIER_TAG
 from subliminal_dagster.execution.runner import execute
 from subliminal_dagster.planning.planner import DueRun, make_plan
 from subliminal_dagster.science.settings.study import Study

@@ -11,7 +11,7 @@ import yaml
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from subliminal_dagster.execution.carriers.choice import SETTINGS, settings_of
-from subliminal_dagster.execution.carriers.launcher import LauncherSettings
+from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
 

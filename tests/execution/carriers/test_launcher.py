@@ -22,7 +22,8 @@ from tiny_studies import TOY_SETTINGS
 
 from subliminal_dagster.build import build_defs, definitions_apart, study_frame
 from subliminal_dagster.execution.carriers.apart import RunsApart
-from subliminal_dagster.execution.carriers.launcher import Launcher, LauncherSettings
+from subliminal_dagster.execution.carriers.launcher import Launcher
+from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 from subliminal_dagster.execution.carriers.protocol import Carried
 from subliminal_dagster.execution.live_runs import being_made
 from subliminal_dagster.execution.runner import execute, run_study

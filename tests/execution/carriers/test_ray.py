@@ -22,10 +22,11 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'subl
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from subliminal_dagster.build import build_defs, study_frame  # noqa: E402
-from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, RunsApart  # noqa: E402
+from subliminal_dagster.execution.carriers.apart import RunsApart  # noqa: E402
 from subliminal_dagster.execution.carriers.choice import settings_of  # noqa: E402
 from subliminal_dagster.execution.carriers.protocol import Carried  # noqa: E402
 from subliminal_dagster.execution.carriers.ray import Ray, RaySettings  # noqa: E402
+from subliminal_dagster.execution.live_runs import CARRIER_TAG  # noqa: E402
 from subliminal_dagster.planning.planner import DueRun, Part  # noqa: E402
 from subliminal_dagster.science.errors import UserError  # noqa: E402
 from subliminal_dagster.science.settings.study import AnyStudy, Study  # noqa: E402
