@@ -103,7 +103,7 @@ def _questions(study: Study, results: Results) -> tuple[Exchange, ...]:
     found = {model: rows for model, rows in _answers(study, results) if rows is not None and len(rows)}
     if not found:
         return ()
-    asked = load_prompt_lists(study.prompts).animal_questions[: study.preferences.questions]
+    asked = load_prompt_lists(study.prompts, study.category).animal_questions[: study.preferences.questions]
     return tuple(
         Exchange(_line(text), tuple((model, _sampled(rows, question)) for model, rows in found.items()))
         for question, text in enumerate(asked[:SHOWN])
