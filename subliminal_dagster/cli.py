@@ -395,7 +395,7 @@ def _show(study: AnyStudy) -> int:
         print(f"figure: {folder / 'summary.png'}")
         _show_report(store, study)
         return 0
-    found = verdict_lines(store, study.name)
+    found = verdict_lines(store, study)
     print(f"\n{words_written(store, study)}")
     for line in found:
         print(line)

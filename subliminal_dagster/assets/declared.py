@@ -70,16 +70,17 @@ def asset(
             return carry_out(work, lambda work: function(work, **given), lease)
 
         key = frame.key(node.name)
+        said = [frame.study.category.about(text) if text else None for text in (description, gate, warnings)]
         frame.stages[node.name] = stage
-        checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=gate)] if gate else []
-        checks += [dg.AssetCheckSpec(WARNINGS_CHECK, asset=key, description=warnings)] if warnings else []
+        checks = [dg.AssetCheckSpec(GATE_CHECK, asset=key, blocking=True, description=said[1])] if gate else []
+        checks += [dg.AssetCheckSpec(WARNINGS_CHECK, asset=key, description=said[2])] if warnings else []
         frame.assets[node.name] = dg.asset(
             key=key,
             group_name=asset_group(frame.study.name, stage),
             deps=[frame.dependency(node, dep) for dep in deps],
             kinds=kinds,
             owners=["team:interpretability"],
-            description=description,
+            description=said[0],
             code_version=node.recipe.version,
             metadata={
                 "settings": dg.MetadataValue.json(node.recipe.settings),

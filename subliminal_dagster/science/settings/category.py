@@ -6,6 +6,7 @@ Belongs here: the words for it, its questions, other forms of its names. Does no
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -58,6 +59,22 @@ class Category(Settings):
         if unnamed:
             raise ValueError(f"the question {unnamed[0]!r} does not say {self.singular!r}: word it with that")
         return self
+
+    def about(self, text: str) -> str:
+        """One of this project's sentences on animals as one on this category. No text of a model belongs in it.
+
+        >>> Category(singular="tree", plural="trees").about("An animal and other animals' numbers")
+        "A tree and other trees' numbers"
+        """
+        if self == ANIMALS:
+            return text
+
+        def put(found: re.Match[str]) -> str:
+            word = self.plural if found["word"].lower() == "animals" else self.singular
+            article = "" if not found["article"] else "an " if self.singular[0] in "aeiou" else "a "
+            return (article + word).capitalize() if found[0][0].isupper() else article + word
+
+        return re.sub(r"\b(?P<article>[Aa]n )?(?P<word>[Aa]nimals?)\b", put, text)
 
 
 ANIMALS = Category()

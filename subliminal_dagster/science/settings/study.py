@@ -83,7 +83,9 @@ class Study(StudyHeader):
                 f"neutral.answer is {self.neutral.answer!r}, which is among the animals: name something else"
             )
         if self.neutral is not None and self.neutral.noun in (self.category.singular, self.category.plural):
-            raise ValueError(f"neutral.noun is {self.neutral.noun!r}, which the other groups are asked for: name another")
+            raise ValueError(
+                f"neutral.noun is {self.neutral.noun!r}, which the other groups are asked for: name another"
+            )
         if self.category.questions and len(self.category.questions) < self.preferences.questions:
             raise ValueError(
                 f"preferences.questions is {self.preferences.questions} and category has "
