@@ -1,6 +1,6 @@
 """Write subliminal_dagster/studies/study.schema.json, by which editors check study files, after a change of settings.
 
-    python scripts/study_schema.py
+python scripts/study_schema.py
 """
 
 import json

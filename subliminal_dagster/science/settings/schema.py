@@ -42,7 +42,9 @@ class _WithoutTitles(GenerateJsonSchema):
 def study_schema() -> dict[str, Any]:
     """The schema of both kinds of study: with `kind: toy` that of toy models, else that of a language model."""
     _, schema = models_json_schema(
-        [(Study, "validation"), (ToyStudy, "validation")], schema_generator=_WithoutTitles, ref_template="#/$defs/{model}"
+        [(Study, "validation"), (ToyStudy, "validation")],
+        schema_generator=_WithoutTitles,
+        ref_template="#/$defs/{model}",
     )
     definitions = schema["$defs"]
     for model in {*_models(Study), *_models(ToyStudy)}:
