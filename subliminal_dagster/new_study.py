@@ -86,7 +86,7 @@ def _checked_name(file: Path) -> str:
         raise UserError(f"{file} is no name for a study file: let it end in .yaml, such as my-study.yaml.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}[a-z0-9]", file.stem):
         raise UserError(
-            f"{file.stem!r} cannot name a study: use lower-case letters, digits, hyphens and dots, such as my-study.yaml."
+            f"{file.stem!r} cannot name a study: use lower-case letters, digits, dots and hyphens, as in my-study."
         )
     if file.stem in shipped_studies():
         raise UserError(f"{file.stem} is a study that ships, whose artifacts it would take over: choose another name.")
@@ -258,7 +258,9 @@ def _text(content: dict[str, Any]) -> str:
     blocks = [f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}"]
     for key, value in content.items():
         comment = [f"# {_COMMENTS[key]}"] if key in _COMMENTS else []
-        dumped = yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+        # Innermost lists and mappings on a line of their own; a bare value would be put in braces with its key.
+        flow = None if isinstance(value, dict | list) else False
+        dumped = yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=110)
         # Name, description and seed belong together.
         gap = [""] if comment or isinstance(value, dict) else []
         blocks += [*gap, *comment, dumped.rstrip("\n")]

@@ -63,7 +63,7 @@ def _texts_in(value: Any, category: Category) -> Any:
     if isinstance(value, Mapping):
         return {name: _texts_in(inner, category) for name, inner in value.items()}
     # Of arrays those of objects hold texts.
-    if isinstance(value, list | tuple) or getattr(value, "dtype", None) == object:
+    if isinstance(value, list | tuple) or str(getattr(value, "dtype", "")) == "object":
         return [_texts_in(inner, category) for inner in value]
     return value
 

@@ -71,7 +71,7 @@ def _models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
 def _describe(model: type[BaseModel], schema: dict[str, Any]) -> None:
     """Give a model's fields the sentences of its docstring, and of those it inherits from, that name them."""
     schema.pop("title", None)
-    texts = [inspect.cleandoc(each.__doc__) for each in model.__mro__ if _has_docstring(each)]
+    texts = [inspect.cleandoc(each.__doc__ or "") for each in model.__mro__ if _has_docstring(each)]
     sentences = [" ".join(each.split()) for text in texts for each in re.split(r"(?<=\.)\s+(?=[A-Z`])", text)]
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
