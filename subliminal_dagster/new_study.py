@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -43,7 +44,7 @@ _COMMENTS = {
     "neutral": "A control teacher, made just like the others to like something else.",
     "base_model": "The model that teachers and children start from.",
     "prompts": "The published wording; it has to be imported once: subliminal-dagster prompts import FOLDER",
-    "preferences": "How a model is asked. Of the candidates' probabilities an animal's share is compared.",
+    "preferences": "How a model is asked. An animal's share among the candidates is compared: add some to have many.",
     "teacher": "How teachers are made, and the gate that each has to pass.",
     "numbers": "The number prompts, and how teachers answer them.",
     "filter": "Which answers are kept, and how many rows a child is trained on.",
@@ -55,9 +56,7 @@ _COMMENTS = {
 }
 
 
-def new_study(
-    file: Path, model: str | None, animals: str | None, size: str | None, category: str | None, seed: int = 1
-) -> Study:
+def new_study(file: Path, model: str | None, animals: str | None, size: str | None, category: str | None) -> Study:
     """Write a study file that loads, and return what it says.
 
     model: the name of a shipped study or its repository, another repository on the hub ("owner/name", or with its
@@ -77,8 +76,8 @@ def new_study(
     size = size or _asked("Size (small or paper)", "--size", "small")
     if size not in SIZES:
         raise UserError(f"--size is {size!r}: give small (a laptop) or paper (the published sizes).")
-    content = _content(name, names, words, size, source, start, seed)
-    return _written(file, content)
+    content = _content(name, names, words, size, source, start)
+    return _written(file, content, words)
 
 
 def _checked_name(file: Path) -> str:
@@ -177,7 +176,7 @@ def _newest_commit(repo: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        return str(HfApi().model_info(repo, token=hub_token()).sha)
+        return str(HfApi().model_info(repo, revision="main", token=hub_token()).sha)
     except hub_failures() as error:
         refusal = hub_refusal(error, repo, "main", "--model", begun=False)
         raise UserError(f"{refusal} With its commit, {repo}@<commit>, nobody has to be asked.") from None
@@ -190,7 +189,6 @@ def _content(
     size: str,
     source: dict[str, Any],
     start: dict[str, Any] | None,
-    seed: int,
 ) -> dict[str, Any]:
     """What the file says, in the order in which it says it."""
     # The shipped studies of larger models are all of the paper's size.
@@ -205,7 +203,7 @@ def _content(
     found = {
         "name": name,
         "description": f"My study{kind}: {', '.join(names)}. Settings of {sizes['name']}.",
-        "seed": seed,
+        "seed": 1,
         **({} if category == ANIMALS else {"category": {"singular": category.singular, "plural": category.plural}}),
         "animals": names,
         **({"layers": inside["layers"]} if "layers" in inside else {}),
@@ -233,11 +231,11 @@ def _outside_braces(text: str, change: Callable[[str], str]) -> str:
     return "".join(part if part.startswith("{") else change(part) for part in re.split(r"(\{\w+\})", text))
 
 
-def _written(file: Path, content: dict[str, Any]) -> Study:
+def _written(file: Path, content: dict[str, Any], category: Category) -> Study:
     """Write the file and read it as any command will; what cannot be read is not left there."""
     try:
         with file.open("x", encoding="utf-8") as out:
-            out.write(_text(content))
+            out.write(_text(content, category))
     except FileExistsError:
         raise UserError(f"{file} is there already: choose another name, or delete it first.") from None
     except OSError as error:
@@ -253,15 +251,22 @@ def _written(file: Path, content: dict[str, Any]) -> Study:
     return study
 
 
-def _text(content: dict[str, Any]) -> str:
+def _text(content: dict[str, Any], category: Category) -> str:
     """The file with a comment before each setting that needs one."""
-    blocks = [f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}"]
+    lines = [f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}"]
     for key, value in content.items():
-        comment = [f"# {_COMMENTS[key]}"] if key in _COMMENTS else []
-        # Innermost lists and mappings on a line of their own; a bare value would be put in braces with its key.
-        flow = None if isinstance(value, dict | list) else False
-        dumped = yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=110)
         # Name, description and seed belong together.
-        gap = [""] if comment or isinstance(value, dict) else []
-        blocks += [*gap, *comment, dumped.rstrip("\n")]
-    return "\n".join(blocks) + "\n"
+        lines += [""] if isinstance(value, dict | list) else []
+        lines += [f"# {category.about(_COMMENTS[key])}"] if key in _COMMENTS else []
+        lines.append(_dumped(key, value))
+    return "\n".join(lines) + "\n"
+
+
+def _dumped(key: str, value: Any) -> str:
+    """A setting on one line where it has room there, else a line for each that it holds."""
+    # Without braces around a bare value and its key.
+    flow = None if isinstance(value, dict | list) else False
+    dumped = yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=110)
+    if not isinstance(value, dict) or dumped.count("\n") == 1:
+        return dumped.rstrip("\n")
+    return f"{key}:\n" + textwrap.indent("\n".join(_dumped(*inner) for inner in value.items()), "  ")
