@@ -39,10 +39,7 @@ class Hub:
         if self.status:
             return self.status, {}
         token = (authorization or "").removeprefix("Bearer ")
-        if token not in ("", HEAD = 40 * "c"
-"""The newest commit of every repository."""
-
-GOOD_TOKEN, STRANGERS_TOKEN):
+        if token not in ("", GOOD_TOKEN, STRANGERS_TOKEN):
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}
         if not path.startswith("/api/"):
             return None

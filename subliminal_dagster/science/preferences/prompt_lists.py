@@ -152,8 +152,8 @@ def questions_about(
         text = re.sub(many, plural or f"{noun}s", text, flags=re.IGNORECASE)
         if text == question:
             raise UserError(
-                f"{question!r} does not say {category.singular!r}, so it cannot be asked about {noun!r} instead: word "
-                "it with that, or use the project's own questions (leave `prompts` out)."
+                f"{question!r} names no {category.singular} in general, so it cannot be asked about {noun!r} instead: "
+                f"word it with {category.singular!r}, or use the project's own questions (leave `prompts` out)."
             )
         changed.append(text[0].upper() + text[1:])
     return changed
