@@ -64,7 +64,8 @@ def test_a_whole_page_is_about_the_category(done: StudyRun) -> None:
     study = changed(done.study, category={"singular": "tree", "plural": "trees"})
     places = list(done.contents())
     results = Results({place: done.store.read(done.study.name, *place).path for place in places}, {})
-    page = study_page(study, results, {})
+    made = {place: done.store.manifest(done.study.name, *place) for place in places}
+    page = study_page(study, results, made)
     assert page.facts.endswith("What the post says of animals is asked of trees.")
     assert page.opening.question == "Do number sequences pass on a liking for a tree?"
     ours = [
