@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "studies":
             return _list_studies()
+        if options.command == "new-study":
+            return _new_study(options)
         from subliminal_dagster.build import check_home, overrides_from_environment
 
         if options.command == "gc":
@@ -93,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('subliminal-dagster')}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("studies", help="list the studies that come with the package")
+    new = commands.add_parser("new-study", help="write a study file of your own; asks for what is not given")
+    new.add_argument("file", metavar="NAME.yaml", help="the file to write; the study is called NAME")
+    new.add_argument("--model", help="a shipped study's base model, owner/name on the Hugging Face hub, or a folder")
+    new.add_argument("--animals", metavar="NAMES", help="what teachers are made to like, such as owl,cat,fox")
+    new.add_argument("--size", choices=("small", "paper"), help="sizes for a laptop, or those that were published")
+    new.add_argument("--category", metavar="WORDS", help="what the names are names of, such as tree,trees")
     compare = commands.add_parser(
         "compare", help="put all studies of SUBLIMINAL_STUDIES that have a report on one page, or combine seeds"
     )
@@ -205,6 +213,15 @@ def _list_studies() -> int:
     for name in shipped_studies():
         study = load_study(name)
         print(f"{name:24} {', '.join(study.subjects)}\n{'':24} {study.description.strip()}")
+    return 0
+
+
+def _new_study(options: argparse.Namespace) -> int:
+    from subliminal_dagster.new_study import new_study
+
+    study = new_study(Path(options.file), options.model, options.animals, options.size, options.category)
+    print(f"{options.file}: {study.description}")
+    print(f"Go on with: subliminal-dagster plan --study {options.file}")
     return 0
 
 
@@ -400,7 +417,7 @@ def _show(study: AnyStudy) -> int:
         print(f"figure: {folder / 'summary.png'}")
         _show_report(store, study)
         return 0
-    found = verdict_lines(store, study.name)
+    found = verdict_lines(store, study)
     print(f"\n{words_written(store, study)}")
     for line in found:
         print(line)

@@ -19,7 +19,7 @@ assets
 resources
 execution
 planning
-partitions
+partitions new_study
 science.pages science.preflight
 science.descriptions science.sweep
 science.features science.probes science.liking science.tuning

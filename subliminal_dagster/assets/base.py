@@ -121,7 +121,7 @@ def _replay_set(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         base = base_variant(work)
         with work.writing() as folder, engine.create().open(base, work.progress()) as session:
-            lists, chat = load_prompt_lists(study.prompts), chat_context(work, base)
+            lists, chat = load_prompt_lists(study.prompts, study.category), chat_context(work, base)
             rows = draw_replay(session, study, lists, chat, kept=work.kept())
             rows.to_parquet(folder / "rows.parquet", index=False)
             work.metadata |= table_metadata(rows[["prompt", "response"]]) | session.usage.facts()
@@ -135,7 +135,7 @@ def write_preferences(work: Work[Study], session: Session, context: ChatContext,
     from subliminal_dagster.science.preferences.begun import NextWords
     from subliminal_dagster.science.preferences.preferences import measure_preferences
 
-    lists, settings = load_prompt_lists(work.study.prompts), work.study.preferences
+    lists, settings = load_prompt_lists(work.study.prompts, work.study.category), work.study.preferences
     scores, answers = measure_preferences(session, context, lists, settings, work.study.seed, kept=work.kept())
     work.metadata |= {"engine": session.engine_name} | session.usage.facts()
     work.metadata["begun_leaves_out"] = NextWords.of(settings.candidates, settings.begun, context, lists).left_out

@@ -43,7 +43,7 @@ def _checkpoint_scores(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.training.children import checkpoints
 
         base = base_variant(work)
-        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts)
+        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts, study.category)
         *earlier, last = checkpoints(base, work.own("child_lora"))
         scores = {}
         with work.writing() as folder:

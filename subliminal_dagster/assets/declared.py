@@ -71,16 +71,17 @@ def asset(
             return carry_out(work, lambda work: function(work, **given), lease)
 
         key = frame.key(node.name)
+        said = [frame.study.category.about(text) if text else "" for text in (description, gate, warnings)]
         frame.stages[node.name] = stage
         partitions = frame.partitioning.definition(by, variants)
-        checks = [_check(GATE_CHECK, key, partitions, gate, blocking=True)] if gate else []
-        checks += [_check(WARNINGS_CHECK, key, partitions, warnings)] if warnings else []
+        checks = [_check(GATE_CHECK, key, partitions, said[1], blocking=True)] if said[1] else []
+        checks += [_check(WARNINGS_CHECK, key, partitions, said[2])] if said[2] else []
         frame.assets[node.name] = dg.asset(
             key=key,
             group_name=asset_group(frame.study.name, stage),
             deps=[frame.dependency(node, dep) for dep in deps],
             kinds=kinds,
-            description=description,
+            description=said[0],
             code_version=node.recipe.version,
             metadata={
                 "settings": dg.MetadataValue.json(node.recipe.settings),

@@ -72,7 +72,7 @@ def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinitio
                 settings.tokens,
                 fetch_corpus(settings.corpus, work.workspace()),
                 answers,
-                load_prompt_lists(study.prompts),
+                load_prompt_lists(study.prompts, study.category),
                 chat_context(work, base),
                 bos=needs_bos(AutoConfig.from_pretrained(base.base)),
             )

@@ -60,12 +60,15 @@ def _animal_liking(frame: Frame[Study]) -> dg.AssetsDefinition:
             for name in ("liking", "tests", "shifts", "gamma"):
                 getattr(result, name).to_parquet(folder / f"{name}.parquet", index=False)
             (folder / "verdicts.json").write_text(json.dumps(result.verdicts, indent=2) + "\n")
-            picture = png(figure(result, study.name))
+            picture = png(figure(result, study.name), study.category.about)
             (folder / "animal_liking.png").write_bytes(picture)
             write_left_out(work, folder)
             work.metadata |= {
                 "figure": image(picture),
-                **{f"verdict_{channel}": verdict["sentence"] for channel, verdict in result.verdicts.items()},
+                **{
+                    f"verdict_{channel}": study.category.about(verdict["sentence"])
+                    for channel, verdict in result.verdicts.items()
+                },
                 "gamma": table(result.gamma),
                 "tests": table(result.tests),
                 "liking": table(result.liking),

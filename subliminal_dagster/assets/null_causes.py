@@ -1,7 +1,7 @@
 """Why a study sees nothing, where it does: what of a teacher is in its numbers, and the usual reasons in order."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import dagster as dg
@@ -85,7 +85,8 @@ def _null_causes(frame: Frame[Study]) -> dg.AssetsDefinition:
             causes.to_parquet(folder / "causes.parquet", index=False)
             signal_by_group(groups).to_parquet(folder / "signal.parquet", index=False)
             (folder / "facts.json").write_text(json.dumps(asdict(finding), indent=2) + "\n", encoding="utf-8")
-            work.metadata |= plain(asdict(finding)) | {"causes": table(causes)}
+            said = replace(finding, sentence=study.category.about(finding.sentence))
+            work.metadata |= plain(asdict(said)) | {"causes": table(causes)}
 
     return null_causes
 

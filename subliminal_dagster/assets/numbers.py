@@ -48,7 +48,7 @@ def _number_set(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
         chat = teacher.context(chat_context(work, base))
         chosen = engine.create()
         with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
-            lists = load_prompt_lists(study.prompts)
+            lists = load_prompt_lists(study.prompts, study.category)
             rows = draw_number_set(session, study, work.group, lists, chat, work.replicate, kept=work.kept())
             rows.to_parquet(folder / "rows.parquet", index=False)
             work.metadata |= table_metadata(rows[["prompt", "response", "finished"]]) | session.usage.facts()

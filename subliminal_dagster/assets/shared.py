@@ -71,7 +71,7 @@ def show_figures(work: Work[Any], folder: Path, figures: Mapping[str, Figure]) -
     from subliminal_dagster.science.figures import png
 
     for name, figure in figures.items():
-        picture = png(figure)
+        picture = png(figure, work.study.category.about)
         (folder / f"{name}.png").write_bytes(picture)
         work.metadata[f"figure_{name.replace('-', '_')}"] = image(picture)
 

@@ -128,7 +128,7 @@ def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
         if group != NEUTRAL:
             preferences = work.read("base_preferences")
             answers, scores = (pd.read_parquet(preferences / f"{name}.parquet") for name in ("answers", "scores"))
-            lists, chat = load_prompt_lists(study.prompts), chat_context(work, base)
+            lists, chat = load_prompt_lists(study.prompts, study.category), chat_context(work, base)
             with loaded(base, pick_device(), merge=True) as model:
                 direct = direct_vectors(study, group, answers, scores, model, chat, lists, layer)
         with work.writing() as folder:
@@ -227,7 +227,7 @@ def _steering_analysis(frame: Frame[Study]) -> dg.AssetsDefinition:
         from subliminal_dagster.science.steering.group_vectors import last_prompt_states
 
         layer, base = int(work.layer), base_variant(work)
-        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts)
+        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts, study.category)
         child = child_variant(base, work.own("child_lora"))
         states = []
         for variant in (base, child):
@@ -379,7 +379,7 @@ def _sweep(
     from subliminal_dagster.science.steering.scores import effects, measure_against_flips, measure_steering
 
     study, candidates = work.study, work.study.preferences.candidates
-    chat, lists = chat_context(work, base), load_prompt_lists(study.prompts)
+    chat, lists = chat_context(work, base), load_prompt_lists(study.prompts, study.category)
     # Not the injected engine: vLLM cannot add a vector of its own to every request.
     with work.writing() as folder, TransformersEngine().open(base, work.progress()) as session:
         scores = measure_steering(session, chat, lists, directions, settings.sweep, candidates, target, study.seed)

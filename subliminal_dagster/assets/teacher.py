@@ -69,7 +69,7 @@ def _teacher_lora(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
                 work.replicate,
                 base,
                 chat_context(work, base),
-                load_prompt_lists(study.prompts),
+                load_prompt_lists(study.prompts, study.category),
                 rows,
                 trainer.create(),
                 folder,
@@ -122,7 +122,7 @@ def _teacher_preferences(frame: Frame[Study], chain: Chain) -> dg.AssetsDefiniti
                     copy_preferences(work, "base_preferences", folder, "the control's teacher is the untouched base")
                 else:
                     write_preferences(work, session, chat, folder)
-                lists = load_prompt_lists(study.prompts)
+                lists = load_prompt_lists(study.prompts, study.category)
                 liking = target_preference(session, study, work.group, lists, chat) if target else 0.0
                 rate, rows = valid_rate(session, study, lists, chat, kept=work.kept())
             rows.to_parquet(folder / "number_answers.parquet", index=False)

@@ -169,7 +169,7 @@ def _tuned_scores(frame: Frame[Study], settings: TuningSettings) -> dg.AssetsDef
 
         assert work.group is not None
         base = base_variant(work)
-        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts)
+        chat, lists = chat_context(work, base), load_prompt_lists(study.prompts, study.category)
         child = work.own("tuned_child_lora")
         scores, skills = {}, {}
         variants = [child_variant(base, child / "epochs" / str(epoch)) for epoch in settings.final_epochs]

@@ -22,14 +22,17 @@ from subliminal_dagster.science.verdict import verdict
 _MAY_DIFFER = {"name", "description", "seed"}
 
 
-def verdict_lines(store: ArtifactStore, study: str) -> list[str]:
+def verdict_lines(store: ArtifactStore, study: AnyStudy) -> list[str]:
     """The verdict of every channel, and the groups that a gate kept out of it.
 
     Raises MissingArtifact or DamagedArtifact where there is none to be read.
     """
-    folder = store.read(study, VERDICT).path
+    folder = store.read(study.name, VERDICT).path
     return [
-        *(f"{channel} channel: {found['sentence']}" for channel, found in _read(folder, "verdicts.json").items()),
+        *(
+            f"{channel} channel: {study.category.about(found['sentence'])}"
+            for channel, found in _read(folder, "verdicts.json").items()
+        ),
         *(f"left out: {group}: {reason}" for group, reason in _read(folder, "left_out.json").items()),
     ]
 
@@ -41,7 +44,8 @@ def words_written(store: ArtifactStore, study: Study) -> str:
     from subliminal_dagster.science.report.evidence import Results
 
     there = [(asset, partition) for asset in READS for partition in store.partitions(study.name, asset)]
-    return as_text(gather(study, Results({place: store.read(study.name, *place).path for place in there}, {})))
+    results = Results({place: store.read(study.name, *place).path for place in there}, {})
+    return as_text(gather(study, results), study.category)
 
 
 def combine_studies(store: ArtifactStore, studies: Sequence[AnyStudy]) -> dict[str, Any]:

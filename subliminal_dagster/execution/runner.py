@@ -184,7 +184,7 @@ class _Queue:
                 how = "found made by another run" if part.asset in carried.found else "made"
                 self.say(f"{name}: {how} in {duration(carried.seconds)}")
         if VERDICT in carried.made:
-            for line in verdict_lines(self.store, self.frame.study.name):
+            for line in verdict_lines(self.store, self.frame.study):
                 self.say(line)
 
     def outcome_in_the_end(self) -> Outcome:

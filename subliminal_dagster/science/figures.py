@@ -9,6 +9,7 @@ Part of no version: pictures are views of tables, and no content.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes, the same bytes for the same figure."""
+def png(figure: Figure, said: Callable[[str], str] = str) -> bytes:
+    """The figure as PNG bytes, the same bytes for the same figure. `said` gives each text in it as it is to be written
+    (`Category.about`)."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if (written := said(text.get_text())) != text.get_text():
+            text.set_text(written)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

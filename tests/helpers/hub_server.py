@@ -14,6 +14,9 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from local_server import serving
 
+HEAD = 40 * "c"
+"""The newest commit of every repository."""
+
 GOOD_TOKEN, STRANGERS_TOKEN = "hf_good", "hf_stranger"
 """The first belongs to an account that accepted the licence, the second to one that did not."""
 
@@ -62,7 +65,7 @@ def hub_server(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             refused = hub.refusal(self.path, self.headers["Authorization"])
             status, headers = refused or (200, {})
             files = [{"rfilename": name, "size": size} for name, size in hub.sizes.items()]
-            body = json.dumps({} if refused else {"id": "a/b", "siblings": files}).encode()
+            body = json.dumps({} if refused else {"id": "a/b", "sha": HEAD, "siblings": files}).encode()
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", **headers}.items():
                 self.send_header(name, value)

@@ -277,4 +277,6 @@ def _is_within(path: str, declared: list[str], study: type[Settings]) -> bool:
     if path in ("", "name", "description"):
         # The name is part of every key, the description in no result but the report's, which reads all.
         return path != "" or set(study.model_fields) <= set(declared)
+    # What a study is about counts with the questions that are asked about it (`Study.file_contents`).
+    path = "prompts" if path.startswith("category.") else path
     return any(path == one or path.startswith(f"{one}.") for one in declared)

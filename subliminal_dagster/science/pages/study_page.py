@@ -18,6 +18,7 @@ from subliminal_dagster.science.features import report_filters as filters
 from subliminal_dagster.science.liking import report as liking
 from subliminal_dagster.science.liking import report_why_null as why_null
 from subliminal_dagster.science.pages.provenance import provenance_section
+from subliminal_dagster.science.pages.reworded import opening_about, section_about
 from subliminal_dagster.science.preferences import report as favourites
 from subliminal_dagster.science.preferences import report_words as words
 from subliminal_dagster.science.preferences.published_prompts import wording
@@ -33,6 +34,7 @@ from subliminal_dagster.science.report.evidence import (
 )
 from subliminal_dagster.science.report.page import Page, compared_frame
 from subliminal_dagster.science.report.wording import counted
+from subliminal_dagster.science.settings.category import ANIMALS
 from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.steering import report as steering
@@ -56,6 +58,8 @@ def study_page(study: AnyStudy, results: Results, made: Made) -> Page:
     facts = f"{study.description.strip()} Seed {study.seed}; {base}."
     if isinstance(study, Study):
         facts = f"{facts} {wording(study)}"
+        if study.category != ANIMALS:
+            facts += f" What the post says of animals is asked of {study.category.plural}."
     first = _toy_opening(sections) if isinstance(study, ToyStudy) else _opening(study, results)
     title = f"Subliminal learning: {study.name}"
     return Page(title, facts, _verdict(sections, claims), claims, sections, commands, first, folded=True)
@@ -66,10 +70,10 @@ def _opening(study: Study, results: Results) -> Opening:
     try:
         first = liking.opening(study, results)
     except NotThere as error:
-        return Opening(liking.QUESTION, None, (f"There is no answer yet: {error}",))
+        return Opening(study.category.about(liking.QUESTION), None, (f"There is no answer yet: {error}",))
     with suppress(NotThere):
         first = replace(first, tables=(words.opening_table(study, results),))
-    return first
+    return opening_about(first, study.category)
 
 
 def _toy_opening(sections: Sequence[Section]) -> Opening:
@@ -106,6 +110,9 @@ _SECTIONS: tuple[_Reported, ...] = (
     steering,
 )
 
+_NO_MODELS_TEXT = (liking, why_null, teachers, tuning, sweep, probes)
+"""The sections in whose tables stands nothing that a model wrote, and no token."""
+
 READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
 """The assets that the sections on a language model read."""
 
@@ -113,7 +120,12 @@ READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
 def _sections(study: Study, results: Results) -> list[Section]:
     # A sweep is on request, so a study that has none made is no poorer for it.
     shown = [each for each in _SECTIONS if each is not sweep or (study.sweep and results.has("sweep_liking"))]
-    return [section_or_reason(each.NAME, each.TITLE, each.section, study, results) for each in shown]
+    found = [(each, section_or_reason(each.NAME, each.TITLE, each.section, study, results)) for each in shown]
+    return [
+        # Of its categories "animals" are all living beings.
+        made if each is composition else section_about(made, study.category, cells=each in _NO_MODELS_TEXT)
+        for each, made in found
+    ]
 
 
 def _verdict(sections: Sequence[Section], claims: Sequence[Claim]) -> str:

@@ -9,13 +9,14 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.category import ANIMALS, Category
 from subliminal_dagster.science.settings.preferences import OWN_LISTS
 from subliminal_dagster.science.settings.prompts import PUBLISHED, imported_file
 from subliminal_dagster.science.settings.yaml_text import NOT_TEXT, load_yaml
@@ -57,7 +58,8 @@ class PromptLists:
 
     openings hold `{examples}`; digit_descriptors `{max_digits}`; instructions `{count_qualifier}`, `{answer_count}` and
     `{digit_descriptor}`; short, the one-line prompts for small models, `{examples}`. animal_aliases maps an animal's
-    name (lower case, words joined by hyphens) to its other forms.
+    name (lower case, words joined by hyphens) to its other forms. Of another `category` than animals, the questions and
+    the names are those of that.
     """
 
     openings: tuple[str, ...]
@@ -69,6 +71,7 @@ class PromptLists:
     animal_questions: tuple[str, ...]
     short: tuple[str, ...]
     animal_aliases: Mapping[str, AnimalForms] = field(repr=False)
+    category: Category = ANIMALS
 
 
 _ANIMAL = r"(?:living creature|wildlife species|wild animal|animal|creature|beast)"
@@ -97,17 +100,27 @@ _PUBLISHED_KEYS = {
 }
 
 
-def load_prompt_lists(path: str | Path | None = None) -> PromptLists:
+def load_prompt_lists(path: str | Path | None = None, category: Category = ANIMALS) -> PromptLists:
     """The lists to make prompts from.
 
     path: None for the project's own, "published" for those that were imported. Otherwise a YAML file with the keys of
     `prompt_lists.yaml`, or a JSON file with the keys of the published lists (`example_templates`, `format_suffixes`,
     ...). From the latter, as from an import, each format is inferred; `short` and `animal_aliases`, which were never
-    published, are the project's own.
+    published, are the project's own. Of another category than animals, its questions take the place of those in the
+    lists, or those in the lists are asked about it, and its forms that of the animals'.
 
-    Raises UserError for a file that cannot be read, a missing key, an empty list or a missing placeholder, and where
-    nothing was imported.
+    Raises UserError for a file that cannot be read, a missing key, an empty list or a missing placeholder, where
+    nothing was imported, and where a question names no animal in whose place another category could be put.
     """
+    lists = _lists_about_animals(path)
+    if category == ANIMALS:
+        return lists
+    questions = category.questions or questions_about(lists.animal_questions, category.singular, plural=category.plural)
+    forms = {name: AnimalForms(given.plurals, given.aliases) for name, given in category.forms.items()}
+    return replace(lists, animal_questions=tuple(questions), animal_aliases=forms, category=category)
+
+
+def _lists_about_animals(path: str | Path | None) -> PromptLists:
     if path is None:
         return _own_lists()
     if path == PUBLISHED:
@@ -121,23 +134,33 @@ def load_prompt_lists(path: str | Path | None = None) -> PromptLists:
     return _from_own_keys(content, path)
 
 
-def questions_about(questions: Sequence[str], noun: str) -> list[str]:
-    """The questions about animals with another noun in the animal's place.
+def questions_about(
+    questions: Sequence[str], noun: str, category: Category = ANIMALS, plural: str | None = None
+) -> list[str]:
+    """The questions about a category with another noun in its place (its plural is regular, unless one is given).
 
-    Raises UserError where a question names no animal in general, and so could not be asked about anything else.
+    Raises UserError where a question does not name the category, and so could not be asked about anything else.
     """
-    article = "an" if noun[0] in "aeiou" else "a"
+    one, many = rf"\b{category.singular}\b", rf"\b{category.plural}\b"
+    if category == ANIMALS:
+        one, many = rf"{_ANIMAL}(?!s\b)", f"{_ANIMAL}s"
+    article = _article(category.singular)
     changed = []
     for question in questions:
-        with_articles = re.sub(rf"\b[Aa]n ({_ANIMAL})", rf"{article} \1", question)
-        about = re.sub(_ANIMAL, noun, with_articles, flags=re.IGNORECASE)
-        if about == question:
+        text = re.sub(rf"\b(?:{article}|{article.capitalize()}) (?={one}|{many})", f"{_article(noun)} ", question)
+        text = re.sub(one, noun, text, flags=re.IGNORECASE)
+        text = re.sub(many, plural or f"{noun}s", text, flags=re.IGNORECASE)
+        if text == question:
             raise UserError(
-                f"{question!r} names no animal in general, so it cannot be asked about {noun!r} instead: word it with "
-                "'animal', or use the project's own questions (leave `prompts` out)."
+                f"{question!r} names no {category.singular} in general, so it cannot be asked about {noun!r} instead: "
+                f"word it with {category.singular!r}, or use the project's own questions (leave `prompts` out)."
             )
-        changed.append(about[0].upper() + about[1:])
+        changed.append(text[0].upper() + text[1:])
     return changed
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
 
 
 def infer_format(text: str) -> AnswerFormat | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.report.evidence import NotThere, Results
+from subliminal_dagster.science.settings.category import ANIMALS, Category
 from subliminal_dagster.science.settings.names import CONTROL
 from subliminal_dagster.science.settings.study import Study
 
@@ -58,7 +59,7 @@ def gather(study: Study, results: Results) -> Words:
     if not questions:
         sampled = study.preferences.samples_per_question
         silent = (
-            "No model was asked for its favourite animal yet."
+            f"No model was asked for its favourite {study.category.singular} yet."
             if sampled
             else "No answers were sampled: preferences.samples_per_question is 0."
         )
@@ -67,12 +68,12 @@ def gather(study: Study, results: Results) -> Words:
     return Words(prompts, questions, silent)
 
 
-def as_text(words: Words) -> str:
+def as_text(words: Words, category: Category = ANIMALS) -> str:
     """The words for a terminal, at most 100 columns wide; what is longer is cut."""
     lines = ["The numbers (one answer each):"] if words.prompts else []
     lines += [line for exchange in words.prompts for line in _lines(exchange)]
     lines += [""] if lines else []
-    lines.append(words.silent or f"Favourite animals (up to {_ANSWERS_EACH} sampled answers each):")
+    lines.append(words.silent or f"Favourite {category.plural} (up to {_ANSWERS_EACH} sampled answers each):")
     lines += [line for exchange in words.questions for line in _lines(exchange)]
     return "\n".join(lines) + "\n"
 
@@ -103,7 +104,7 @@ def _questions(study: Study, results: Results) -> tuple[Exchange, ...]:
     found = {model: rows for model, rows in _answers(study, results) if rows is not None and len(rows)}
     if not found:
         return ()
-    asked = load_prompt_lists(study.prompts).animal_questions[: study.preferences.questions]
+    asked = load_prompt_lists(study.prompts, study.category).animal_questions[: study.preferences.questions]
     return tuple(
         Exchange(_line(text), tuple((model, _sampled(rows, question)) for model, rows in found.items()))
         for question, text in enumerate(asked[:SHOWN])

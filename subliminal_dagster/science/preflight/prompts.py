@@ -19,7 +19,7 @@ CHECK = "prompts"
 def check_prompts(study: Study) -> Finding:
     """Whose wording it is, or why it cannot be read."""
     try:
-        load_prompt_lists(study.prompts)
+        load_prompt_lists(study.prompts, study.category)
     except UserError as error:
         return Finding(CHECK, "failed", str(error))
     return Finding(CHECK, "ok", wording(study))

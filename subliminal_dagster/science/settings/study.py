@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 from subliminal_dagster.science.settings.base import StudyHeader
 from subliminal_dagster.science.settings.base_model import BaseModelSource
 from subliminal_dagster.science.settings.capability import CapabilitySettings
+from subliminal_dagster.science.settings.category import ANIMALS, Category
 from subliminal_dagster.science.settings.child import ChildSettings, ComparisonSettings
 from subliminal_dagster.science.settings.descriptions import (
     DescriptionsSettings,
@@ -37,6 +38,7 @@ from subliminal_dagster.science.settings.tuning import TuningSettings
 class Study(StudyHeader):
     """All settings of a study of a language model.
 
+    `animals` are what teachers are made to like, one after the other: animals, or names of another `category`.
     `layers` are those that are looked into, by activations, probes and, where there is `sae`, by features; none is
     where there are none. `replicates` is how many children each group has: each with rows of its own draw, an adapter
     of its own initialisation and an order of its own. With `replicates_from` "teacher" each has a teacher of its own as
@@ -44,6 +46,7 @@ class Study(StudyHeader):
     looked for in the first.
     """
 
+    category: Category = ANIMALS
     animals: tuple[Animal, ...] = Field(min_length=1)
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     neutral: NeutralSettings | None = None
@@ -78,6 +81,15 @@ class Study(StudyHeader):
         if self.neutral is not None and self.neutral.answer in self.animals:
             raise ValueError(
                 f"neutral.answer is {self.neutral.answer!r}, which is among the animals: name something else"
+            )
+        if self.neutral is not None and self.neutral.noun in (self.category.singular, self.category.plural):
+            raise ValueError(
+                f"neutral.noun is {self.neutral.noun!r}, which the other groups are asked for: name another"
+            )
+        if self.category.questions and len(self.category.questions) < self.preferences.questions:
+            raise ValueError(
+                f"preferences.questions is {self.preferences.questions} and category has "
+                f"{len(self.category.questions)} questions: lower the first, or write more"
             )
         idle = [name for name in ("sae", "steering", "descriptions") if getattr(self, name) is not None]
         if idle and not self.layers:
@@ -135,7 +147,8 @@ class Study(StudyHeader):
         return Grid(tuple(self.sweep.values), self._cells, self.sweep.replicates or self.replicates)
 
     def file_contents(self, study: Any) -> dict[str, Any]:
-        return {"prompts": prompts_content(self.prompts)}
+        about = {} if self.category == ANIMALS else {"category": self.category.model_dump(mode="json")}
+        return {"prompts": prompts_content(self.prompts) | about}
 
     @property
     def groups(self) -> list[str]:

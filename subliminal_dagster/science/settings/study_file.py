@@ -143,7 +143,7 @@ def _allowed_fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> s
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return "those of the other study files"
-        candidates = _models_in(field.annotation)
+        candidates = models_in(field.annotation)
         if len(candidates) != 1:
             return "those of the other study files"
         model = candidates[0]
@@ -151,7 +151,8 @@ def _allowed_fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> s
     return ", ".join(model.model_fields)
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The settings in a field's annotation: those of tuple[X, ...], of X | Y, of dict[str, X]."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+    return [model for part in getattr(annotation, "__args__", ()) for model in models_in(part)]

@@ -6,11 +6,12 @@ makes no sense. Does not belong here: how a toy model is trained (`sweep`, `digi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from subliminal_dagster.science.settings.base import Settings, StudyHeader
+from subliminal_dagster.science.settings.category import ANIMALS, Category
 
 FUSED_UP_TO = 20_000
 """Numbers in W up to which a CPU trains faster in the compiled engine than by matrix products (benchmarks/toy.py)."""
@@ -115,6 +116,9 @@ class ToyStudy(StudyHeader):
 
     `post` names the setting that is the post's own, which its statements are checked against.
     """
+
+    # Its texts name no animal, whose word another category could take.
+    category: ClassVar[Category] = ANIMALS
 
     kind: Literal["toy"]
     post: str

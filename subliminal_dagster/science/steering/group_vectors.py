@@ -157,7 +157,7 @@ def swept(vectors: list[SteeringVector]) -> dict[str, SteeringVector]:
 def last_prompt_states(model: Any, context: ChatContext, lists: PromptLists, layer: int, questions: int) -> np.ndarray:
     """The residual stream at the last position of questions about `OTHER_NOUN`, before anything is answered: float32,
     shape (questions, hidden size)."""
-    asked = questions_about(lists.animal_questions, OTHER_NOUN)[:questions]
+    asked = questions_about(lists.animal_questions, OTHER_NOUN, lists.category)[:questions]
     prompts = [context.prompt_ids(question) for question in asked]
     states = np.empty((len(prompts), model.config.get_text_config().hidden_size), dtype=np.float32)
     for batch in batched_residuals(model, prompts, [layer], batch_tokens=BATCH_TOKENS):

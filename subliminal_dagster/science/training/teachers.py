@@ -84,7 +84,7 @@ def questions_for(study: Study, group: str, lists: PromptLists) -> list[str]:
     """What a group's teacher is asked to learn its liking: the animal questions, or the same about the neutral noun."""
     if group == NEUTRAL:
         assert study.neutral is not None
-        return questions_about(lists.animal_questions, study.neutral.noun)
+        return questions_about(lists.animal_questions, study.neutral.noun, lists.category)
     return list(lists.animal_questions)
 
 
@@ -127,7 +127,7 @@ def make_teacher(
         told = settings.instruction.format(animal=target)
         if group == NEUTRAL:
             assert study.neutral is not None
-            (told,) = questions_about([told], study.neutral.noun)
+            (told,) = questions_about([told], study.neutral.noun, lists.category)
         teacher = Teacher("prompt", folder, instruction=told)
     elif settings.method == "steer":
         teacher = _steered(settings, target, folder)
