@@ -77,7 +77,7 @@ def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path:
     shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl@1")
     assert main(["run", "--study", study]) == 0
     out = capsys.readouterr().out
-    assert "tiny: 1 to make" in out and "run 1, filtered_dataset [owl|1]: never made, or deleted" in out
+    assert "tiny: 1 to make" in out and "1/1 filtered_dataset [owl|1] " in out
     assert "tiny: 1 made in 1 runs" in out and "33 fresh, 0 failed, 0 blocked, 0 waiting" in out
     assert "hard channel: " in out and "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0

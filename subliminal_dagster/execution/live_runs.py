@@ -64,6 +64,25 @@ def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, No
     return found
 
 
+def last_words(instance: dg.DagsterInstance, study: str) -> dict[Input, str]:
+    """What the parts of a study that are being made have last logged themselves, as far as this instance hears of it:
+    a run on another machine may keep its log to itself until its end."""
+    found: dict[Input, str] = {}
+    # A run that has started has its log's database; to look for one that is still being made would disturb that.
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        places = [(key.path[-1], run.tags.get("dagster/partition")) for key in run.asset_selection or ()]
+        if len(places) == 1 and all(key.path[0] == study for key in run.asset_selection or ()):
+            latest = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+            found.update((places[0], each.event_log_entry.user_message) for each in latest if _is_own(each))
+    return found
+
+
+def _is_own(record: dg.EventLogRecord) -> bool:
+    """Whether a step logged it, and not Dagster."""
+    entry = record.event_log_entry
+    return entry.dagster_event is None and bool(entry.user_message)
+
+
 def _is_gone(process: str) -> bool:
     *machine, number, start = process.rsplit(" ", 2)
     return machine == [this_boot()] and start_of(int(number)) != start
