@@ -51,9 +51,10 @@ def test_a_plan_says_what_changed_and_what_it_will_take(study: str, capsys: Capt
     assert capsys.readouterr().out == "tiny: 0 missing, 0 stale, 33 fresh, 0 blocked\n"
     assert main(["plan", "--study", study, "--set", "child.training.epochs=5", "--partition", "owl"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("stale    child_lora [owl|1], ") and " s on cpu (" in lines[0]
-    assert lines[1].strip() == "setting child.training.epochs changed from 2 to 5"
-    assert lines[2].endswith("(only if that comes out different)")
+    assert lines[0] == "setting child.training.epochs changed from 2 to 5"
+    assert lines[1].startswith("  stale    child_lora [owl|1], ") and " s on cpu (" in lines[1]
+    assert lines[2] == "child_lora is to be made: setting child.training.epochs changed from 2 to 5"
+    assert lines[3] == "(only if that comes out different)" and "preference_scores [owl|1]" in lines[4]
     assert lines[-1].startswith("tiny: 0 missing, 4 stale, 8 fresh, 0 blocked; about ")
 
 
@@ -77,7 +78,7 @@ def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path:
     shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl@1")
     assert main(["run", "--study", study]) == 0
     out = capsys.readouterr().out
-    assert "tiny: 1 to make" in out and "1/1 filtered_dataset [owl|1] " in out
+    assert "tiny: 1 to make" in out and "1/9 filtered_dataset [owl|1] " in out
     assert "tiny: 1 made in 1 runs" in out and "33 fresh, 0 failed, 0 blocked, 0 waiting" in out
     assert "hard channel: " in out and "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0
@@ -181,8 +182,6 @@ def test_what_is_no_other_seed_of_a_study_is_not_combined(study: str, tmp_path: 
     another = study.replace(".yaml", "-seed7.yaml")
     write_gamma(tmp_path / "store", "tiny-seed7", 1.0, contrast="control")
     assert "Gamma of the hard channel is set against others in tiny and control in tiny-seed7" in said(study, another)
-    assert main(["compare", "--json"]) == 2
-    assert "--json goes with --seeds" in capsys.readouterr().err
 
 
 def execute_and_tell(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
@@ -213,7 +212,7 @@ def test_a_run_that_a_gate_stops_says_so_and_exits_with_1(study: str, capsys: Ca
     assert "blocked: teacher_preferences [owl]: the teacher answers 'owl' with probability" in captured.err
     assert "blocked: soft_preference_scores [owl|1]: teacher_preferences [owl] was refused" in captured.err
     assert main(["plan", "--study", study, *gate]) == 0
-    assert "blocked  number_set [owl]" in capsys.readouterr().out
+    assert "  blocked  number_set [owl]" in capsys.readouterr().out
 
 
 def test_gc_lists_then_removes(study: str, tmp_path: Path, capsys: Capture) -> None:
@@ -249,7 +248,7 @@ def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, t
     assert main(["show", "--study", str(path)]) == 2
     assert "materialize animal_liking" in capsys.readouterr().err
     assert main(["plan", "--study", str(path), "--select", "+chld_lora"]) == 2
-    assert "The study tiny has no asset 'chld_lora': did you mean child_lora?" in capsys.readouterr().err
+    assert "The study tiny has no asset 'chld_lora'. Did you mean child_lora?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"subliminal-dagster {version('subliminal-dagster')}\n"

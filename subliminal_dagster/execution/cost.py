@@ -19,7 +19,7 @@ from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.budget.card import CARDS, Card
 from subliminal_dagster.science.budget.needs import needs
 from subliminal_dagster.science.budget.shape import shape_of
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 from subliminal_dagster.science.preflight.card import cards_here
 from subliminal_dagster.science.settings.study import Study
 
@@ -60,7 +60,7 @@ def named_card(name: str) -> Card:
     """The card of a name, whatever its case. Raises UserError for one that the budget does not know."""
     found = next((card for known, card in CARDS.items() if known.lower() == name.lower()), None)
     if found is None:
-        raise UserError(f"The budget knows no card {name!r}: name one of {', '.join(CARDS)}.")
+        raise UserError(f"The budget knows no card {name!r}: name one of {', '.join(CARDS)}.{meant(name, CARDS)}")
     return found
 
 

@@ -19,7 +19,7 @@ from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.local import Workers, worker_count
 from subliminal_dagster.execution.carriers.protocol import Carrier
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 
 CARRIER = "SUBLIMINAL_CARRIER"
 SETTINGS = "SUBLIMINAL_CARRIER_SETTINGS"
@@ -32,7 +32,7 @@ def carrier_name() -> str:
     """The carrier that the environment names. Raises UserError where there is none of that name."""
     name = os.environ.get(CARRIER) or "local"
     if name not in KNOWN:
-        raise UserError(f"{CARRIER} is {name!r}: set it to {', '.join(KNOWN[:-1])} or {KNOWN[-1]}.")
+        raise UserError(f"{CARRIER} is {name!r}: set it to {', '.join(KNOWN[:-1])} or {KNOWN[-1]}.{meant(name, KNOWN)}")
     return name
 
 
