@@ -11,6 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -72,6 +73,27 @@ def test_a_plan_for_programs(study: str, capsys: Capture) -> None:
     (scores,) = [p for p in plan["parts"] if (p["asset"], p["partition"]) == ("preference_scores", "wolf|1")]
     assert (scores["status"], scores["sure"], scores["waits_for"]) == ("stale", False, ["child_lora/wolf|1"])
     assert scores["seconds"] > 0 and scores["device"].startswith("cpu")
+
+
+def test_a_check_is_one_line_and_an_exit_code(study: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["plan", "--study", study, "--check"]) == 0
+    assert capsys.readouterr().out == "tiny: 0 missing, 0 stale, 33 fresh, 0 blocked\n"
+    shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl@1")
+    assert main(["plan", "--study", study, "--check"]) == 1
+    assert capsys.readouterr().out.startswith("tiny: 1 missing, 8 stale, 24 fresh, 0 blocked; about ")
+    assert main(["plan", "--study", study, "--check", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["study"] == "tiny"
+
+
+def test_a_plan_of_a_large_study_fits_on_two_screens(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    assert main(["plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["never made, or deleted", "  missing  base_model"]
+    assert "  missing  teacher_lora: 7 parts (dog, fox, lion, ...)" in lines
+    assert len(lines) < 60
 
 
 def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path: Path, capsys: Capture) -> None:
@@ -182,6 +204,51 @@ def test_what_is_no_other_seed_of_a_study_is_not_combined(study: str, tmp_path: 
     another = study.replace(".yaml", "-seed7.yaml")
     write_gamma(tmp_path / "store", "tiny-seed7", 1.0, contrast="control")
     assert "Gamma of the hard channel is set against others in tiny and control in tiny-seed7" in said(study, another)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "meant"),
+    [
+        (["--study", "smollm2"], "", "smollm2-135m-instruct"),
+        (["--study", "tpy"], "", "toy"),
+        (["--select", "techer_lora"], "", "teacher_lora"),
+        (["--select", "group:teachr"], "", "teacher"),
+        (["--partition", "olw"], "", "owl"),
+        (["--set", "child.traning.epochs=5"], "", "training"),
+        (["--card", "a600"], "", "A6000"),
+        ([], "SUBLIMINAL_ENGINE=transformer", "transformers"),
+    ],
+)
+def test_a_name_that_is_not_known_is_answered_with_one_like_it(
+    arguments: list[str], variable: str, meant: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    if variable:
+        monkeypatch.setenv(*variable.split("="))
+    assert main(["plan", *arguments]) == 2
+    assert capsys.readouterr().err.endswith(f" Did you mean {meant}?\n")
+
+
+def test_every_command_for_programs_prints_one_document(
+    study: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*arguments: str) -> Any:
+        assert main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUBLIMINAL_STUDIES", study)
+    archive = str(tmp_path / "tiny.zip")
+    assert "toy" in [each["name"] for each in told("studies")]
+    shown = told("show", "--study", study)
+    assert Path(shown["figure"]).is_file() and Path(shown["report"]).is_file()
+    assert {each["state"] for each in told("preflight", "--study", study)["findings"]} <= {"ok", "warning"}
+    exported = told("export", "--study", study, archive)
+    assert (exported["file"], exported["study"], exported["stale"]) == (archive, "tiny", [])
+    imported = told("import", archive)
+    assert (imported["imported"], imported["there_already"]) == (0, exported["artifacts"])
+    assert told("gc", "--study", study)["removed_bytes"] == 0
+    assert Path(told("compare")["page"]).is_file()
 
 
 def execute_and_tell(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:

@@ -32,6 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever reads the output has seen enough; the rest of it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # The machine's own: a full disk, a folder of somebody else. One that names no file is a fault in here.
+        if error.filename is None:
+            raise
+        print(f"subliminal-dagster: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("subliminal-dagster: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
