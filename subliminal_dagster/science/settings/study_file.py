@@ -122,7 +122,7 @@ def _explain(path: Path, kind: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the study"
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _in_yaml_s_words(problem["msg"].removeprefix("Value error, "))
         if problem["type"] == "extra_forbidden":
             allowed = _allowed_fields(kind, problem["loc"])
             others = ", ".join(allowed) if allowed else "those of the other study files"
@@ -133,6 +133,13 @@ def _explain(path: Path, kind: type[BaseModel], error: ValidationError) -> str:
             message += f" (it is {problem['input']!r:.80})"
         lines.append(f"{where}: {message}")
     return f"{path}: " + "; ".join(lines)
+
+
+def _in_yaml_s_words(message: str) -> str:
+    """What pydantic says of Python's types, said of what a YAML file holds."""
+    message = re.sub(r"\ba valid (tuple|list)\b", "a list, such as [1, 2]", message)
+    message = re.sub(r"^(Tuple|List) should\b", "the list should", message)
+    return re.sub(r"\ba valid dictionary or .*", "fields of its own, such as {name: value}", message)
 
 
 def _allowed_fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
