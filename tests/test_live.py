@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -124,9 +125,10 @@ def study(done: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
     return str(path)
 
 
-@pytest.fixture
+@contextmanager
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """What is written to a terminal that this process's stdout is."""
+    """What is written to a terminal that this process's stdout is for the block. No fixture: pytest puts its own stdout
+    in the place of one that is set before the test itself."""
     ours, theirs = os.openpty()
     written: list[bytes] = []
 
@@ -149,10 +151,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 def test_a_terminal_shows_one_block_and_the_log_is_a_file(
-    study: str, terminal: list[bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    study: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["run", "--study", study]) == 0
-    shown = b"".join(terminal).decode()
+    with terminal(monkeypatch) as written:
+        assert main(["run", "--study", study]) == 0
+    shown = b"".join(written).decode()
     assert "\x1b[?25l" in shown and shown.count("\x1b[?25h") == 1, "the cursor is hidden, and there again in the end"
     assert "0 of 9 parts, 0:0" in shown and "time left" not in shown.rpartition("\x1b[?25h")[2]
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
