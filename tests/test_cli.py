@@ -236,7 +236,9 @@ def test_every_command_for_programs_prints_one_document(
         assert main([*arguments, "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    monkeypatch.chdir(tmp_path)
+    # An import writes the study's file where it is given.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("SUBLIMINAL_STUDIES", study)
     archive = str(tmp_path / "tiny.zip")
     assert "toy" in [each["name"] for each in told("studies")]

@@ -19,6 +19,7 @@ from study_runs import StudyRun
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.cli import main
 from subliminal_dagster.cli.live import Board, Step
+from subliminal_dagster.execution.live_runs import last_words
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.planner import Part
 from subliminal_dagster.planning.recipe import Input
@@ -110,6 +111,22 @@ def test_a_lost_step_is_shown_no_more_and_stays_to_be_made(board: Board) -> None
     board.begun(part)
     board.lost(part)
     assert board.steps() == [] and board.headline().startswith("0 of 1 parts")
+
+
+def test_what_a_step_has_last_logged_is_heard() -> None:
+    heard: list[dict[Input, str]] = []
+
+    @dg.asset(key=["toy", "digits"], partitions_def=dg.StaticPartitionsDefinition(["owl"]))
+    def digits(context):  # Dagster reads no annotation that is a text
+        heard.append(last_words(context.instance, "toy", ["digits"]))
+        context.log.info("read 3/9 files")
+        heard.append(last_words(context.instance, "toy", ["digits"]))
+        heard.append(last_words(context.instance, "another-study", ["digits"]))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([digits], partition_key="owl", instance=instance)
+        heard.append(last_words(instance, "toy", ["digits"]))
+    assert heard == [{}, {("digits", "owl"): "read 3/9 files"}, {}, {}]
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ def _hearing(board: Board, lock: threading.Lock, instance: dg.DagsterInstance) -
         while not over.wait(_ASK_AGAIN_SECONDS):
             # It is there to be looked at: a database that is locked for once must not end a run of days.
             with suppress(Exception):
-                words = last_words(instance, board.frame.study.name)
+                words = last_words(instance, board.frame.study.name, board.frame.nodes)
                 with lock:
                     board.heard(words)
 

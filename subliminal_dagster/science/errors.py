@@ -31,4 +31,5 @@ def meant(name: str, known: Iterable[str]) -> str:
     sentence (" Did you mean owl?"); empty where none is like it."""
     by_lower = {each.lower(): each for each in known}
     near = get_close_matches(name.lower(), by_lower, n=1)
+    near = near or [each for each in by_lower if len(name) > 2 and each.startswith(name.lower())]
     return f" Did you mean {by_lower[near[0]]}?" if near else ""
