@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 
 from subliminal_dagster.execution.cost import Cost
 from subliminal_dagster.execution.listening import duration
@@ -26,10 +25,9 @@ _Why = tuple[tuple[str, ...], bool]
 
 def plan_lines(plan: Plan, cost: Cost, costs: Mapping[str, str]) -> Iterator[str]:
     """All of it; `costs` says what parts cost beside time, by their names."""
-    alike = _alike(plan)
-    for why, parts in groupby(alike, key=lambda each: _why(each[0])):
+    for why, assets in _by_reason(plan).items():
         yield from _heading(why)
-        yield from (line for each in parts for line in _asset_lines(each, costs))
+        yield from (line for parts in assets.values() for line in _asset_lines(parts, costs))
     if plan.due:
         yield from _cost_lines(cost)
     yield summary(plan)
@@ -50,13 +48,13 @@ def summary(plan: Plan) -> str:
     )
 
 
-def _alike(plan: Plan) -> list[list[Part]]:
-    """The parts that are not fresh; those of an asset of which the same is to be said together."""
-    found: dict[tuple[str, str, _Why], list[Part]] = {}
+def _by_reason(plan: Plan) -> dict[_Why, dict[tuple[str, str], list[Part]]]:
+    """The parts that are not fresh by why, and then by their asset and status."""
+    found: dict[_Why, dict[tuple[str, str], list[Part]]] = {}
     for part in plan.parts:
         if part.status != "fresh":
-            found.setdefault((part.asset, part.status, _why(part)), []).append(part)
-    return [*found.values()]
+            found.setdefault(_why(part), {}).setdefault((part.asset, part.status), []).append(part)
+    return found
 
 
 def _why(part: Part) -> _Why:
