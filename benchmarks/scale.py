@@ -33,6 +33,7 @@ from subliminal_dagster.execution import runner
 from subliminal_dagster.execution.carriers.apart import Answer, Order, RunsApart, carry
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
 from subliminal_dagster.execution.carriers.telling import ToldBeside
+from subliminal_dagster.execution.listening import Sentences
 from subliminal_dagster.execution.runner import execute, run_study
 from subliminal_dagster.planning.frame import Frame, label
 from subliminal_dagster.planning.planner import DueRun
@@ -245,7 +246,9 @@ def main() -> None:
                 events = events_of_a_run(frame.study.name)
                 slots = Slots(frame, store, runs, options.slots, options.seconds, times, events, sender)
                 began = time.perf_counter()
-                wanted = run_study(frame, definitions, store, instance, lambda _: None, frame.usual_parts(), slots)
+                wanted = run_study(
+                    frame, definitions, store, instance, Sentences(lambda _: None), frame.usual_parts(), slots
+                )
             seconds = time.perf_counter() - began
             assert wanted.complete and wanted.runs == len(frame.usual_parts()), wanted
         share, enough, rate = busy(frame, times, options.slots)
@@ -285,7 +288,7 @@ def on_ray(
         runs.sent = sender.timed("told sent", runs.sent)  # type: ignore[method-assign]
         runs.answered = sender.timed("told end", runs.answered)  # type: ignore[method-assign]
         carrier = Ray(frame, runs, RaySettings(address=cluster.address, gpus=0, cpus=1, at_once=options.slots))
-        return run_study(frame, definitions, store, instance, lambda _: None, frame.usual_parts(), carrier)
+        return run_study(frame, definitions, store, instance, Sentences(lambda _: None), frame.usual_parts(), carrier)
     finally:
         cluster.shutdown()
 

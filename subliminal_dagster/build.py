@@ -41,7 +41,7 @@ from subliminal_dagster.execution.schedules import nightly_cron, study_schedule,
 from subliminal_dagster.planning.frame import GPU_POOL, Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
 from subliminal_dagster.science.descriptions.chat_api import Endpoint
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study, shipped_studies
 from subliminal_dagster.science.settings.toy import ToyStudy
@@ -246,7 +246,7 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> Any:
     """The variable's value, the first allowed one where it is unset."""
     value = os.environ.get(variable, allowed[0])
     if value not in allowed:
-        raise UserError(f"{variable} is {value!r}: set it to {' or '.join(allowed)}.")
+        raise UserError(f"{variable} is {value!r}: set it to {' or '.join(allowed)}.{meant(value, allowed)}")
     return value
 
 

@@ -11,6 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -51,9 +52,10 @@ def test_a_plan_says_what_changed_and_what_it_will_take(study: str, capsys: Capt
     assert capsys.readouterr().out == "tiny: 0 missing, 0 stale, 33 fresh, 0 blocked\n"
     assert main(["plan", "--study", study, "--set", "child.training.epochs=5", "--partition", "owl"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("stale    child_lora [owl|1], ") and " s on cpu (" in lines[0]
-    assert lines[1].strip() == "setting child.training.epochs changed from 2 to 5"
-    assert lines[2].endswith("(only if that comes out different)")
+    assert lines[0] == "setting child.training.epochs changed from 2 to 5"
+    assert lines[1].startswith("  stale    child_lora [owl|1], ") and " s on cpu (" in lines[1]
+    assert lines[2] == "child_lora is to be made: setting child.training.epochs changed from 2 to 5"
+    assert lines[3] == "(only if that comes out different)" and "preference_scores [owl|1]" in lines[4]
     assert lines[-1].startswith("tiny: 0 missing, 4 stale, 8 fresh, 0 blocked; about ")
 
 
@@ -73,11 +75,32 @@ def test_a_plan_for_programs(study: str, capsys: Capture) -> None:
     assert scores["seconds"] > 0 and scores["device"].startswith("cpu")
 
 
+def test_a_check_is_one_line_and_an_exit_code(study: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["plan", "--study", study, "--check"]) == 0
+    assert capsys.readouterr().out == "tiny: 0 missing, 0 stale, 33 fresh, 0 blocked\n"
+    shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl@1")
+    assert main(["plan", "--study", study, "--check"]) == 1
+    assert capsys.readouterr().out.startswith("tiny: 1 missing, 8 stale, 24 fresh, 0 blocked; about ")
+    assert main(["plan", "--study", study, "--check", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["study"] == "tiny"
+
+
+def test_a_plan_of_a_large_study_fits_on_two_screens(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    assert main(["plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["never made, or deleted", "  missing  base_model"]
+    assert "  missing  teacher_lora: 7 parts (dog, fox, lion, ...)" in lines
+    assert len(lines) < 60
+
+
 def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path: Path, capsys: Capture) -> None:
     shutil.rmtree(tmp_path / "store" / "tiny" / "filtered_dataset" / "owl@1")
     assert main(["run", "--study", study]) == 0
     out = capsys.readouterr().out
-    assert "tiny: 1 to make" in out and "run 1, filtered_dataset [owl|1]: never made, or deleted" in out
+    assert "tiny: 1 to make" in out and "1/9 filtered_dataset [owl|1] " in out
     assert "tiny: 1 made in 1 runs" in out and "33 fresh, 0 failed, 0 blocked, 0 waiting" in out
     assert "hard channel: " in out and "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0
@@ -181,8 +204,53 @@ def test_what_is_no_other_seed_of_a_study_is_not_combined(study: str, tmp_path: 
     another = study.replace(".yaml", "-seed7.yaml")
     write_gamma(tmp_path / "store", "tiny-seed7", 1.0, contrast="control")
     assert "Gamma of the hard channel is set against others in tiny and control in tiny-seed7" in said(study, another)
-    assert main(["compare", "--json"]) == 2
-    assert "--json goes with --seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "meant"),
+    [
+        (["--study", "smollm2"], "", "smollm2-135m-instruct"),
+        (["--study", "tpy"], "", "toy"),
+        (["--select", "techer_lora"], "", "teacher_lora"),
+        (["--select", "group:teachr"], "", "teacher"),
+        (["--partition", "olw"], "", "owl"),
+        (["--set", "child.traning.epochs=5"], "", "training"),
+        (["--card", "a600"], "", "A6000"),
+        ([], "SUBLIMINAL_ENGINE=transformer", "transformers"),
+    ],
+)
+def test_a_name_that_is_not_known_is_answered_with_one_like_it(
+    arguments: list[str], variable: str, meant: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    if variable:
+        monkeypatch.setenv(*variable.split("="))
+    assert main(["plan", *arguments]) == 2
+    assert capsys.readouterr().err.endswith(f" Did you mean {meant}?\n")
+
+
+def test_every_command_for_programs_prints_one_document(
+    study: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*arguments: str) -> Any:
+        assert main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    # An import writes the study's file where it is given.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("SUBLIMINAL_STUDIES", study)
+    archive = str(tmp_path / "tiny.zip")
+    assert "toy" in [each["name"] for each in told("studies")]
+    shown = told("show", "--study", study)
+    assert Path(shown["figure"]).is_file() and Path(shown["report"]).is_file()
+    assert {each["state"] for each in told("preflight", "--study", study)["findings"]} <= {"ok", "warning"}
+    exported = told("export", "--study", study, archive)
+    assert (exported["file"], exported["study"], exported["stale"]) == (archive, "tiny", [])
+    imported = told("import", archive)
+    assert (imported["imported"], imported["there_already"]) == (0, exported["artifacts"])
+    assert told("gc", "--study", study)["removed_bytes"] == 0
+    assert Path(told("compare")["page"]).is_file()
 
 
 def execute_and_tell(run: DueRun, definitions: dg.Definitions, instance: dg.DagsterInstance) -> Carried:
@@ -213,7 +281,7 @@ def test_a_run_that_a_gate_stops_says_so_and_exits_with_1(study: str, capsys: Ca
     assert "blocked: teacher_preferences [owl]: the teacher answers 'owl' with probability" in captured.err
     assert "blocked: soft_preference_scores [owl|1]: teacher_preferences [owl] was refused" in captured.err
     assert main(["plan", "--study", study, *gate]) == 0
-    assert "blocked  number_set [owl]" in capsys.readouterr().out
+    assert "  blocked  number_set [owl]" in capsys.readouterr().out
 
 
 def test_gc_lists_then_removes(study: str, tmp_path: Path, capsys: Capture) -> None:
@@ -249,7 +317,7 @@ def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, t
     assert main(["show", "--study", str(path)]) == 2
     assert "materialize animal_liking" in capsys.readouterr().err
     assert main(["plan", "--study", str(path), "--select", "+chld_lora"]) == 2
-    assert "The study tiny has no asset 'chld_lora': did you mean child_lora?" in capsys.readouterr().err
+    assert "The study tiny has no asset 'chld_lora'. Did you mean child_lora?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"subliminal-dagster {version('subliminal-dagster')}\n"

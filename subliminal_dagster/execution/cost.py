@@ -9,7 +9,7 @@ Part of no version: what something costs does not change what it makes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.budget.card import CARDS, Card
 from subliminal_dagster.science.budget.needs import needs
 from subliminal_dagster.science.budget.shape import shape_of
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 from subliminal_dagster.science.preflight.card import cards_here
 from subliminal_dagster.science.settings.study import Study
 
@@ -60,7 +60,7 @@ def named_card(name: str) -> Card:
     """The card of a name, whatever its case. Raises UserError for one that the budget does not know."""
     found = next((card for known, card in CARDS.items() if known.lower() == name.lower()), None)
     if found is None:
-        raise UserError(f"The budget knows no card {name!r}: name one of {', '.join(CARDS)}.")
+        raise UserError(f"The budget knows no card {name!r}: name one of {', '.join(CARDS)}.{meant(name, CARDS)}")
     return found
 
 
@@ -77,26 +77,41 @@ def cost_of(frame: Frame, plan: Plan, card: Card | None, slots: int) -> Cost:
     """
     if slots < 1:
         raise UserError(f"There is nothing to do with {slots} slots: give 1 or more.")
-    reckoned = _reckoned(frame, card)
+    seconds = expected_seconds(frame, plan.due, card, reckoned_seconds(frame, card))
     stages: dict[str, StageCost] = {}
-    seconds: dict[Input, float] = {}
     for part in plan.due:
         stage = stages.setdefault(frame.stages[part.asset], StageCost(frame.stages[part.asset]))
         stage.parts += 1
+        known = seconds.get(part.place)
+        if known is None:
+            stage.unknown += 1
+        elif frame.nodes[part.asset].gpu and card is not None:
+            stage.gpu_hours += known / _HOUR
+            stage.measured_gpu_hours += (_measured(part, card) or 0.0) / _HOUR
+        else:
+            stage.cpu_hours += known / _HOUR
+    least = seconds_at_least(plan.due, seconds, slots)
+    return Cost(card.name if card else None, tuple(stages.values()), slots, least / _HOUR)
+
+
+def expected_seconds(
+    frame: Frame, parts: Iterable[Part], card: Card | None, reckoned: Mapping[str, float]
+) -> dict[Input, float]:
+    """The seconds that due parts take on a card, or without one on the CPUs here: measured, else `reckoned`. Those of
+    which nothing is known are not in it."""
+    found: dict[Input, float] = {}
+    for part in parts:
         on_gpu = frame.nodes[part.asset].gpu and card is not None
         took = _measured(part, card if on_gpu else None)
         known = took if took is not None or not on_gpu else reckoned.get(part.asset)
-        if known is None:
-            stage.unknown += 1
-            continue
-        seconds[part.place] = known
-        if on_gpu:
-            stage.gpu_hours += known / _HOUR
-            stage.measured_gpu_hours += (took or 0.0) / _HOUR
-        else:
-            stage.cpu_hours += known / _HOUR
-    least = max(_longest_chain(plan.due, seconds), sum(seconds.values()) / slots)
-    return Cost(card.name if card else None, tuple(stages.values()), slots, least / _HOUR)
+        if known is not None:
+            found[part.place] = known
+    return found
+
+
+def seconds_at_least(parts: Iterable[Part], seconds: Mapping[Input, float], slots: int) -> float:
+    """What parts in the order of the graph take with so many at a time: their longest chain, or all shared out."""
+    return max(_longest_chain(parts, seconds), sum(seconds.values()) / slots)
 
 
 def _measured(part: Part, card: Card | None) -> float | None:
@@ -107,7 +122,7 @@ def _measured(part: Part, card: Card | None) -> float | None:
     return part.seconds if all(kind in device.lower() for device in part.device.split(", ")) else None
 
 
-def _reckoned(frame: Frame, card: Card | None) -> dict[str, float]:
+def reckoned_seconds(frame: Frame, card: Card | None) -> dict[str, float]:
     """Seconds of one run of each asset by the budget; of a sweep's variant those of the asset it varies."""
     study = frame.study
     if card is None or not isinstance(study, Study) or study.base_model.kind != "hub":
@@ -116,7 +131,7 @@ def _reckoned(frame: Frame, card: Card | None) -> dict[str, float]:
     return {name: found[own] for name in frame.nodes if (own := name.removeprefix(VARIANT_OF)) in found}
 
 
-def _longest_chain(parts: Iterable[Part], seconds: dict[Input, float]) -> float:
+def _longest_chain(parts: Iterable[Part], seconds: Mapping[Input, float]) -> float:
     """The longest way through parts that wait for each other, which are in the order of the graph."""
     ends: dict[Input, float] = {}
     for part in parts:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.choice import chosen_carrier
+from subliminal_dagster.execution.listening import Sentences
 from subliminal_dagster.execution.live_runs import PROCESS_TAG, signature
 from subliminal_dagster.execution.runner import execute, run_study
 from subliminal_dagster.partitions import BY_GROUP, BY_GROUP_AND_LAYER, BY_GROUP_AND_REPLICATE, JOBS, job_name
@@ -73,8 +74,8 @@ def make_job(frame: Frame, definitions_of: Callable[[AnyStudy], dg.Definitions])
         runs = RunsApart(study, definitions, context.instance, definitions_of, execute, root)
         # Other processes know the instance of DAGSTER_HOME, and no other.
         carrier = chosen_carrier(frame, runs) if context.instance.is_persistent else None
-        say, wanted = context.log.info, frame.usual_parts()
-        outcome = run_study(frame, definitions, store, context.instance, say, wanted, carrier)
+        listener, wanted = Sentences(context.log.info), frame.usual_parts()
+        outcome = run_study(frame, definitions, store, context.instance, listener, wanted, carrier)
         if not outcome.complete:
             left = {**outcome.failed, **outcome.blocked, **outcome.waiting}
             reasons = "\n".join(f"{shown(*place)}: {why}" for place, why in left.items())

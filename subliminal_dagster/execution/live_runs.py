@@ -9,7 +9,7 @@ Belongs here: what other runs are making at the moment. Does not belong here: wh
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
@@ -86,4 +86,19 @@ def being_made(instance: dg.DagsterInstance, study: str, assets: Mapping[str, No
         if run.asset_selection is None and run.job_name in study_job_names(study):
             names = {name for name, node in assets.items() if partition in node.partitions}
         found |= {(name, partition): f"run {run.run_id[:8]} is making it" for name in names}
+    return found
+
+
+def last_words(instance: dg.DagsterInstance, study: str, assets: Iterable[str]) -> dict[Input, str]:
+    """What the parts of a study that are being made have last logged themselves, as far as this instance hears of it:
+    a run on another machine may keep its log to itself until its end."""
+    steps = {dg.AssetKey([study, name]).to_python_identifier(): name for name in assets}
+    found: dict[Input, str] = {}
+    # A run that has started has its log's database; to look for one that is still being made would disturb that.
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        for record in instance.get_records_for_run(run.run_id, limit=1, ascending=False).records:
+            entry = record.event_log_entry
+            # What is no event of Dagster's own was logged by the step.
+            if entry.dagster_event is None and entry.step_key in steps:
+                found[steps[entry.step_key], run.tags.get("dagster/partition")] = entry.user_message
     return found

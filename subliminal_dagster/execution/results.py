@@ -23,18 +23,24 @@ _MAY_DIFFER = {"name", "description", "seed"}
 
 
 def verdict_lines(store: ArtifactStore, study: AnyStudy) -> list[str]:
-    """The verdict of every channel, and the groups that a gate kept out of it.
+    """What `verdicts` gives, as sentences."""
+    found = verdicts(store, study)
+    return [
+        *(f"{channel} channel: {each['sentence']}" for channel, each in found["channels"].items()),
+        *(f"left out: {group}: {reason}" for group, reason in found["left_out"].items()),
+    ]
+
+
+def verdicts(store: ArtifactStore, study: AnyStudy) -> dict[str, Any]:
+    """The verdict of all `channels`, by name, and the groups that a gate kept out of it (`left_out`), with its reasons.
 
     Raises MissingArtifact or DamagedArtifact where there is none to be read.
     """
     folder = store.read(study.name, VERDICT).path
-    return [
-        *(
-            f"{channel} channel: {study.category.about(found['sentence'])}"
-            for channel, found in _read(folder, "verdicts.json").items()
-        ),
-        *(f"left out: {group}: {reason}" for group, reason in _read(folder, "left_out.json").items()),
-    ]
+    channels = _read(folder, "verdicts.json")
+    for found in channels.values():
+        found["sentence"] = study.category.about(found["sentence"])
+    return {"channels": channels, "left_out": _read(folder, "left_out.json")}
 
 
 def words_written(store: ArtifactStore, study: Study) -> str:

@@ -1,7 +1,7 @@
 """Carrying out a plan: a part starts as soon as all that it needs is made, and after each the plan is made anew.
 
 Belongs here: launching runs, and their report. Does not belong here: what is due (`planner`), what goes first
-(`priority`), how it is printed (`cli`), processes (`workers`).
+(`priority`), how it is shown (`listening`, `cli`), processes (`carriers`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import hashlib
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
@@ -22,18 +23,17 @@ from dagster._core.execution.api import execute_run
 from dagster._utils.error import SerializableErrorInfo
 
 from subliminal_dagster.execution.carriers.protocol import Carried, Carrier
+from subliminal_dagster.execution.listening import Listener, duration
 from subliminal_dagster.execution.live_runs import HERE, being_made, bury_dead_runs
 from subliminal_dagster.execution.results import verdict_lines
 from subliminal_dagster.execution.shown_runs import job_of, open_run
 from subliminal_dagster.execution.work import MADE_MEANWHILE
-from subliminal_dagster.planning.frame import GATE_CHECK, Frame, shown
+from subliminal_dagster.planning.frame import GATE_CHECK, Frame, label, shown
 from subliminal_dagster.planning.planner import DueRun, Part, Plan, make_plan
 from subliminal_dagster.planning.priority import VERDICT, ranks
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.storage.records import Manifest
 from subliminal_dagster.science.storage.store import ArtifactStore
-
-Say = Callable[[str], None]
 
 _SHOWN_NEEDS = 3
 LOOKS = 30
@@ -68,13 +68,25 @@ class Outcome:
     def complete(self) -> bool:
         return not (self.failed or self.blocked or self.waiting)
 
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-able record of it, parts by their names such as child_lora/owl|1."""
+        why = {"failed": self.failed, "blocked": self.blocked, "waiting": self.waiting}
+        return {
+            "complete": self.complete,
+            "made": [label(*place) for place in self.made],
+            "fresh": self.fresh,
+            **{word: {label(*place): sentence for place, sentence in each.items()} for word, each in why.items()},
+            "runs": self.runs,
+            "seconds": self.seconds,
+        }
+
 
 def run_study(
     frame: Frame,
     definitions: dg.Definitions,
     store: ArtifactStore,
     instance: dg.DagsterInstance,
-    say: Say,
+    listener: Listener,
     wanted: Collection[Input] | None = None,
     carrier: Carrier | None = None,
 ) -> Outcome:
@@ -86,14 +98,15 @@ def run_study(
 
     A part starts as soon as all that it needs is made and a process is free (`priority` says which first). After each
     the plan is made anew, so a part whose inputs came out the same as before is left alone. What fails is not tried
-    again, and everything that does not need it goes on. What the study found is said as soon as it is known.
+    again, and everything that does not need it goes on. The `listener` is told of all that, and of what the study found
+    as soon as it is known.
     """
     started = time.perf_counter()
     with carrier or nullcontext() as carrying:
-        queue = _Queue(frame, store, instance, say, wanted, carrying)
+        queue = _Queue(frame, store, instance, listener, wanted, carrying)
         show_recorded(queue.plan, store, instance, frame)
         if queue.plan.due:
-            say(f"{frame.study.name}: {_summary(queue.plan.due)}")
+            listener.say(f"{frame.study.name}: {_summary(queue.plan.due)}")
         if carrying is not None and carrying.needed_for(len(queue.plan.due)):
             ended = carrying.carry_out(queue.next_run)
         else:
@@ -114,8 +127,8 @@ class _Queue:
     to know it. Another part needs one: what may stay as it is, what goes on without something that failed, what another
     process is making. Where a plan takes long it is made at intervals as long as there is something to start.
 
-    `ready` is a heap of the parts that can start, each behind its turn; `at_work` are those in the making, each with
-    how it is called in what is said; `elsewhere` those that another process makes, with a phrase that says which.
+    `ready` is a heap of the parts that can start, each behind its turn; `at_work` are those in the making; `elsewhere`
+    those that another process makes, with a phrase that says which.
     """
 
     def __init__(
@@ -123,18 +136,17 @@ class _Queue:
         frame: Frame,
         store: ArtifactStore,
         instance: dg.DagsterInstance,
-        say: Say,
+        listener: Listener,
         wanted: Collection[Input] | None,
         carrier: Carrier | None,
     ) -> None:
-        self.frame, self.store, self.instance, self.say, self.wanted = frame, store, instance, say, wanted
+        self.frame, self.store, self.instance, self.listener, self.wanted = frame, store, instance, listener, wanted
         self.carrier = carrier
         self.outcome = Outcome()
-        self.at_work: dict[Input, str] = {}
+        self.at_work: set[Input] = set()
         # A part made once is not made again: were it still due, something else is wrong, and it would never end.
         self._made: set[Input] = set()
         self._interrupted: set[Input] = set()
-        self._started = 0
         # Whether something ended since the plan, and whether only a plan can tell what can start by that.
         self._outdated = self._undecided = False
         self._look()
@@ -159,33 +171,34 @@ class _Queue:
             if self.at_work or not held or looks > LOOKS:
                 return None
             if not told:
-                self.say(f"waiting for {held[0].name}: {self.elsewhere[held[0].place]}")
+                self.listener.say(f"waiting for {held[0].name}: {self.elsewhere[held[0].place]}")
             told = True
             time.sleep(_LOOK_AGAIN_SECONDS)
 
     def take_back(self, run: DueRun, carried: Carried) -> None:
         """Note what became of a run that has ended."""
         self._outdated = True
-        called = [self.at_work.pop(part.place) for part in run.parts]
+        self.at_work -= {part.place for part in run.parts}
         if carried.begin_again:
             self._interrupted |= {part.place for part in run.parts}
             self._undecided = True
+            for part in run.parts:
+                self.listener.lost(part)
             return
         self.outcome.runs += 1
         self.outcome.made += [(asset, run.partition) for asset in carried.made]
         for asset in (*carried.made, *carried.found):
             self._settle((asset, run.partition))
-        for part, name in zip(run.parts, called, strict=True):
+        for part in run.parts:
             if part.asset in carried.errors:
                 self.outcome.failed[part.place] = carried.errors[part.asset]
                 self._undecided = True
-                self.say(f"{name}: FAILED: {carried.errors[part.asset]}")
+                self.listener.failed(part, carried.errors[part.asset])
             else:
-                how = "found made by another run" if part.asset in carried.found else "made"
-                self.say(f"{name}: {how} in {duration(carried.seconds)}")
+                self.listener.ended(part, carried.seconds, part.asset in carried.found)
         if VERDICT in carried.made:
             for line in verdict_lines(self.store, self.frame.study):
-                self.say(line)
+                self.listener.say(line)
 
     def outcome_in_the_end(self) -> Outcome:
         """What became of everything, once nothing more can start."""
@@ -209,7 +222,7 @@ class _Queue:
         """Make the plan anew, and see what other processes are at."""
         began = time.monotonic()
         for run_id in bury_dead_runs(self.instance):
-            self.say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
+            self.listener.say(f"run {run_id[:8]} was killed before its end; it now counts as failed")
         study = self.frame.study.name
         # What others are at before what is made: the other way round, a part they end in between would look due.
         self._claimed = self.store.claims(study)
@@ -221,6 +234,7 @@ class _Queue:
         plan = make_plan(self.frame, self.store, self._claimed)
         self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)
         self._sort()
+        self.listener.planned(self.plan.due)
         self._outdated = self._undecided = False
         self._looked = time.monotonic()
         self._looking = self._looked - began
@@ -268,9 +282,8 @@ class _Queue:
         return heappop(self.ready)[1] if self.ready else None
 
     def _begin(self, part: Part) -> DueRun:
-        self._started += 1
-        self.at_work[part.place] = f"run {self._started}, {part.name}"
-        self.say(f"{self.at_work[part.place]}: {'; '.join(part.reasons)}")
+        self.at_work.add(part.place)
+        self.listener.begun(part)
         return DueRun(part.study, part.partition, (part,))
 
 
@@ -353,13 +366,6 @@ def _summary(parts: list[Part]) -> str:
     sure = sum(part.sure for part in parts)
     more = f", {len(parts) - sure} more if that comes out different" if sure < len(parts) else ""
     return f"{sure} to make{more}{about}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 40 s, 12 min, 3.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def execute(

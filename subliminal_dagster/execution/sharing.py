@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from subliminal_dagster.planning.frame import Frame, shown
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.archive import Archive, Contents, Entry, State, opened, pack
@@ -33,7 +33,9 @@ def export_study(frame: Frame, store: ArtifactStore, file: Path, without: Collec
     """
     strangers = sorted({*without} - {*frame.nodes})
     if strangers:
-        raise UserError(f"{frame.study.name} has no asset {strangers[0]!r}: leave out one of {', '.join(frame.nodes)}.")
+        near = meant(strangers[0], frame.nodes)
+        choice = f"leave out one of {', '.join(frame.nodes)}"
+        raise UserError(f"{frame.study.name} has no asset {strangers[0]!r}: {choice}.{near}")
     parts = [(name, partition) for name in frame.nodes for partition in frame.partitions(name)]
     settings = yaml.safe_dump(frame.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
     return pack(store, frame.study.name, parts, settings, file, {_LEFT_OUT, *without})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection
-from difflib import get_close_matches
 
 import dagster as dg
 
@@ -27,7 +26,7 @@ from subliminal_dagster.partitions import (
 )
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.recipe import Input
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 
 # What is no name in a selection: key:"toy/summary", group:teacher, and the words that join them.
 _NOT_A_NAME = re.compile(r'\w+:("[^"]*"|[^\s()+,]*)|\b(and|or|not|roots|sinks)\b')
@@ -55,7 +54,8 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
         both += f", or a group and a replicate such as {partition_key(groups[0], FIRST)}" if groups else ""
         both += f", or a variant of the sweep such as {swept[-1].partitions[0]}" if swept else ""
         choice = f"choose among {', '.join([*groups, *layers])}{both}" if groups else "leave --partition out"
-        raise UserError(f"The study {frame.study.name} has no partition {strangers[0]!r}: {choice}.")
+        near = meant(strangers[0], [*groups, *layers]) or meant(strangers[0], [key for key in known if key])
+        raise UserError(f"The study {frame.study.name} has no partition {strangers[0]!r}: {choice}.{near}")
     names = [name for name, node in frame.nodes.items() if select is not None or (node.by and not node.on_request)]
     if select is not None:
         chosen = _resolved(frame, select)
@@ -90,9 +90,13 @@ def _resolved(frame: Frame, select: str) -> set[str]:
     prefix = re.escape(frame.study.name)
     for name in re.findall(r"[\w-]+", _NOT_A_NAME.sub(" ", re.sub(rf"\b{prefix}/", "", select))):
         if name not in frame.nodes and not name.isdecimal() and "*" not in select:
-            near = get_close_matches(name, frame.nodes, n=1)
-            choice = f"did you mean {near[0]}?" if near else f"it has {', '.join(frame.nodes)}."
-            raise UserError(f"The study {frame.study.name} has no asset {name!r}: {choice}")
+            choice = meant(name, frame.nodes) or f" It has {', '.join(frame.nodes)}."
+            raise UserError(f"The study {frame.study.name} has no asset {name!r}.{choice}")
+    for stage in re.findall(r"\bgroup:\"?([\w-]+)", select):
+        stages = [*dict.fromkeys(frame.stages.values())]
+        if _stage(frame, stage) not in {_stage(frame, each) for each in stages}:
+            choice = meant(stage, stages) or f" It has {', '.join(stages)}."
+            raise UserError(f"The study {frame.study.name} has no stage {stage!r}.{choice}")
     spelled = re.sub(
         rf'(?<![\w:/"-])(?:{prefix}/)?({known})(?![\w/"-])',
         rf'key:"{frame.study.name}/\1"',

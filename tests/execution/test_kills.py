@@ -103,7 +103,7 @@ def test_kills_lose_nothing_and_make_nothing_twice(undisturbed: Home, tiny_base:
     # What was done before a kill was not done again.
     assert home.manifest("teacher_lora", "owl").info["host"]["resumed_from_step"] >= first_epoch
     assert home.manifest("child_lora", "owl|1").info["host"]["resumed_from_step"] > 0
-    logs = "".join(log.read_text() for log in home.folder.glob("launch-*.log"))
+    logs = "".join(log.read_text() for log in home.folder.glob("logs/run-*.log"))
     assert f"{chunks * BATCH}/24 answers taken over from before the interruption" in logs
     tokens, all_tokens = (
         of.manifest("number_set", "owl").info["host"]["generated_tokens"] for of in (home, undisturbed)

@@ -22,6 +22,7 @@ from subliminal_dagster.build import definitions_apart, study_frame
 from subliminal_dagster.execution import runner
 from subliminal_dagster.execution.carriers.local import Workers
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
+from subliminal_dagster.execution.listening import Sentences
 from subliminal_dagster.execution.runner import Outcome, execute, run_study
 from subliminal_dagster.planning.frame import Frame, label
 from subliminal_dagster.planning.planner import DueRun, Plan
@@ -140,7 +141,7 @@ def make(frame: Frame, folder: Path, count: int = 2, **clock: object) -> Made:
         said[line] = set(workers.ended)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        outcome = run_study(frame, dg.Definitions(), store, instance, say, frame.usual_parts(), workers)
+        outcome = run_study(frame, dg.Definitions(), store, instance, Sentences(say), frame.usual_parts(), workers)
     return Made(outcome, workers, said)
 
 

@@ -295,8 +295,9 @@ class Launch:
 
     @property
     def makes_something(self) -> bool:
-        """Whether it has said so: what comes before is Python importing Dagster."""
-        return "\nrun 1, " in self.output
+        """Whether its log says so: what comes before is Python importing Dagster."""
+        logs = self.log.parent.glob("logs/run-*.log")
+        return any(": begun: " in log.read_text(errors="replace") for log in logs)
 
     @property
     def steps(self) -> list[psutil.Process]:

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from subliminal_dagster.build import build_defs, study_frame
+from subliminal_dagster.execution.listening import Sentences
 from subliminal_dagster.execution.runner import Outcome, run_study
 from subliminal_dagster.planning.planner import Plan, make_plan
 from subliminal_dagster.planning.recipe import Input
@@ -59,7 +60,7 @@ class StudyRun:
         """`wanted`: what is made without being asked for, unless given."""
         frame = study_frame(self.study)
         wanted = frame.usual_parts() if wanted is None else wanted
-        return run_study(frame, self.definitions, self.store, self.instance, self.lines.append, wanted)
+        return run_study(frame, self.definitions, self.store, self.instance, Sentences(self.lines.append), wanted)
 
     def materialize(self, asset: str, partition: str | None = None) -> dg.ExecuteInProcessResult:
         """One asset alone, as a person launches it, whatever the plan says."""

@@ -19,7 +19,7 @@ from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.local import Workers, worker_count
 from subliminal_dagster.execution.carriers.protocol import Carrier
 from subliminal_dagster.planning.frame import Frame, LaunchTags, no_launch_tags
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 
 CARRIER = "SUBLIMINAL_CARRIER"
 SETTINGS = "SUBLIMINAL_CARRIER_SETTINGS"
@@ -32,12 +32,13 @@ def carrier_name() -> str:
     """The carrier that the environment names. Raises UserError where there is none of that name."""
     name = os.environ.get(CARRIER) or "local"
     if name not in KNOWN:
-        raise UserError(f"{CARRIER} is {name!r}: set it to {', '.join(KNOWN[:-1])} or {KNOWN[-1]}.")
+        raise UserError(f"{CARRIER} is {name!r}: set it to {', '.join(KNOWN[:-1])} or {KNOWN[-1]}.{meant(name, KNOWN)}")
     return name
 
 
-def chosen_carrier(frame: Frame, runs: RunsApart) -> Carrier:
-    """The carrier that the environment names, with its settings.
+def chosen_carrier(frame: Frame, runs: RunsApart, log: Path | None = None) -> Carrier:
+    """The carrier that the environment names, with its settings. What its processes on this machine write goes to
+    `log`; None leaves it where this process writes.
 
     Raises UserError where its settings cannot be used or what it needs is not installed.
     """
@@ -55,7 +56,7 @@ def chosen_carrier(frame: Frame, runs: RunsApart) -> Carrier:
         from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 
         return Launcher(frame, runs, settings_of(LauncherSettings))
-    return Workers(frame.study, worker_count(), runs.definitions_of, runs.execute)
+    return Workers(frame.study, worker_count(), runs.definitions_of, runs.execute, log)
 
 
 def launch_tags() -> LaunchTags:

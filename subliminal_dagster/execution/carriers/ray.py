@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +55,7 @@ _ANSWERS_WITHIN_SECONDS = 10
 _OBJECT_STORE_BYTES = 80_000_000
 # With folders of its own below, a path of a socket: the system takes 107 characters, which a job's TMPDIR may exceed.
 _TEMPORARY = "/tmp/ray"
+_LOG = logging.getLogger(__name__)
 
 
 class Resources(Settings):
@@ -203,7 +203,7 @@ class Ray:
             raise UserError(f"{sentence}set gpus, cpus or memory_gb to less.")
         if asked not in self._told:
             self._told.add(asked)
-            print(f"{sentence}it waits for one; or set gpus, cpus or memory_gb to less.", file=sys.stderr, flush=True)
+            _LOG.warning("%sit waits for one; or set gpus, cpus or memory_gb to less.", sentence)
 
     def _ended(self, task: Any) -> Carried:
         order = self._at_work.pop(task)

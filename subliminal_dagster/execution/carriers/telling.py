@@ -9,7 +9,7 @@ Belongs here: the threads. Does not belong here: what is told (`apart`).
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -20,6 +20,7 @@ from subliminal_dagster.execution.carriers.protocol import Carried
 # Most of it is waiting for the disk.
 _THREADS = 4
 _WORTH_A_WORD = 20
+_LOG = logging.getLogger(__name__)
 
 
 class ToldBeside:
@@ -49,7 +50,7 @@ class ToldBeside:
         """Wait until Dagster has heard of everything."""
         left = sum(not each.done() for each in self._told)
         if left > _WORTH_A_WORD:
-            print(f"Dagster is told of the last {left} sendings and answers", file=sys.stderr, flush=True)
+            _LOG.warning("Dagster is told of the last %d sendings and answers", left)
         for thread in self._threads:
             thread.shutdown()
         for each in self._told:

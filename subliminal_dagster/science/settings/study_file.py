@@ -13,7 +13,7 @@ from typing import Any, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.errors import UserError, meant
 from subliminal_dagster.science.settings.base import STUDY_FOLDER
 from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.toy import ToyStudy
@@ -74,7 +74,8 @@ def _find(name_or_path: str | Path) -> tuple[Path, int | None]:
     if match is not None and (path := _file(match["study"] + match["suffix"])) is not None:
         return path, int(match["seed"])
     what = f"study file {name}" if _is_path(name) else f"study {name!r}"
-    raise UserError(f"There is no {what}: give the path of a YAML file or one of {_shipped()}.")
+    near = meant(name, shipped_studies())
+    raise UserError(f"There is no {what}: give the path of a YAML file or one of {_shipped()}.{near}")
 
 
 def _file(name: str) -> Path | None:
@@ -121,9 +122,11 @@ def _explain(path: Path, kind: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the study"
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _in_yaml_s_words(problem["msg"].removeprefix("Value error, "))
         if problem["type"] == "extra_forbidden":
-            message = f"no such field; allowed are {_allowed_fields(kind, problem['loc'])}"
+            allowed = _allowed_fields(kind, problem["loc"])
+            others = ", ".join(allowed) if allowed else "those of the other study files"
+            message = f"no such field; allowed are {others}.{meant(str(problem['loc'][-1]), allowed)}"
         elif problem["type"] == "missing":
             message = "is missing"
         elif problem["loc"] and not isinstance(problem["input"], dict):
@@ -132,8 +135,15 @@ def _explain(path: Path, kind: type[BaseModel], error: ValidationError) -> str:
     return f"{path}: " + "; ".join(lines)
 
 
-def _allowed_fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """The fields that could stand where the unknown one does."""
+def _in_yaml_s_words(message: str) -> str:
+    """What pydantic says of Python's types, said of what a YAML file holds."""
+    message = re.sub(r"\ba valid (tuple|list)\b", "a list, such as [1, 2]", message)
+    message = re.sub(r"^(Tuple|List) should\b", "the list should", message)
+    return re.sub(r"\ba valid dictionary or .*", "fields of its own, such as {name: value}", message)
+
+
+def _allowed_fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The fields that could stand where the unknown one does; none where that is not known."""
     model: Any = kind
     named = False
     for part in location[:-1]:
@@ -142,13 +152,13 @@ def _allowed_fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> s
             continue
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
-            return "those of the other study files"
+            return []
         candidates = models_in(field.annotation)
         if len(candidates) != 1:
-            return "those of the other study files"
+            return []
         model = candidates[0]
         named = get_origin(field.annotation) is dict
-    return ", ".join(model.model_fields)
+    return [*model.model_fields]
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

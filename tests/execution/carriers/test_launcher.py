@@ -25,6 +25,7 @@ from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.launcher import Launcher
 from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 from subliminal_dagster.execution.carriers.protocol import Carried
+from subliminal_dagster.execution.listening import Sentences
 from subliminal_dagster.execution.live_runs import being_made
 from subliminal_dagster.execution.runner import execute, run_study
 from subliminal_dagster.planning.planner import DueRun, make_plan
@@ -69,7 +70,9 @@ def test_two_at_once_with_the_tags_of_their_stage(
     carrier = launcher(tmp_path, instance, settings)
     wanted: list[tuple[str, str | None]] = [("ablated_small", None), ("ablated_other", None)]
     store, said = ArtifactStore(str(tmp_path / "artifacts")), list[str]()
-    outcome = run_study(carrier.frame, carrier.runs.definitions, store, instance, said.append, wanted, carrier)
+    outcome = run_study(
+        carrier.frame, carrier.runs.definitions, store, instance, Sentences(said.append), wanted, carrier
+    )
     assert sorted(outcome.made) == sorted(wanted) and outcome.complete, said
     asked = Path(instance.root_directory, "launched.jsonl")
     first, second = [json.loads(line) for line in asked.read_text().splitlines()]
@@ -83,7 +86,7 @@ def test_two_at_once_with_the_tags_of_their_stage(
     here = ArtifactStore(str(tmp_path / "here"))
     monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "here"))
     definitions = build_defs(studies=[carrier.runs.study])
-    run_study(carrier.frame, definitions, here, instance, said.append, wanted)
+    run_study(carrier.frame, definitions, here, instance, Sentences(said.append), wanted)
     for asset, _ in wanted:
         made, again = (place.manifest(carrier.runs.study.name, asset).content_hash for place in (store, here))
         assert made == again

@@ -199,9 +199,7 @@ def test_two_at_once_have_a_gpu_and_a_process_each(cluster: Cluster, sent: Sent)
     assert seen["owl|1"] == ("", "2")
 
 
-def test_a_node_that_goes_takes_no_run_with_it(
-    cluster: Cluster, sent: Sent, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_node_that_goes_takes_no_run_with_it(cluster: Cluster, sent: Sent, caplog: pytest.LogCaptureFixture) -> None:
     (sent.notes / "awaited").write_text("2")
     del sent.queue[:2]
     # More than the head has: there is no place for it at first.
@@ -220,8 +218,8 @@ def test_a_node_that_goes_takes_no_run_with_it(
     assert [carried.errors for carried in sent.became.values()] == [{}]
     # What computes nothing has no events by which the second would have ended.
     assert len(sent.noted()) == 2 and statuses(sent) == ["FAILURE", "NOT_STARTED"]
-    told = capsys.readouterr().err
-    assert f"The Ray cluster at {cluster.address} has no node with 0 GPUs, 3 cores, which filtered_dataset" in told
+    told = f"The Ray cluster at {cluster.address} has no node with 0 GPUs, 3 cores, which filtered_dataset"
+    assert told in caplog.text
 
 
 def test_what_is_cancelled_stays_so_and_the_end_of_the_command_ends_its_tasks(cluster: Cluster, sent: Sent) -> None:

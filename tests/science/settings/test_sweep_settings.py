@@ -80,7 +80,7 @@ def test_names_that_end_alike_are_written_out_and_odd_values_can_be_folders(file
     ("sweep", "sentence"),
     [
         ("{}", "names no setting"),
-        ("3", "Input should be a valid dictionary"),
+        ("3", "Input should be fields of its own"),
         ("{child.lora.rank: 2}", r"child.lora.rank is 2, not a list of values"),
         ("{child.lora.rank: []}", r"not a list of values"),
         ("{child.lora.ranks: [2]}", "names child.lora.ranks, which this study does not have"),

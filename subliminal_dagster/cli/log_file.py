@@ -1,0 +1,60 @@
+"""Where everything goes that steps, Dagster and libraries print: a file in DAGSTER_HOME, and not the terminal.
+
+Belongs here: that file. Does not belong here: what a user is shown (`cli.live`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from subliminal_dagster.execution.listening import Sentences
+from subliminal_dagster.science.errors import UserError
+
+
+class LogFile(Sentences):
+    """A listener that writes all it is told to the end of a file, with the time."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        super().__init__(lambda sentence: print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {sentence}", file=file))
+        self.path = path
+
+
+@contextmanager
+def printing_to_log() -> Iterator[LogFile]:
+    """Have all that Python prints in this process go to the end of DAGSTER_HOME/logs/run-<date>.log for the block.
+
+    Raises UserError where it cannot be written.
+    """
+    path = Path(os.environ["DAGSTER_HOME"]) / "logs" / f"run-{datetime.now():%Y-%m-%d-%H%M%S}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Never closed: handlers that libraries made meanwhile keep it.
+        file = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): set DAGSTER_HOME to a folder of yours."
+        ) from None
+
+    with redirect_stdout(file), redirect_stderr(file):
+        yield LogFile(path, file)
+    if path.stat().st_size == 0:
+        path.unlink()
+
+
+@contextmanager
+def warnings_said(say: Callable[[str], None]) -> Iterator[None]:
+    """Have what this project itself warns of said to the user for the block."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("subliminal_dagster")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
