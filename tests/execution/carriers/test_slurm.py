@@ -18,8 +18,9 @@ from study_runs import StudyRun
 
 from subliminal_dagster.build import build_defs, study_frame
 from subliminal_dagster.cli import main
-from subliminal_dagster.execution.carriers.apart import CARRIER_TAG, RunsApart
+from subliminal_dagster.execution.carriers.apart import RunsApart
 from subliminal_dagster.execution.carriers.protocol import Carried
+from subliminal_dagster.execution.live_runs import CARRIER_TAG
 from subliminal_dagster.planning.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study import AnyStudy
