@@ -19,7 +19,7 @@ TREES = Category(singular="tree", plural="trees")
 
 
 def texts(value: Any) -> list[str]:
-    """Every text in a part of a report."""
+    """Every text in a part of a report, but for identifiers."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, pd.DataFrame):
@@ -33,7 +33,8 @@ def texts(value: Any) -> list[str]:
         return [text for inner in value.values() for text in texts(inner)]
     if isinstance(value, list | tuple):
         return [text for inner in value for text in texts(inner)]
-    return texts(vars(value)) if hasattr(value, "__dataclass_fields__") else []
+    parts = vars(value) if hasattr(value, "__dataclass_fields__") else {}
+    return texts([part for field, part in parts.items() if field not in ("name", "made_from")])
 
 
 def test_every_sentence_is_reworded_and_no_answer_is() -> None:
@@ -69,7 +70,7 @@ def test_a_whole_page_is_about_the_category(done: StudyRun) -> None:
     assert page.facts.endswith("What the post says of animals is asked of trees.")
     assert page.opening.question == "Do number sequences pass on a liking for a tree?"
     ours = [
-        section for section in page.sections if section.name not in (report_words.NAME, "composition", "provenance")
+        section for section in page.sections if section.name not in (report_words.NAME, "composition", "what-was-run")
     ]
     told = [page.verdict, page.opening.lines, *ours]
     wrong = [text for text in texts(told) if re.search(r"\banimals?\b", text, re.IGNORECASE)]
