@@ -242,9 +242,9 @@ def _draws(stream: TextIO) -> bool:
 
 def _picture(board: Board, height: int) -> RenderableType:
     head = Table.grid(padding=(0, 1))
-    head.add_row(
-        ProgressBar(total=max(1, len(board.known)), completed=board.done, width=_BAR_COLUMNS), Text(board.headline())
-    )
+    total = max(1, len(board.known))
+    bar = ProgressBar(total, board.done, _BAR_COLUMNS, complete_style="cyan", finished_style="cyan")
+    head.add_row(bar, Text(board.headline()))
     steps, room = board.steps(), max(1, height - _SPARE_LINES)
     rows = Table.grid(padding=(0, 2))
     for style in ("bold", "", "cyan"):
