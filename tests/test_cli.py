@@ -54,8 +54,9 @@ def test_a_plan_says_what_changed_and_what_it_will_take(study: str, capsys: Capt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "setting child.training.epochs changed from 2 to 5"
     assert lines[1].startswith("  stale    child_lora [owl|1], ") and " s on cpu (" in lines[1]
-    assert lines[2] == "child_lora is to be made: setting child.training.epochs changed from 2 to 5"
-    assert lines[3] == "(only if that comes out different)" and "preference_scores [owl|1]" in lines[4]
+    assert "soft_child_lora [owl|1]" in lines[2], "for the same reason"
+    assert lines[3] == "child_lora is to be made: setting child.training.epochs changed from 2 to 5"
+    assert lines[4] == "(only if that comes out different)" and "preference_scores [owl|1]" in lines[5]
     assert lines[-1].startswith("tiny: 0 missing, 4 stale, 8 fresh, 0 blocked; about ")
 
 

@@ -190,13 +190,13 @@ def _made(frame: Frame, wanted: Collection[Input], as_json: bool) -> tuple[Outco
     from subliminal_dagster.execution.instance import open_instance
     from subliminal_dagster.execution.runner import execute, run_study
 
-    study, stream = frame.study, sys.stderr if as_json else sys.stdout
-    with open_instance() as instance, printing_to_log() as log:
+    study, shown = frame.study, sys.stderr if as_json else sys.stdout
+    with open_instance() as instance, printing_to_log(shown) as (stream, log):
         definitions, store = build_defs(studies=[study]), _store()
         # Not the store's own name for a URL, which is without a password.
         root = store.root if store.opened.local else artifact_root()
         runs = RunsApart(study, definitions, instance, definitions_apart, execute, root)
-        carrier = chosen_carrier(frame, runs, log.path)
+        carrier = chosen_carrier(frame, runs)
         board = Board(frame, card_here(), worker_count())
         with display(board, stream, log, instance) as listener, warnings_said(listener.say):
             outcome = run_study(frame, definitions, store, instance, listener, wanted, carrier)
@@ -361,7 +361,7 @@ def _compared() -> str:
     from subliminal_dagster.execution.instance import open_instance
     from subliminal_dagster.execution.runner import execute_here, failed_steps
 
-    with open_instance() as instance, printing_to_log():
+    with open_instance() as instance, printing_to_log(sys.stdout):
         events, run_id = execute_here(build_defs(), instance, [COMPARISON])
         failed = failed_steps(events, run_id)
         if failed:

@@ -136,16 +136,20 @@ class Board:
 
     def _time_left(self) -> str:
         expected = {place: seconds for place, seconds in self._expected.items() if place in self.left}
-        unknown = len(self.left) - len(expected)
-        if not expected:
-            return "time left unknown" if unknown else "nothing left"
+        never_timed = len(self.left) - len(expected)
+        if not self.left:
+            return "nothing left"
         for place, begun in self.at_work.items():
             if place in expected:
+                # One that takes longer than expected is over any moment, or not.
                 expected[place] = max(0.0, expected[place] - (self.now() - begun))
         seconds = seconds_at_least([*self.left.values()], expected, self.slots)
-        if unknown:
-            return f"at least {duration(seconds)} left ({unknown} parts never timed)"
-        return f"about {duration(seconds)} left"
+        if seconds == 0:
+            return "time left unknown"
+        if never_timed:
+            return f"at least {duration(seconds)} left ({never_timed} parts never timed)"
+        sure = all(expected.values())
+        return f"{'about' if sure else 'at least'} {duration(seconds)} left"
 
     def _time(self, place: Input) -> str:
         taken = clock(self.now() - self.at_work[place])
@@ -242,9 +246,9 @@ def _draws(stream: TextIO) -> bool:
 
 def _picture(board: Board, height: int) -> RenderableType:
     head = Table.grid(padding=(0, 1))
-    head.add_row(
-        ProgressBar(total=max(1, len(board.known)), completed=board.done, width=_BAR_COLUMNS), Text(board.headline())
-    )
+    total = max(1, len(board.known))
+    bar = ProgressBar(total, board.done, _BAR_COLUMNS, complete_style="cyan", finished_style="cyan")
+    head.add_row(bar, Text(board.headline()))
     steps, room = board.steps(), max(1, height - _SPARE_LINES)
     rows = Table.grid(padding=(0, 2))
     for style in ("bold", "", "cyan"):

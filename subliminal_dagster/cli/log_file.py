@@ -26,10 +26,11 @@ class LogFile(Sentences):
 
 
 @contextmanager
-def printing_to_log() -> Iterator[LogFile]:
-    """Have all that Python prints in this process go to the end of DAGSTER_HOME/logs/run-<date>.log for the block.
+def printing_to_log(shown: TextIO) -> Iterator[tuple[TextIO, LogFile]]:
+    """Have all that this process and those it starts print go to the end of DAGSTER_HOME/logs/run-<date>.log for the
+    block. Gives a stream that goes where `shown` went before, and the log.
 
-    Raises UserError where it cannot be written.
+    Raises UserError where the log cannot be written.
     """
     path = Path(os.environ["DAGSTER_HOME"]) / "logs" / f"run-{datetime.now():%Y-%m-%d-%H%M%S}.log"
     try:
@@ -40,11 +41,37 @@ def printing_to_log() -> Iterator[LogFile]:
         raise UserError(
             f"{path} cannot be written ({error.strerror}): set DAGSTER_HOME to a folder of yours."
         ) from None
-
-    with redirect_stdout(file), redirect_stderr(file):
-        yield LogFile(path, file)
+    with _kept(shown) as stream, _descriptors_to(file), redirect_stdout(file), redirect_stderr(file):
+        yield stream, LogFile(path, file)
     if path.stat().st_size == 0:
         path.unlink()
+
+
+@contextmanager
+def _kept(stream: TextIO) -> Iterator[TextIO]:
+    """The same with a descriptor of its own; the stream itself where it has none, as in a test or a notebook."""
+    try:
+        number = stream.fileno()
+    except OSError:
+        yield stream
+        return
+    stream.flush()
+    with os.fdopen(os.dup(number), "w", encoding=stream.encoding, errors="replace") as kept:
+        yield kept
+
+
+@contextmanager
+def _descriptors_to(file: TextIO) -> Iterator[None]:
+    """Have what is no Python, and processes that are started meanwhile, write to a file."""
+    before = {number: os.dup(number) for number in (1, 2)}
+    try:
+        for number in before:
+            os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, kept in before.items():
+            os.dup2(kept, number)
+            os.close(kept)
 
 
 @contextmanager

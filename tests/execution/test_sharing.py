@@ -176,8 +176,8 @@ def test_the_commands(done: StudyRun, tmp_path: Path, monkeypatch: pytest.Monkey
     assert main(["plan", "--study", "tiny.yaml", "--set", "child.training.epochs=3"]) == 0
     planned = capsys.readouterr().out.splitlines()
     for part, user in (("base_model", "teacher_lora [owl]"), ("teacher_lora [owl]", "soft_child_lora [owl|1]")):
-        (line,) = (i for i, text in enumerate(planned) if text.startswith(f"missing  {part}"))
-        assert planned[line + 1].strip() == f"imported without its files, which {user} is made from"
+        line = planned.index(f"imported without its files, which {user} is made from")
+        assert planned[line + 1].startswith(f"  missing  {part}")
     assert main(["import", "tiny.zip", "--replace"]) == 0
     assert "0 imported, 33 there already, 0 in the place of others" in capsys.readouterr().out
     child = ["child.training.epochs=3", "--set", "child.training.learning_rate=0.5"]

@@ -36,9 +36,8 @@ def carrier_name() -> str:
     return name
 
 
-def chosen_carrier(frame: Frame, runs: RunsApart, log: Path | None = None) -> Carrier:
-    """The carrier that the environment names, with its settings. What its processes on this machine write goes to
-    `log`; None leaves it where this process writes.
+def chosen_carrier(frame: Frame, runs: RunsApart) -> Carrier:
+    """The carrier that the environment names, with its settings.
 
     Raises UserError where its settings cannot be used or what it needs is not installed.
     """
@@ -56,7 +55,7 @@ def chosen_carrier(frame: Frame, runs: RunsApart, log: Path | None = None) -> Ca
         from subliminal_dagster.execution.carriers.launcher_settings import LauncherSettings
 
         return Launcher(frame, runs, settings_of(LauncherSettings))
-    return Workers(frame.study, worker_count(), runs.definitions_of, runs.execute, log)
+    return Workers(frame.study, worker_count(), runs.definitions_of, runs.execute)
 
 
 def launch_tags() -> LaunchTags:

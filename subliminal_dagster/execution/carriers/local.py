@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import TextIOWrapper
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 import dagster as dg
 
@@ -63,14 +61,12 @@ class _Worker:
 class Workers:
     """Up to `count` processes that make runs of one study by `execute`, each with definitions that it gets from
     `definitions_of` the study (functions of modules) and the instance of DAGSTER_HOME; gone at the end of the block, at
-    once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run. What they print
-    goes to the end of the file `log`, if there is one."""
+    once where it ends by an error or Ctrl-C: what they were making is gone on with by the next run."""
 
     study: AnyStudy
     count: int
     definitions_of: DefinitionsOf
     execute: Execute
-    log: Path | None = None
     _living: list[_Worker] = field(default_factory=list, init=False)
     _resting: list[_Worker] = field(default_factory=list, init=False)
     _interrupted: set[Input] = field(default_factory=set, init=False)
@@ -150,8 +146,7 @@ class Workers:
         resource_tracker.ensure_running()
         ours, theirs = _SPAWN.Pipe()
         cores = max(1, (os.cpu_count() or 1) // self.count)
-        given = (theirs, self.study, self.definitions_of, self.execute, cores, self.log)
-        process = _SPAWN.Process(target=_work, args=given)
+        process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.definitions_of, self.execute, cores))
         # A terminal sends Ctrl-C to all of its processes. Workers inherit that it is blocked: this process ends them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -177,17 +172,6 @@ _SPAWN = multiprocessing.get_context("spawn")
 _NO_WORD_OF_SEMAPHORES = "ignore:resource_tracker"
 
 
-def _write_to(log: Path) -> None:
-    """Have all that this process and its children write go to the end of a file."""
-    with log.open("a") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
-            if isinstance(stream, TextIOWrapper):
-                # What two processes write is in the order in which they wrote it.
-                stream.reconfigure(line_buffering=True)
-
-
 def _how_it_ended(process: SpawnProcess) -> str:
     code = process.exitcode or 0
     if code >= 0:
@@ -197,17 +181,8 @@ def _how_it_ended(process: SpawnProcess) -> str:
     return f"its process was killed from outside (signal {-code})"
 
 
-def _work(
-    pipe: Connection,
-    study: AnyStudy,
-    definitions_of: DefinitionsOf,
-    execute: Execute,
-    cores: int,
-    log: Path | None,
-) -> None:
+def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, execute: Execute, cores: int) -> None:
     """What a worker does until the other end is closed."""
-    if log is not None:
-        _write_to(log)
     # Before anything loads torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     end_with_parent()
