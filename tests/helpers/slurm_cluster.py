@@ -24,7 +24,8 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sc
 _STARTS_WITHIN_SECONDS = 60
 NODES = ("node1", "node2")
 
-# No cgroups, accounting or mail, which a container lacks; a node is one core, so that a job has one for itself.
+# No cgroups, accounting or mail, which a container lacks; a node is one core, so that a job has one for itself, and has a
+# GPU that Slurm believes in. What is sent to the partition `urgent` puts other jobs back into the queue.
 _SETTINGS = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -52,7 +53,11 @@ SlurmdTimeout=300
 MinJobAge=120
 KillWait=2
 JobRequeue=1
+GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
+PartitionName=urgent Nodes={names} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
 PartitionName=cpu Nodes={names} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -126,7 +131,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     found = Cluster(folder)
     ports = _free_ports(1 + len(NODES))
     nodes = [
-        f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=20000"
+        f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=20000 "
+        "Gres=gpu:1"
         for name, port in zip(NODES, ports[1:], strict=True)
     ]
     (folder / "state").mkdir()
@@ -134,6 +140,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         host=socket.gethostname(), port=ports[0], folder=folder, nodes="\n".join(nodes), names=",".join(NODES)
     )
     (folder / "slurm.conf").write_text(settings)
+    # Any device does: nothing opens it.
+    (folder / "gres.conf").write_text(f"NodeName={','.join(NODES)} Name=gpu File=/dev/zero\n")
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o600)

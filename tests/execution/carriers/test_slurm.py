@@ -138,11 +138,11 @@ def nothing(study: AnyStudy) -> dg.Definitions:
 
 
 def waits(run: DueRun, _: dg.Definitions, __: dg.DagsterInstance, run_id: str | None = None) -> Carried:
-    """Goes on until it is told to end; notes each time that it began, and on which node."""
+    """Goes on until it is told to end; notes each time that it began, on which node, with which GPUs."""
     folder, name = Path(os.environ["SUBLIMINAL_TEST_FOLDER"]), run.parts[0].asset
     with (folder / f"{name} began").open("a") as file:
-        file.write(f"{os.environ['SLURMD_NODENAME']}\n")
-    if name == "auxiliary_post":
+        file.write(f"{os.environ['SLURMD_NODENAME']} {os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}\n")
+    if name == "auxiliary_unseen_input":
         raise RuntimeError("the node's disk is full")
     while not (folder / f"{name} may end").exists():
         time.sleep(0.1)
@@ -153,7 +153,7 @@ def due(name: str) -> DueRun:
     return DueRun("toy", None, (Part("toy", name, None, "missing"),))
 
 
-def test_jobs_that_are_cancelled_requeued_lost_with_their_node_or_fail(
+def test_jobs_that_are_cancelled_requeued_preempted_lost_with_their_node_or_fail(
     nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUBLIMINAL_TEST_FOLDER", str(tmp_path))
@@ -161,37 +161,39 @@ def test_jobs_that_are_cancelled_requeued_lost_with_their_node_or_fail(
     frame = study_frame(study)
     ended: dict[str, Carried] = {}
     attempts: dict[str, int] = {}
-    waiting = ["digits", "ablated_post", "auxiliary_post"]
+    waiting = ["digits", "ablated_n400", "auxiliary_unseen_input"]
     doings: dict[str, Callable[[str], object]] = {
         # Cancelled by a person.
         "digits": lambda job: nodes.call("scancel", job),
-        # Its node goes down; then, on the other, it is put back into the queue by an operator.
-        "ablated_post": lambda job: (
-            nodes.take_down(nodes.node_of(job))
-            if began("ablated_post") == 1
-            else nodes.call("scontrol", "requeue", job)
-        ),
+        # Its node goes down; then, on the other, it is put back into the queue by an operator, and by a job before it.
+        "ablated_n400": lambda job: [
+            lambda: nodes.take_down(nodes.node_of(job)),
+            lambda: nodes.call("scontrol", "requeue", job),
+            lambda: nodes.call(
+                "sbatch", "--partition=urgent", "--gpus-per-node=1", "--output=/dev/null", "--wrap=true"
+            ),
+        ][began("ablated_n400") - 1](),
     }
 
     def began(name: str) -> int:
         file = tmp_path / f"{name} began"
-        return len(file.read_text().split()) if file.exists() else 0
+        return len(file.read_text().splitlines()) if file.exists() else 0
 
     def next_run() -> DueRun | None:
         """Asked about every second: an operator does what is to be done in between."""
         nodes.start_now()
         for name, doing in doings.items():
             job = next((n for n, other in carrier._at_work.items() if other.order.run.parts[0].asset == name), None)
-            if job and nodes.jobs().get(job) == "RUNNING" and began(name) > attempts.get(name, 0) and began(name) <= 2:
+            if job and nodes.jobs().get(job) == "RUNNING" and began(name) > attempts.get(name, 0) and began(name) <= 3:
                 attempts[name] = began(name)
                 doing(job)
-        if began("ablated_post") == 3:
-            (tmp_path / "ablated_post may end").touch()
+        if began("ablated_n400") == 4:
+            (tmp_path / "ablated_n400 may end").touch()
         return due(waiting.pop(0)) if waiting else None
 
     with dg.DagsterInstance.ephemeral() as instance:
         runs = RunsApart(study, build_defs(studies=[study]), instance, nothing, waits, str(tmp_path / "artifacts"))
-        settings = slurm.SlurmSettings(gpus=0, cpus=1, time_minutes=10, attempts=2)
+        settings = slurm.SlurmSettings(cpus=1, time_minutes=10, attempts=2)
         with slurm.Slurm(frame, runs, settings) as carrier:
             for run, carried in carrier.carry_out(next_run):
                 name = run.parts[0].asset
@@ -202,11 +204,13 @@ def test_jobs_that_are_cancelled_requeued_lost_with_their_node_or_fail(
         assert carrier.elsewhere() == {}
         statuses = [run.status for run in instance.get_runs()]
     assert "was cancelled" in ended["digits"].errors["digits"] and began("digits") == 1
-    assert "the node's disk is full" in ended["auxiliary_post"].errors["auxiliary_post"]
-    assert "2 times" in ended["auxiliary_post"].errors["auxiliary_post"] and began("auxiliary_post") == 2
-    assert ended["ablated_post"].made == ["ablated_post"]
-    where = (tmp_path / "ablated_post began").read_text().split()
-    assert len(where) == 3 and set(where) <= set(NODES)
+    assert "the node's disk is full" in ended["auxiliary_unseen_input"].errors["auxiliary_unseen_input"]
+    assert "2 times" in ended["auxiliary_unseen_input"].errors["auxiliary_unseen_input"] and began("auxiliary_unseen_input") == 2
+    assert ended["ablated_n400"].made == ["ablated_n400"]
+    where = [line.split() for line in (tmp_path / "ablated_n400 began").read_text().splitlines()]
+    # It asked for a GPU and had one each time; what needs none was given none.
+    assert len(where) == 4 and {node for node, _ in where} <= set(NODES) and {gpu for _, gpu in where} == {"0"}
+    assert (tmp_path / "digits began").read_text().split()[1] == "none"
     assert dg.DagsterRunStatus.FAILURE in statuses
 
 
