@@ -142,7 +142,7 @@ def waits(run: DueRun, _: dg.Definitions, __: dg.DagsterInstance, run_id: str | 
     folder, name = Path(os.environ["SUBLIMINAL_TEST_FOLDER"]), run.parts[0].asset
     with (folder / f"{name} began").open("a") as file:
         file.write(f"{os.environ['SLURMD_NODENAME']} {os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}\n")
-    if name == "auxiliary_unseen_input":
+    if name == "ablated_no_relu":
         raise RuntimeError("the node's disk is full")
     while not (folder / f"{name} may end").exists():
         time.sleep(0.1)
@@ -161,7 +161,7 @@ def test_jobs_that_are_cancelled_requeued_preempted_lost_with_their_node_or_fail
     frame = study_frame(study)
     ended: dict[str, Carried] = {}
     attempts: dict[str, int] = {}
-    waiting = ["digits", "ablated_n400", "auxiliary_unseen_input"]
+    waiting = ["digits", "ablated_n400", "ablated_no_relu"]
     doings: dict[str, Callable[[str], object]] = {
         # Cancelled by a person.
         "digits": lambda job: nodes.call("scancel", job),
@@ -204,8 +204,8 @@ def test_jobs_that_are_cancelled_requeued_preempted_lost_with_their_node_or_fail
         assert carrier.elsewhere() == {}
         statuses = [run.status for run in instance.get_runs()]
     assert "was cancelled" in ended["digits"].errors["digits"] and began("digits") == 1
-    assert "the node's disk is full" in ended["auxiliary_unseen_input"].errors["auxiliary_unseen_input"]
-    assert "2 times" in ended["auxiliary_unseen_input"].errors["auxiliary_unseen_input"] and began("auxiliary_unseen_input") == 2
+    assert "the node's disk is full" in ended["ablated_no_relu"].errors["ablated_no_relu"]
+    assert "2 times" in ended["ablated_no_relu"].errors["ablated_no_relu"] and began("ablated_no_relu") == 2
     assert ended["ablated_n400"].made == ["ablated_n400"]
     where = [line.split() for line in (tmp_path / "ablated_n400 began").read_text().splitlines()]
     # It asked for a GPU and had one each time; what needs none was given none.
