@@ -42,7 +42,7 @@ query Status($id: String!) {
 """
 NODES = """
 query {
-  assetNodes { assetKey { path } groupName kinds description owners { ... on TeamAssetOwner { team } } }
+  assetNodes { assetKey { path } groupName kinds description }
 }
 """
 
@@ -108,7 +108,7 @@ def test_the_ui_shows_a_readable_graph(address: str) -> None:
         "animal_liking",
     }
     for node in nodes.values():
-        assert node["description"] and node["kinds"] and node["owners"] and node["groupName"] != "default"
+        assert node["description"] and node["kinds"] and node["groupName"] != "default"
 
 
 def test_a_backfill_crosses_partition_families_and_stops_at_the_gate(

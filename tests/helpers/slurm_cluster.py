@@ -24,8 +24,8 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sc
 _STARTS_WITHIN_SECONDS = 60
 NODES = ("node1", "node2")
 
-# No cgroups, accounting or mail, which a container lacks; a node is one core, so that a job has one for itself, with a GPU
-# that Slurm believes in. What is sent to the partition `urgent` puts other jobs back into the queue.
+# No cgroups, accounting or mail, which a container lacks. A node is one core, so that a job has one for itself, with a
+# GPU that Slurm believes in. What is sent to the partition `urgent` puts other jobs back into the queue.
 _SETTINGS = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
