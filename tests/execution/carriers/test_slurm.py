@@ -32,7 +32,7 @@ slurm = pytest.importorskip("subliminal_dagster.execution.carriers.slurm", exc_t
 pytestmark = pytest.mark.slow
 
 COMMAND = [str(Path(sys.executable).with_name("subliminal-dagster"))]
-WITHIN_SECONDS = 150
+WITHIN_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
