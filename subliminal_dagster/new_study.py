@@ -85,7 +85,8 @@ def _checked_name(file: Path) -> str:
         raise UserError(f"{file} is no name for a study file: let it end in .yaml, such as my-study.yaml.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}[a-z0-9]", file.stem):
         raise UserError(
-            f"{file.stem!r} cannot name a study: use lower-case letters, digits, dots and hyphens, as in my-study."
+            f"{file.stem!r} cannot name a study: use two or more lower-case letters, digits, dots and hyphens, as in "
+            "my-study."
         )
     if file.stem in shipped_studies():
         raise UserError(f"{file.stem} is a study that ships, whose artifacts it would take over: choose another name.")

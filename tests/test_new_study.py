@@ -36,6 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_new_study_can_be_planned_at_once(folder: Path, capsys: Capture) -> None:
+    assert main(["new-study", "other.yaml", *GIVEN, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["study"] == "other"
     assert main([*NEW, *GIVEN]) == 0
     assert "plan --study mine.yaml" in capsys.readouterr().out
     assert main(["plan", "--study", "mine.yaml"]) == 0

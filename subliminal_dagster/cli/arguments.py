@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --delete: also assets and partitions outside the study's settings, which --set may have made",
     )
-    for command in (studies, plan, preflight, run, show, compare, export, take, importing, gc):
+    for command in (studies, new, plan, preflight, run, show, compare, export, take, importing, gc):
         command.add_argument(
             "--json", action="store_true", help="print one JSON document on stdout, for programs; all else on stderr"
         )

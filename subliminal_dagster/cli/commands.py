@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,8 +73,8 @@ def _new_study(options: argparse.Namespace) -> int:
     from subliminal_dagster.new_study import new_study
 
     study = new_study(Path(options.file), options.model, options.animals, options.size, options.category)
-    print(f"{options.file}: {study.description}")
-    print(f"Go on with: subliminal-dagster plan --study {options.file}")
+    lines = [f"{options.file}: {study.description}", f"Go on with: subliminal-dagster plan --study {options.file}"]
+    _tell(options.json, {"file": options.file, "study": study.name, "description": study.description}, lines)
     return 0
 
 
@@ -430,7 +431,8 @@ def _pages(options: argparse.Namespace) -> int:
     _check_home(needs_history=False)
     with page_server(_store(), options.port) as server:
         print(f"reports: http://127.0.0.1:{server.server_port}", flush=True)
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
     return 0
 
 

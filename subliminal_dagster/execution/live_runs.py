@@ -67,7 +67,10 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 def is_left(run: dg.DagsterRun) -> bool:
     """Whether a run's process was one of this host and is gone."""
-    *machine, number, start = (process_of(run) or "  ").rsplit(" ", 2)
+    process = process_of(run)
+    if process is None:
+        return False
+    *machine, number, start = process.rsplit(" ", 2)
     return machine == [this_boot()] and start_of(int(number)) != start
 
 

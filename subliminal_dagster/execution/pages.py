@@ -35,7 +35,10 @@ def page_url(study: str, asset: str) -> str:
 
 
 def page_server(store: ArtifactStore, port: int = PORT) -> ThreadingHTTPServer:
-    """A server of a store's pages on loopback; port 0 takes a free one. Raises UserError where the port is taken."""
+    """A server of a store's pages on loopback; port 0 takes a free one.
+
+    Raises UserError where the port is taken, or is none.
+    """
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -55,10 +58,9 @@ def page_server(store: ArtifactStore, port: int = PORT) -> ThreadingHTTPServer:
 
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), Pages)
-    except OSError as error:
-        raise UserError(
-            f"Port {port} of this machine cannot be used ({error.strerror}): name another --port."
-        ) from None
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+        raise UserError(f"Port {port} of this machine cannot be used ({why}): name another --port.") from None
 
 
 def _page(store: ArtifactStore, study: str, asset: str) -> bytes:

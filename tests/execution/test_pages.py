@@ -53,6 +53,8 @@ def test_what_is_in_the_way_is_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=f"Port {server.server_port} .* name another --port"):
         page_server(ArtifactStore(tmp_path), server.server_port)
+    with pytest.raises(UserError, match=r"Port 99999 .* .ports are 0 to 65535.: name another"):
+        page_server(ArtifactStore(tmp_path), 99999)
     monkeypatch.setenv("SUBLIMINAL_PAGES", "lab.org")
     with pytest.raises(UserError, match=r"SUBLIMINAL_PAGES is 'lab\.org': set it to an address"):
         page_url("tiny", "report")

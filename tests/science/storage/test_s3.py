@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,23 @@ def test_what_one_machine_writes_another_reads_and_plans_by(root: str, tmp_path:
     assert here.read("study", "child_lora", "owl|1").path.joinpath("x.json").exists()
 
 
-def test_a_part_is_claimed_once_across_hosts_and_taken_over_from_a_dead_one(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims give no sign of life, and one of another host is taken for abandoned at the first look."""
     monkeypatch.setattr(claims, "ABANDONED_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(claims, "BEAT_SECONDS", 3600.0)
+
+
+@contextmanager
+def on_another_host() -> Iterator[None]:
+    """What is claimed in the block is claimed by a host whose processes cannot be asked from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "another-node")
+        yield
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_part_is_claimed_once_across_hosts_and_taken_over_from_a_dead_one(root: str, tmp_path: Path) -> None:
     host = socket.gethostname()
     here, there = store(root, tmp_path / "here"), store(root, tmp_path / "there")
     with here.claim("study", "number_set", "owl"):
@@ -74,28 +87,24 @@ def test_a_part_is_claimed_once_across_hosts_and_taken_over_from_a_dead_one(
             pass
         assert set(there.claims("study")) == {("number_set", "owl")}
     assert there.claims("study") == {}
-    # A host whose processes cannot be asked: its claim counts until it has been silent for a while.
-    monkeypatch.setattr(socket, "gethostname", lambda: "another-node")
-    dead = here.claim("study", "number_set", "fox")
-    dead.__enter__()
-    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    # Its claim counts until it has been silent for a while.
+    with on_another_host():
+        dead = here.claim("study", "number_set", "fox")
+        dead.__enter__()
     with there.claim("study", "number_set", "fox"):
         assert set(there.claims("study")) == {("number_set", "fox")}
 
 
-def test_what_a_process_made_that_stood_still_meanwhile_is_dropped(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(claims, "ABANDONED_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 3600.0)
-    host = socket.gethostname()
+@pytest.mark.usefixtures("silent")
+def test_what_a_process_made_that_stood_still_meanwhile_is_dropped(root: str, tmp_path: Path) -> None:
     suspended, there = store(root, tmp_path / "suspended"), store(root, tmp_path / "there")
-    monkeypatch.setattr(socket, "gethostname", lambda: "another-node")
-    with pytest.raises(UserError, match="was taken over by another process"), suspended.claim("study", "sae", "09"):
-        monkeypatch.setattr(socket, "gethostname", lambda: host)
+    with ExitStack() as held:
+        with on_another_host():
+            held.enter_context(suspended.claim("study", "sae", "09"))
         with there.claim("study", "sae", "09"):
             second = write(there, "sae", "09", 2.0)
-        write(suspended, "sae", "09", 1.0)
+        with pytest.raises(UserError, match="was taken over by another process"):
+            write(suspended, "sae", "09", 1.0)
     assert there.read("study", "sae", "09").content_hash == second
 
 
