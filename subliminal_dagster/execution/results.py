@@ -26,11 +26,7 @@ def verdict_lines(store: ArtifactStore, study: AnyStudy) -> list[str]:
     """What `verdicts` gives, as sentences."""
     found = verdicts(store, study)
     return [
-        # The sentence can stand alone, and names its channel first.
-        *(
-            f"{channel} channel: {each['sentence'].removeprefix(f'{channel.capitalize()} channel, ')}"
-            for channel, each in found["channels"].items()
-        ),
+        *(f"{channel} channel: {each['sentence']}" for channel, each in found["channels"].items()),
         *(f"left out: {group}: {reason}" for group, reason in found["left_out"].items()),
     ]
 
