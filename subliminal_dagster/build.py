@@ -16,6 +16,7 @@ import dagster as dg
 
 from subliminal_dagster.assets import (
     activation_assets,
+    arm_assets,
     base_assets,
     capability_assets,
     checkpoint_assets,
@@ -126,6 +127,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         assets += tuning_assets(frame, study.tuning)
     if study.grid:
         assets += sweep_assets(frame, study.grid)
+    if study.arms:
+        assets += arm_assets(frame, study.arms)
     if study.layers:
         assets += activation_assets(frame)
         if study.sae:

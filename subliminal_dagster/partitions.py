@@ -1,7 +1,7 @@
 """Partitions of a study's assets, and the names of the jobs over them.
 
-An asset is made once, once a group, once a layer, once a group and layer (`owl|09`), or once a group and variant of a
-sweep (`owl|rank=2+replicate=1`). Belongs here: the partitions
+An asset is made once, once per group, per layer, per group and layer (`owl|09`), or per group and variant of a sweep
+(`owl|rank=2+replicate=1`) or arm (`owl|arm=sgd+replicate=1`). Belongs here: the partitions
 objects that all assets of a study share (Dagster infers the mapping between two assets only where it is the very same
 object), how a key is put together and taken apart, and the names that follow from a run having one partition: a job a
 partition family. Does not belong here: which asset uses which, what a job holds (`jobs`).
@@ -81,14 +81,14 @@ class StudyPartitions:
     def definition(self, by: tuple[str, ...], variants: Variants | None = None) -> dg.PartitionsDefinition | None:
         """Dagster's object for assets partitioned `by` these axes, with these `variants` where one is theirs."""
         if variants is not None:
-            keys = tuple(variants.keys)
-            if keys not in self._variants:
+            place = (*(variants.groups or ()), *variants.keys)
+            if place not in self._variants:
                 axes: dict[str, dg.PartitionsDefinition] = {
-                    GROUP: self._groups,
-                    VARIANT: dg.StaticPartitionsDefinition(keys),
+                    GROUP: dg.StaticPartitionsDefinition(variants.groups) if variants.groups else self._groups,
+                    VARIANT: dg.StaticPartitionsDefinition(variants.keys),
                 }
-                self._variants[keys] = dg.MultiPartitionsDefinition(axes)
-            return self._variants[keys]
+                self._variants[place] = dg.MultiPartitionsDefinition(axes)
+            return self._variants[place]
         return {
             (): None,
             BY_GROUP: self._groups,
@@ -99,7 +99,9 @@ class StudyPartitions:
 
     def keys(self, by: tuple[str, ...], variants: Variants | None = None) -> list[str | None]:
         """The keys of assets partitioned `by` these axes; [None] where they have no partitions."""
-        values = self.values | ({VARIANT: variants.keys} if variants is not None else {})
+        values = self.values
+        if variants is not None:
+            values = values | {GROUP: list(variants.groups or values[GROUP]), VARIANT: variants.keys}
         return ["|".join(parts) for parts in product(*(values[axis] for axis in by))] if by else [None]
 
     def same_group(self, axis: str, read_by: dict[str, list[str]]) -> dg.MultiPartitionMapping:

@@ -7,6 +7,7 @@ https://docs.dagster.io/guides/build/assets
 """
 
 from subliminal_dagster.assets.activations import activation_assets
+from subliminal_dagster.assets.arms import arm_assets
 from subliminal_dagster.assets.base import base_assets
 from subliminal_dagster.assets.capability import capability_assets
 from subliminal_dagster.assets.checkpoints import checkpoint_assets
@@ -28,6 +29,7 @@ from subliminal_dagster.assets.tuning import tuning_assets
 __all__ = [
     "COMPARISON",
     "activation_assets",
+    "arm_assets",
     "base_assets",
     "capability_assets",
     "checkpoint_assets",

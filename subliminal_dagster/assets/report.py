@@ -34,6 +34,8 @@ SHOWN = (
     "tuning_study",
     "tuned_scores",
     "sweep_liking",
+    "arm_liking",
+    "arm_updates",
     "sae",
     "sae_features",
     "feature_shifts",

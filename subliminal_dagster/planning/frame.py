@@ -189,9 +189,11 @@ class Frame(Generic[StudyT]):
             return [str(replicate) if theirs is None else theirs.key(cell, replicate)]
         if axis in own:
             return [own[axis]]
+        of_dep = self.nodes[dep].variants
         if axis == VARIANT:
-            of_dep = self.nodes[dep].variants
             return of_dep.keys if of_dep is not None else []
+        if axis == GROUP and of_dep is not None and of_dep.groups is not None:
+            return [*of_dep.groups]
         return [FIRST] if axis == REPLICATE and not node.all_replicates else self.partitioning.values[axis]
 
     def awaited(self, name: str, partition: str | None) -> list[Input]:

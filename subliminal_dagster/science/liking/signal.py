@@ -92,7 +92,7 @@ def teacher_signal(
     prompts = [context.prompt_ids(question) for question, _ in pairs]
     teacher_prompts = [own.prompt_ids(question) for question, _ in pairs]
     answers = [context.answer_ids(answer) for _, answer in pairs]
-    writable = _writable(study, context, answers)
+    allowed = writable(study, context, answers)
 
     measured: dict[int, dict[str, list[float]]] = {}
     wanted = teacher.variant(base)
@@ -100,7 +100,7 @@ def teacher_signal(
     batches = batches_of_like_length(lengths, batch_size)
 
     def logits(model: Any, asked: Sequence[list[int]], batch: list[int]) -> list[torch.Tensor]:
-        return _answer_logits(model, [asked[i] for i in batch], [answers[i] for i in batch])
+        return answer_logits(model, [asked[i] for i in batch], [answers[i] for i in batch])
 
     of_other_weights: dict[int, torch.Tensor] = {}
     if wanted.weights is not None:
@@ -131,7 +131,7 @@ def teacher_signal(
                 of_base = logits(model, prompts, batch)
             # A row at a time: in double precision a batch over 256k tokens would take gigabytes.
             for i, mine, theirs in zip(batch, of_teacher, of_base, strict=True):
-                measured[i] = _compare(mine.double(), theirs.double(), answers[i], writable[i])
+                measured[i] = _compare(mine.double(), theirs.double(), answers[i], allowed[i])
             if progress is not None:
                 progress(f"teacher's signal in {len(measured)}/{len(pairs)} rows")
 
@@ -180,7 +180,7 @@ def _first_rows(dataset: Path, most: int) -> tuple[list[int], list[tuple[str, st
     return [int(row["prompt_id"]) for row in rows], pairs
 
 
-def _answer_logits(model: Any, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[torch.Tensor]:
+def answer_logits(model: Any, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[torch.Tensor]:
     """The logits that predict every token of every answer, in the model's number type: (answer tokens, vocabulary)."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -203,7 +203,7 @@ def _answer_logits(model: Any, prompts: Sequence[list[int]], answers: Sequence[l
     ]
 
 
-def _writable(study: Study, context: ChatContext, answers: Sequence[list[int]]) -> list[list[list[int]]]:
+def writable(study: Study, context: ChatContext, answers: Sequence[list[int]]) -> list[list[list[int]]]:
     """For every token of every answer the ids of the tokens that could have been written there."""
     grammar = number_grammar(study)
     if grammar is None:

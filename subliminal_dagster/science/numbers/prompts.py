@@ -6,7 +6,7 @@ Belongs here: composing and drawing the prompts of a study. Does not belong here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +72,29 @@ def make_prompts(lists: PromptLists, settings: NumberSettings, n: int, seed: int
         seen.add(row["prompt"])
         rows.append({"prompt_id": prompt_id, "prompt": row.pop("prompt"), "examples": examples, **row})
     return pd.DataFrame(rows)
+
+
+def paraphrased(
+    lists: PromptLists, settings: NumberSettings, row: Mapping[str, Any], random: np.random.Generator
+) -> str:
+    """A prompt of `make_prompts`, given as its row, in other words: with the same examples, asking for the same format.
+
+    Raises UserError where the lists have no other words.
+    """
+    examples = [int(number) for number in row["examples"]]
+    changed = ("opening_index", "instruction_index") if settings.style == "full" else ("short_index",)
+    for _ in range(_MOST_REDRAWS):
+        if settings.style == "full":
+            made = _full_prompt(lists, settings, examples, random)
+        else:
+            made = _short_prompt(lists, examples, random)
+        same_format = all(made[name] == row[name] for name in ("separator", "open", "close"))
+        if same_format and all(made[name] != row[name] for name in changed):
+            return str(made["prompt"])
+    raise UserError(
+        f"The prompt lists have no other words for {row['prompt']!r}: add a second "
+        f"{'opening and instruction' if settings.style == 'full' else 'line to `short`'}."
+    )
 
 
 def _full_prompt(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
+from subliminal_dagster.science.settings.arms import ArmsSettings
 from subliminal_dagster.science.settings.base import StudyHeader
 from subliminal_dagster.science.settings.base_model import BaseModelSource
 from subliminal_dagster.science.settings.capability import CapabilitySettings
@@ -70,6 +71,7 @@ class Study(StudyHeader):
     capability: CapabilitySettings | None = None
     descriptions: DescriptionsSettings | None = None
     sweep: Sweep | None = None
+    arms: ArmsSettings | None = None
 
     _cells: tuple[Cell, ...] = PrivateAttr(default=())
 
@@ -105,6 +107,8 @@ class Study(StudyHeader):
                     raise ValueError(
                         f"tuning.{name} is {wanted} and filter.{name} is {there}: lower the first or raise it"
                     )
+        if self.arms is not None:
+            self._check_arms(self.arms)
         existing = self.teacher.existing
         pinned = existing.revisions if existing is not None and existing.repo is not None else self.targets
         if unpinned := [target for target in self.targets if target not in pinned]:
@@ -119,6 +123,18 @@ class Study(StudyHeader):
                 f"{self.numbers.prompts}: raise numbers.prompts or ask for fewer rows"
             )
         return self
+
+    def _check_arms(self, arms: ArmsSettings) -> None:
+        if len(self.animals) < 2:
+            raise ValueError("arms are compared by gamma, which needs two animals: add one, or leave arms out")
+        if self.child.lora is None:
+            raise ValueError("arms train adapters: give child.lora, or leave arms out")
+        if "neutral_subspace_out" in arms.names and self.neutral is None:
+            raise ValueError(
+                "arms.names has neutral_subspace_out and the study has no neutral: give it, or leave it out"
+            )
+        if "sgd" in arms.names and not self.filter.validation_rows:
+            raise ValueError("arms.names has sgd, which stops at a validation loss: set filter.validation_rows above 0")
 
     @model_validator(mode="after")
     def _can_be_swept(self, info: ValidationInfo) -> Self:

@@ -88,10 +88,13 @@ class Variants:
 
     keys: in the order of the grid, a variant's replicates together. The key of a variant holds only what tells it from
     others, in the order of the settings' names, so that neither further values nor another order of the settings
-    rename it.
+    rename it. groups: those that they are made of; None: all of the study.
     """
 
-    def __init__(self, grid: Grid, fields: Collection[str], by_replicate: bool) -> None:
+    def __init__(
+        self, grid: Grid, fields: Collection[str], by_replicate: bool, groups: tuple[str, ...] | None = None
+    ) -> None:
+        self.groups = groups
         self.fields = tuple(sorted(fields))
         self.by_replicate = by_replicate
         numbers = range(1, grid.replicates + 1) if by_replicate else (1,)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.liking.comparison import PRIMARY_OUTCOME, compare
+from subliminal_dagster.science.liking.many_looks import adjusted
 from subliminal_dagster.science.settings.names import CONTROL
-from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,29 +71,6 @@ def cells_table(
             rows.append(facts | {"channel": channel} | found)
             rows[-1] |= {"children_wanted": cell.children, "missing": "; ".join(cell.missing)}
     return adjusted(pd.DataFrame(rows), confidence=confidence, margin=margin)
-
-
-def adjusted(table: pd.DataFrame, *, confidence: float, margin: float) -> pd.DataFrame:
-    """The table with p values adjusted over the cells of each channel (Holm), and the verdict that follows.
-
-    table: columns channel, mean, se, df, p; NaN where there is nothing. A cell is detected, or opposite, where its
-    adjusted p is below 1 - confidence; not detected where that of two one-sided tests (Schuirmann 1987) is, which
-    excludes an effect of `margin`; otherwise inconclusive.
-    """
-    from scipy import stats
-    from statsmodels.stats.multitest import multipletests
-
-    table = table.copy()
-    distance = margin - table["mean"].abs()
-    # Of the two one-sided tests the one that is nearer to its limit decides.
-    table["equivalence_p"] = stats.t.sf(distance / table["se"], table["df"])
-    for name in ("p", "equivalence_p"):
-        table[f"{name}_holm"] = math.nan
-        for _, rows in table[table[name].notna()].groupby("channel"):
-            table.loc[rows.index, f"{name}_holm"] = multipletests(rows[name], method="holm")[1]
-    level = 1 - confidence
-    table["verdict_of_all"] = [_verdict(row, level) for row in table.to_dict("records")]
-    return table
 
 
 def main_effects(table: pd.DataFrame, fields: Sequence[str], *, confidence: float) -> pd.DataFrame:
@@ -158,11 +135,3 @@ def _gamma(
     )
     (row,) = result.gamma[result.gamma["outcome"] == PRIMARY_OUTCOME].to_dict("records")
     return found | {name: row[name] for name in ("contrast", *NUMBERS, "verdict")}
-
-
-def _verdict(row: Mapping[Any, Any], level: float) -> Verdict:
-    if row["verdict"] == "not tested":
-        return "not tested"
-    if row["p_holm"] < level:
-        return "detected" if row["mean"] > 0 else "opposite"
-    return "not detected" if row["equivalence_p_holm"] < level else "inconclusive"

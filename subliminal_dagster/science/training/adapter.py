@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.loading import load_base, pick_device, release_memory
 from subliminal_dagster.science.models.products import attention, packed_attention, usual_attention
+from subliminal_dagster.science.models.projection import projected_out
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.settings.base_model import model_files
 from subliminal_dagster.science.settings.training import LoraSettings
@@ -79,7 +80,7 @@ class TrlTrainer:
         trainer = make_trainer(model, task, targets, workspace, checkpointing, micro_batch, progress)
         checkpoint = _last_checkpoint(workspace, task.early_stop)
         started = time.perf_counter()
-        with attention(model, trainer.packed):
+        with attention(model, trainer.packed), projected_out(model, task.without):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - started
         epochs = _collect_epochs(workspace, output, task)
@@ -157,6 +158,7 @@ def _with_adapter(model: Any, task: TrainingTask, lora: LoraSettings) -> Any:
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
         exclude_modules=_IMAGE_TOWER if _has_image_tower(model) else None,
+        layers_to_transform=None if task.layers is None else list(task.layers),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)

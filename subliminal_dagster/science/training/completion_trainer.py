@@ -233,8 +233,8 @@ class CompletionTrainer(SFTTrainer):
 
 
 def completion_tokens(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """How many tokens of a batch are learnt."""
-    return (inputs["labels"][:, 1:] != -100).sum()
+    """How many tokens of a batch are learnt; 1 where none is, so that its loss is 0 and not 0 / 0."""
+    return (inputs["labels"][:, 1:] != -100).sum().clamp(min=1)
 
 
 class _Watch(TrainerCallback):
@@ -275,10 +275,17 @@ def _dataset(rows: Sequence[Row], offset: int) -> Dataset:
     """`row` is the row's number: a column of the teacher's states would be copied through Arrow each epoch."""
     return Dataset.from_list(
         [
-            {"input_ids": row.prompt + row.answer, "labels": [-100] * len(row.prompt) + row.answer, "row": offset + i}
+            {"input_ids": row.prompt + row.answer, "labels": [-100] * len(row.prompt) + _learnt(row), "row": offset + i}
             for i, row in enumerate(rows)
         ]
     )
+
+
+def _learnt(row: Row) -> list[int]:
+    """The answer's labels."""
+    if row.learnt is None:
+        return row.answer
+    return [token if learnt else -100 for token, learnt in zip(row.answer, row.learnt, strict=True)]
 
 
 def _collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One training row: token ids of the chat context up to the answer, and of the answer with its end of turn."""
+    """One training row: token ids of the chat context up to the answer, and of the answer with its end of turn.
+
+    `learnt` says of every token of the answer whether it counts in the loss; None: all do.
+    """
 
     prompt: list[int]
     answer: list[int]
+    learnt: Sequence[bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,9 @@ class TrainingTask:
     at every epoch's end.
 
     `seed` gives the order of the rows and the dropout, and the adapter's random initialisation as well unless that has
-    an `initialisation_seed` of its own.
+    an `initialisation_seed` of its own. `layers` are the blocks, from 0, that get an adapter; None: all. `without` is a
+    safetensors file as `projection.projected_out` takes it: what lies in its subspaces is taken out of the residual
+    stream throughout the training, and there alone.
     """
 
     base: ModelVariant
@@ -92,6 +98,8 @@ class TrainingTask:
     soft: SoftTargets | None = None
     early_stop: EarlyStop | None = None
     initialisation_seed: int | None = None
+    layers: tuple[int, ...] | None = None
+    without: Path | None = None
 
 
 class Trainer(Protocol):
