@@ -21,7 +21,7 @@ execution
 planning
 partitions new_study
 science.pages science.preflight
-science.descriptions science.sweep
+science.arms science.descriptions science.sweep
 science.features science.probes science.liking science.tuning
 science.activations science.training
 science.numbers science.steering

@@ -53,8 +53,8 @@ def _arm_material(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "parquet"},
         gpu=True,
         on_request=True,
-        description="The valid answers of all animals' teachers, what the base model would have written at every place of them, and "
-        "how far the teachers agree.",
+        description="The valid answers of all animals' teachers, what the base model would have written at every place "
+        "of them, and how far the teachers agree.",
     )
     def arm_material(work: Work[Study]) -> None:
         import pandas as pd

@@ -139,9 +139,24 @@ def assignment_p(effect: NDArray[np.float64], *, permutations: int, rng: np.rand
 
 def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
     """Adjusted p values, same shape (tests,): calling those <= q significant keeps the false discovery rate at q."""
-    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.multitest import fdrcorrection
 
-    adjusted: NDArray[np.float64] = multipletests(np.asarray(p_values, dtype=float), method="fdr_bh")[1]
+    adjusted: NDArray[np.float64] = fdrcorrection(np.asarray(p_values, dtype=float))[1]
+    return adjusted
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjusted p values, same shape (tests,): calling those <= level significant keeps the chance of any false one at
+    the level (Holm 1979).
+
+    statsmodels has it in `multipletests` alone, which collects all garbage at every call and takes a hundred times as
+    long for it.
+    """
+    given = np.asarray(p_values, dtype=float)
+    order = np.argsort(given)
+    raw = given[order] * np.arange(len(given), 0, -1)
+    adjusted = np.empty_like(given)
+    adjusted[order] = np.minimum(np.maximum.accumulate(raw), 1.0)
     return adjusted
 
 

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.statistics import (
     assignment_p,
     benjamini_hochberg,
+    holm,
     paired_test,
     sign_flip_p,
     smallest_detectable,
@@ -84,6 +86,14 @@ def test_matchings_are_enumerated() -> None:
 def test_the_smallest_p_of_matchings_is_reached_and_reported() -> None:
     for rows, permutations, smallest in [(2, 999, 1 / 2), (5, 999, 1 / 120), (9, 999, 1 / 1000)]:
         assert assignment_p(np.eye(rows), permutations=permutations, rng=_rng()) == pytest.approx((smallest, smallest))
+
+
+def test_adjusted_p_values_are_statsmodels_own() -> None:
+    rng = np.random.default_rng(3)
+    for count in (1, 2, 17):
+        p_values = rng.random(count) ** 3
+        assert holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
+        assert benjamini_hochberg(p_values).tolist() == multipletests(p_values, method="fdr_bh")[1].tolist()
 
 
 def test_benjamini_hochberg_by_hand() -> None:

@@ -129,7 +129,7 @@ def _difference(
         return None
     paired = both.assign(shift=both["shift"] - both["shift_other"])
     found = contrasts(paired, animals, confidence=confidence, margin=margin)
-    row = _row(found[found["against"] == "others"])
+    row = _row(found[found["against"] == "others"].drop(columns="against"))
     share, low, high = share_left(both, animals, confidence)
     return row | {"share": share, "share_low": low, "share_high": high}
 

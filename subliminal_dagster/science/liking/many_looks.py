@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.statistics import holm
 from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ def adjusted(table: pd.DataFrame, *, confidence: float, margin: float) -> pd.Dat
     excludes an effect of `margin`; otherwise inconclusive.
     """
     from scipy import stats
-    from statsmodels.stats.multitest import multipletests
 
     table = table.copy()
     distance = margin - table["mean"].abs()
@@ -32,7 +32,7 @@ def adjusted(table: pd.DataFrame, *, confidence: float, margin: float) -> pd.Dat
     for name in ("p", "equivalence_p"):
         table[f"{name}_holm"] = math.nan
         for _, rows in table[table[name].notna()].groupby("channel"):
-            table.loc[rows.index, f"{name}_holm"] = multipletests(rows[name], method="holm")[1]
+            table.loc[rows.index, f"{name}_holm"] = holm(rows[name])
     level = 1 - confidence
     table["verdict_of_all"] = [_verdict(row, level) for row in table.to_dict("records")]
     return table

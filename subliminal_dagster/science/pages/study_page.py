@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Protocol, get_args
 
+from subliminal_dagster.science.arms import report as arms
 from subliminal_dagster.science.capability import report as capability
 from subliminal_dagster.science.descriptions import report as composition
 from subliminal_dagster.science.features import report as features
@@ -103,6 +104,7 @@ _SECTIONS: tuple[_Reported, ...] = (
     capability,
     tuning,
     sweep,
+    arms,
     features,
     filters,
     composition,
@@ -110,7 +112,7 @@ _SECTIONS: tuple[_Reported, ...] = (
     steering,
 )
 
-_NO_MODELS_TEXT = (liking, why_null, teachers, tuning, sweep, probes)
+_NO_MODELS_TEXT = (liking, why_null, teachers, tuning, sweep, arms, probes)
 """The sections in whose tables stands nothing that a model wrote, and no token."""
 
 READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
@@ -118,8 +120,9 @@ READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
 
 
 def _sections(study: Study, results: Results) -> list[Section]:
-    # A sweep is on request, so a study that has none made is no poorer for it.
-    shown = [each for each in _SECTIONS if each is not sweep or (study.sweep and results.has("sweep_liking"))]
+    # They are on request, so a study that has none made is no poorer for it.
+    on_request = {sweep: "sweep_liking", arms: "arm_liking"}
+    shown = [each for each in _SECTIONS if each not in on_request or results.has(on_request[each])]
     found = [(each, section_or_reason(each.NAME, each.TITLE, each.section, study, results)) for each in shown]
     return [
         # Of its categories "animals" are all living beings.
