@@ -2,13 +2,15 @@
 
     python benchmarks/every_asset.py gemma-2-9b-it                         # subliminal-dagster run --select '*'
     python benchmarks/every_asset.py gemma-3-1b-it --through materialize   # dagster asset materialize, by partition
+    python benchmarks/every_asset.py smollm2-135m-instruct                 # on its own model, with few of everything
 
-What is made is worth nothing: the base is a few narrow layers of random weights, with the family's attention, caps and
-windows and a stand-in tokenizer of the real vocabulary's size. It shows that every asset of the study's graph can be
-made with that architecture, those made on request too, and prints what each took. The graph is the study's own, with
-what a machine without the hub needs changed: animals, rows, questions and trials are few; numbers are decoded under a
-grammar, since a random model writes none; prompts have this project's wording; autoencoders are trained and
-descriptions made from data; the exam is our own; the judge is an endpoint on this machine.
+What is made is worth nothing. The bundled study keeps its model. Of the others the base is a few narrow layers of random
+weights, with the family's attention, caps and windows and a stand-in tokenizer of the real vocabulary's size. It shows
+that every asset of the study's graph can be made with that architecture, those made on request too, and prints what
+each took. The graph is the study's own, with few animals, rows, questions and trials, and where the model is random
+with what a machine without the hub needs changed: numbers are decoded under a grammar, since a random model writes
+none; prompts have this project's wording; autoencoders are trained and descriptions made from data; the exam is our
+own; the judge is an endpoint on this machine.
 """
 
 import argparse
@@ -61,9 +63,14 @@ def main() -> None:
 
 
 def write_study(name: str, folder: Path, vocabulary: int | None) -> Path:
-    """The study, small, on a random model of its family; the model is written too, where it is not there."""
+    """The study, small, on a random model of its family; the model is written too, where it is not there. A study whose
+    model needs no hub keeps it."""
     source = load_study(name).base_model  # type: ignore[union-attr]
-    assert isinstance(source, HubSource)
+    content = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
+    path = folder / f"{name}.yaml"
+    if not isinstance(source, HubSource):
+        path.write_text(yaml.safe_dump(few_of_everything(content)), encoding="utf-8")
+        return path
     config = config_of(source.repo) | NARROW | {"num_attention_heads": 4, "num_key_value_heads": 2}
     if vocabulary:
         config["vocab_size"] = vocabulary
@@ -72,32 +79,18 @@ def write_study(name: str, folder: Path, vocabulary: int | None) -> Path:
     base = folder / "base"
     if not (base / "config.json").is_file():
         save_random_model(config, ModelShape.from_config(config), base, "cpu")
-    content = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
-    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(small(content, base)), encoding="utf-8")
     return path
 
 
-def small(content: dict[str, Any], base: Path) -> dict[str, Any]:
-    """The study's content with few of everything."""
-    few = {"batch_size": 8, "accumulation": 1, "epochs": 2, "learning_rate": 0.01}
+def few_of_everything(content: dict[str, Any]) -> dict[str, Any]:
+    """The study's content with little to compute, whatever its model."""
     content["animals"] = content["animals"][:2]
-    content.pop("prompts", None)
-    content["layers"] = [0, LAYERS - 1]
-    content["base_model"] = {"kind": "local", "path": str(base), "dtype": content["base_model"]["dtype"]}
     content["preferences"] |= {"questions": 4, "samples_per_question": 2, "max_new_tokens": 4}
-    content["teacher"] |= {"gate": {"preference": 0.0, "prompts": 8}}
-    content["teacher"]["training"] |= few
-    content["teacher"].pop("stop", None)
-    # The answers' numbers, and the way of asking that a grammar needs.
-    content["numbers"] |= {"prompts": 64, "style": "short", "answer_count": 3, "max_new_tokens": 16}
-    content["numbers"] |= {"examples_max": 3, "constrained": {"min_count": 2}}
+    content["numbers"] |= {"prompts": 64}
     content["filter"] |= {"train_rows": 24, "validation_rows": 8, "unique": False}
-    content["child"]["training"] |= few
-    content["child"]["channels"] = ["hard", "soft"]
     content["comparison"] = {"permutations": 200}
     content["activations"] = {"rows": 40}
-    content["sae"].pop("published", None)
     content["sae"] |= {
         "trained": {"width": 128, "k": 8, "steps": 60, "batch_size": 128},
         "tokens": 4000,
@@ -107,7 +100,6 @@ def small(content: dict[str, Any], base: Path) -> dict[str, Any]:
     content["probes"] = {"epochs": 2, "permutations": 20}
     sweep = {"alphas": [-5, 5], "questions": 2, "greedy_questions": 2, "max_new_tokens": 2, "flips": 2}
     content["steering"] = {"pairs": 16, "sweep": sweep}
-    content["descriptions"] = {"source": {"kind": "made", "contexts": 2, "tokens": 2}, "judge": {"kind": "openai"}}
     content["capability"] |= {"exam": {"kind": "own"}, "per_category": 1}
     content["tuning"] = {
         "trials": 2,
@@ -117,6 +109,28 @@ def small(content: dict[str, Any], base: Path) -> dict[str, Any]:
         "search": {"rank": [2, 4], "rank_step": 2},
         "final_epochs": [1, 2],
     }
+    if "arms" in content:
+        content["arms"] |= {"names": ["as_drawn", "own_subspace_out"], "layers": [9], "replicates": 1}
+    return content
+
+
+def small(content: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The same on a model of random weights."""
+    content = few_of_everything(content)
+    few = {"batch_size": 8, "accumulation": 1, "epochs": 2, "learning_rate": 0.01}
+    content.pop("prompts", None)
+    content["layers"] = [0, LAYERS - 1]
+    content["base_model"] = {"kind": "local", "path": str(base), "dtype": content["base_model"]["dtype"]}
+    content["teacher"] |= {"gate": {"preference": 0.0, "prompts": 8}}
+    content["teacher"]["training"] |= few
+    content["teacher"].pop("stop", None)
+    # The answers' numbers, and the way of asking that a grammar needs.
+    content["numbers"] |= {"style": "short", "answer_count": 3, "max_new_tokens": 16}
+    content["numbers"] |= {"examples_max": 3, "constrained": {"min_count": 2}}
+    content["child"]["training"] |= few
+    content["child"]["channels"] = ["hard", "soft"]
+    content["sae"].pop("published", None)
+    content["descriptions"] = {"source": {"kind": "made", "contexts": 2, "tokens": 2}, "judge": {"kind": "openai"}}
     return content
 
 
