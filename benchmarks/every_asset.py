@@ -7,8 +7,8 @@
 What is made is worth nothing. The bundled study keeps its model. Of the others the base is a few narrow layers of
 random weights, with the family's attention, caps and windows and a stand-in tokenizer of the real vocabulary's size.
 It shows that every asset of the study's graph can be made with that architecture, those made on request too, and prints
-what each took. The graph is the study's own, with few animals, rows, questions and trials, and where the model is random
-with what a machine without the hub needs changed: numbers are decoded under a grammar, since a random model writes
+what each took. The graph is the study's own, with few animals, rows, questions and trials. Where the model is random it
+has what a machine without the hub needs: numbers are decoded under a grammar, since a random model writes
 none; prompts have this project's wording; autoencoders are trained and descriptions made from data; the exam is our
 own; the judge is an endpoint on this machine.
 """
