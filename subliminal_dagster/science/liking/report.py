@@ -137,18 +137,29 @@ def opening(study: Study, results: Results) -> Opening:
     """The study's question, its answer by the hard channel, and the forest plot. Raises NotThere where `animal_liking`
     is not there."""
     data = read(study, results)
-    row = data.specificity(_HARD)
-    lines = [_contrast_line(data, row), *(_contrast_line(data, each) for each in _beside(data))]
-    return Opening(QUESTION, row["verdict"], tuple(lines), (_forest_chart(data),))
+    found, lines = _evidence(data, _HARD)
+    return Opening(QUESTION, found, tuple(lines), (_forest_chart(data),))
 
 
 QUESTION = "Do number sequences pass on a liking for an animal?"
 
 
-def _beside(data: LikingData) -> list[Row]:
+def evidence(study: Study, results: Results) -> dict[str, tuple[Verdict, list[str]]]:
+    """By channel the verdict, and a sentence per contrast: own animal's numbers minus other animals', neutral and
+    control numbers. Raises NotThere where `animal_liking` is not there."""
+    data = read(study, results)
+    return {channel: _evidence(data, channel) for channel in data.channels}
+
+
+def _evidence(data: LikingData, channel: str) -> tuple[Verdict, list[str]]:
+    row = data.specificity(channel)
+    return row["verdict"], [_contrast_line(data, each) for each in (row, *_beside(data, channel))]
+
+
+def _beside(data: LikingData, channel: str) -> list[Row]:
     """The mean of own minus neutral numbers and minus control numbers, where they are not gamma itself."""
-    names = [name for name in (NEUTRAL, CONTROL) if name != data.specificity(_HARD)["contrast"]]
-    found = rows_where(data.tests, channel=_HARD, outcome=PRIMARY_OUTCOME, animal=MEAN)
+    names = [name for name in (NEUTRAL, CONTROL) if name != data.specificity(channel)["contrast"]]
+    found = rows_where(data.tests, channel=channel, outcome=PRIMARY_OUTCOME, animal=MEAN)
     return [row for name in names for row in records(rows_where(found, contrast=name))]
 
 
