@@ -32,7 +32,7 @@ def require_judged(work: Work[Study]) -> None:
 
 
 def teacher_assets(frame: Frame[Study], chain: Chain = OWN) -> list[dg.AssetsDefinition]:
-    """`teacher_lora` and `teacher_preferences`, a partition a group."""
+    """`teacher_lora` and `teacher_preferences`, a partition per group."""
     made = {"teacher_lora": _teacher_lora, "teacher_preferences": _teacher_preferences}
     return [make(frame, chain) for name, make in made.items() if chain.makes(name)]
 

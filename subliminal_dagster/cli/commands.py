@@ -406,7 +406,7 @@ def _gc(options: argparse.Namespace) -> int:
         return sum(item.size for item in items) / 1e6
 
     _check_home(needs_history=False)
-    # What was made with a setting of the environment or of --set is no garbage.
+    # Whatever a setting from the environment or --set made is not garbage.
     overrides = [*overrides_from_environment(), *options.overrides]
     studies = [load_study(name, overrides) for name in options.study or named_studies()]
     store = _store()

@@ -77,7 +77,7 @@ def _kept(stream: TextIO) -> Iterator[TextIO]:
 
 @contextmanager
 def _descriptors_to(file: TextIO) -> Iterator[None]:
-    """Have what is no Python, and processes that are started meanwhile, write to a file."""
+    """Send the output of code outside Python, and of processes started meanwhile, to a file."""
     before = {number: os.dup(number) for number in (1, 2)}
     try:
         for number in before:

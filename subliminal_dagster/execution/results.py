@@ -106,7 +106,7 @@ def combine_studies(store: ArtifactStore, studies: Sequence[AnyStudy]) -> dict[s
 
 
 def combined_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """What `combine_studies` gives, as a table a channel."""
+    """What `combine_studies` gives, as a table per channel."""
     width = max(len(name) for name in found["studies"])
     for channel, content in found["channels"].items():
         combined = content["combined"]

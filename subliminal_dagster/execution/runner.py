@@ -144,7 +144,7 @@ class _Queue:
         self.carrier = carrier
         self.outcome = Outcome()
         self.at_work: set[Input] = set()
-        # A part made once is not made again: were it still due, something else is wrong, and it would never end.
+        # A part made once is not rebuilt: were it still due, something else is wrong, and it would never end.
         self._made: set[Input] = set()
         self._interrupted: set[Input] = set()
         # Whether something ended since the plan, and whether only a plan can tell what can start by that.

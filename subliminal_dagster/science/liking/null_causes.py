@@ -51,8 +51,8 @@ _VALID = 0.55
 # The post and Cloud et al. train on 10,000 rows; with about a thousand Pythia-410M showed something inside and nothing
 # in its behaviour.
 _ROWS = 1000
-# 0.05 nats a token under 2.3 nats of noise transmitted nothing in Llama-3.2-1B (Long 2026). Teachers of this project at
-# 0.2 nats among number tokens passed on next to nothing even by the soft channel (docs/bundled-study.md).
+# 0.05 nats per token under 2.3 nats of noise transmitted nothing in Llama-3.2-1B (Long 2026). Teachers of this project
+# at 0.2 nats among number tokens passed on next to nothing even by the soft channel (docs/bundled-study.md).
 _NO_SIGNAL, _SIGNAL = 0.05, 0.2
 # Repeating rows does not replace unique ones at equal steps (Qwen2.5-7B: 2.8 % against 83 %).
 _DUPLICATES_POSSIBLE, _DUPLICATES_LIKELY = 0.1, 0.5

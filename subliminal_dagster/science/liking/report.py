@@ -51,7 +51,7 @@ _CONDITION_COLOURS = {
     BASE: charts.LIGHT_GREY,
 }
 _SYMBOLS = {OTHERS: "circle", NEUTRAL_NUMBERS: "square", comparison.CONTROL: "triangle-up"}
-_CHANNEL_COLOURS = {_HARD: charts.VERMILION, _SOFT: charts.BLUE}
+_CHANNEL_SYMBOLS = {_HARD: "circle", _SOFT: "diamond"}
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
@@ -373,7 +373,7 @@ def _method(data: LikingData) -> str:
         "10 % more. Gamma: own numbers minus other animals' numbers, mean over animals.",
         f"{counted(int(data.moves['replicate'].max()), 'child', 'children')} per group and channel.",
         "Controls: numbers of the untouched base"
-        + (", and of a teacher fine-tuned on something that is no animal." if data.study.neutral else "."),
+        + (", and of a teacher fine-tuned on something that is not an animal." if data.study.neutral else "."),
     ]
     if _SOFT in data.channels:
         sentences.append(
@@ -443,12 +443,12 @@ def _span(shifts: pd.DataFrame) -> str:
 
 
 def _forest_chart(data: LikingData) -> Chart:
-    """Own numbers minus each reference on one axis (hard channel): a row an animal and their mean, a colour a
+    """Own numbers minus each reference on one axis (hard channel): a row per animal and their mean, a colour a
     reference."""
     rows = rows_where(data.tests, outcome=PRIMARY_OUTCOME, channel=_HARD)
     contrasts = [name for name in _CONTRASTS if (rows["contrast"] == name).any()]
     places = [*data.animals(_HARD), MEAN]
-    figure = charts.new_figure(x="own minus other numbers, log share (nats)", y="", height=110 + 46 * len(places))
+    figure = charts.new_figure(x="own minus other (nats)", y="", height=100 + 40 * len(places))
     for number, contrast in enumerate(contrasts):
         points = rows_where(rows, contrast=contrast).set_index("animal")
         points = points.loc[[place for place in places if place in points.index]].reset_index()
@@ -463,6 +463,9 @@ def _forest_chart(data: LikingData) -> Chart:
                 "color": _CONDITION_COLOURS[name],
                 "size": [13 if animal == MEAN else 8 for animal in points["animal"]],
                 "symbol": _SYMBOLS[name],
+                # Where sizes differ, plotly would let the interval shine through.
+                "opacity": 1,
+                "line": {"width": 0},
             },
             error_x=charts.interval(points, "mean", "low", "high"),
             hovertext=[
@@ -474,16 +477,15 @@ def _forest_chart(data: LikingData) -> Chart:
     figure.add_hline(y=len(places) - 1.5, line={"width": 1, "color": "rgba(128,128,128,0.4)"})
     lanes = {"tickvals": list(range(len(places))), "ticktext": places, "range": [len(places) - 0.5, -0.5]}
     figure.update_yaxes(**lanes, showgrid=False, zeroline=False, ticksuffix=" ")
-    means = [row for name in contrasts for row in records(rows_where(rows, animal=MEAN, contrast=name))]
-    parts = [f"minus {_CONTRASTS[row['contrast']]} {_written(row)}" for row in means]
     alt = (
-        f"Right of zero: the child of its own animal's numbers likes it more. {MEAN.capitalize()}: {'; '.join(parts)}."
+        "Log share; right of zero, the child of its own animal's numbers likes it more. The lines above have the "
+        f"{MEAN}."
     )
     return Chart(f"{NAME}-forest", "Liking of each animal under its own numbers minus under others", figure, alt)
 
 
 def _contrasts_chart(data: LikingData) -> Chart:
-    """What is specific: a panel a reference, a row an animal and their mean, a point a channel."""
+    """What is specific: a panel per reference, a row per animal and their mean, a point per channel."""
     rows = rows_where(data.tests, outcome=PRIMARY_OUTCOME)
     contrasts = [name for name in _CONTRASTS if (rows["contrast"] == name).any()]
     places = [animal for animal in data.study.animals if (rows["animal"] == animal).any()] + [MEAN]
@@ -499,9 +501,11 @@ def _contrasts_chart(data: LikingData) -> Chart:
                 y=[places.index(animal) + offset for animal in points["animal"]],
                 mode="markers",
                 marker={
-                    "color": _CHANNEL_COLOURS[channel],
-                    "size": 9,
-                    "symbol": ["diamond" if animal == MEAN else "circle" for animal in points["animal"]],
+                    "color": _CONDITION_COLOURS[_CONTRASTS[contrast]],
+                    "size": [13 if animal == MEAN else 8 for animal in points["animal"]],
+                    "symbol": _CHANNEL_SYMBOLS[channel],
+                    "opacity": 1,
+                    "line": {"width": 0},
                 },
                 error_x=charts.interval(points, "mean", "low", "high"),
                 hovertext=[
@@ -526,7 +530,7 @@ def _contrasts_chart(data: LikingData) -> Chart:
 
 
 def _levels_table(data: LikingData) -> Table:
-    """A row a channel, animal and condition: the level the post shows, exact probability, and the shift."""
+    """A row per channel, animal and condition: the level the post shows, exact probability, and the shift."""
     level, exact, shift = (
         rows_where(data.liking, outcome=outcome).set_index(["channel", "animal", "condition"])
         for outcome in (data.level, "probability", PRIMARY_OUTCOME)
@@ -538,6 +542,7 @@ def _levels_table(data: LikingData) -> Table:
         for condition in (*_CONDITION_COLOURS, TEACHER)
         if (channel, animal, condition) in level.index
     ]
+    level[["low", "high"]] = level[["low", "high"]].clip(0, 1)
     rows = level.assign(exact=exact["mean"], **shift.filter(like="difference").add_prefix("shift_")).loc[order]
     shown: Shown = {
         "channel": "channel",
@@ -553,8 +558,9 @@ def _levels_table(data: LikingData) -> Table:
         "shift, high": "shift_difference_high",
     }
     note = (
-        "Models: children trained on the named numbers, the untouched base, the animal's own teacher. The interval's "
-        "ends low and high are symmetric and may lie below 0; they coincide where no question differs from the others."
+        "Models: children trained on the named numbers, the untouched base, the animal's own teacher. Low and "
+        "high: a t interval over questions, cut at 0 and 100 %; both are the same where no question differs from the "
+        "others."
     )
     return Table(f"{NAME}-levels", "Liking of each animal", columns(rows.reset_index(), shown), note)
 
@@ -671,8 +677,8 @@ CONTROL_STAYS = Statement(
     source="this project",
 )
 NEUTRAL_DOES_LESS = Statement(
-    "Control of this project: numbers of a teacher fine-tuned on something that is no animal do less for the animal "
-    "than its own.",
+    "Control of this project: numbers of a teacher fine-tuned on something that is not an animal do less for the "
+    "animal than its own.",
     rule="By the interval of own minus neutral numbers (log share, mean over animals) that holds the noise between "
     "training runs, that of the one neutral child included; in words as for the rise.",
     source="this project",

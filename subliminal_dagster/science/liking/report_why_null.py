@@ -88,7 +88,7 @@ def _method(study: Study, signal: pd.DataFrame) -> str:
 
 
 def _signal_chart(study: Study, signal: pd.DataFrame) -> Chart:
-    """A panel a measure, since what could be written is often a small part of the whole."""
+    """A panel per measure, since what could be written is often a small part of the whole."""
     figure = panels([f"{name} (nats a token)" for name, _ in _MEASURES.values()], height=460, between=64.4)
     parts = []
     for panel, (measure, (name, colour)) in enumerate(_MEASURES.items(), start=1):

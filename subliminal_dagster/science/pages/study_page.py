@@ -118,7 +118,7 @@ READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
 
 
 def _sections(study: Study, results: Results) -> list[Section]:
-    # A sweep is on request, so a study that has none made is no poorer for it.
+    # A sweep is made only on request, so a study without one lacks nothing.
     shown = [each for each in _SECTIONS if each is not sweep or (study.sweep and results.has("sweep_liking"))]
     found = [(each, section_or_reason(each.NAME, each.TITLE, each.section, study, results)) for each in shown]
     return [
@@ -172,7 +172,7 @@ def study_summary(study: AnyStudy, page: Page, results: Results) -> dict[str, An
 
 
 def _gamma(results: Results) -> list[dict[str, Any]]:
-    """The specificity contrast in nats, a row a channel; none for a study without animals."""
+    """The specificity contrast in nats, a row per channel; none for a study without animals."""
     import pandas as pd
 
     if not results.has("animal_liking"):

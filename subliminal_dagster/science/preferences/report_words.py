@@ -16,7 +16,7 @@ READS: tuple[str, ...] = ("base_preferences", "teacher_preferences", "filtered_d
 
 
 def section(study: Study, results: Results) -> Section:
-    """A table a number prompt and a table a question, a row a model."""
+    """A table a number prompt and a table per question, a row per model."""
     words = gather(study, results)
     there = []
     if words.prompts:
