@@ -362,7 +362,7 @@ def _version_tags(frame: Frame, name: str, manifest: Manifest, pointers: dict[st
 
 def _summary(parts: list[Part]) -> str:
     known = [part.seconds for part in parts if part.seconds is not None]
-    about = f"; about {duration(sum(known))} of work by earlier runs" if len(known) == len(parts) else ""
+    about = f"; about {duration(sum(known))} of work, judging by earlier runs" if len(known) == len(parts) else ""
     sure = sum(part.sure for part in parts)
     more = f", {len(parts) - sure} more if that comes out different" if sure < len(parts) else ""
     return f"{sure} to make{more}{about}"
