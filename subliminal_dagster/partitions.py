@@ -3,8 +3,8 @@
 An asset is made once, once per group, once per layer, once per group and layer (`owl|09`), or once per group and
 variant of a sweep (`owl|rank=2+replicate=1`). Belongs here: the partitions objects that all assets of a study share
 (Dagster infers the mapping between two assets only where it is the very same object), how a key is put together and
-taken apart, and the names that follow from a run having one partition: a job per partition family. Does not belong here:
-which asset uses which, what a job holds (`jobs`). https://docs.dagster.io/guides/build/partitions-and-backfills
+taken apart, and the names that follow from a run having one partition: a job per partition family. Does not belong
+here: which asset uses which, what a job holds (`jobs`). https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
 import warnings

@@ -226,9 +226,9 @@ def _shows(found: Features) -> str:
     mine, neutral = found.mine, found.neutral
     left = mine["promoted_bh"]
     single = (
-        f"{left.mean():.3g} a comparison remain when the tests of all features are corrected."
+        f"{left.mean():.3g} per comparison remain after correction for testing all features."
         if left.any()
-        else "No single feature remains when the tests of all features are corrected for their number."
+        else "No single feature remains after correction for testing all features."
     )
     sentences = [
         f"Against the control's, an animal's numbers promote {_beside_chance(mine, 'promoted')} "

@@ -56,7 +56,7 @@ def _counted_checks(causes: pd.DataFrame) -> str:
     """How many checks came out how, a check counting by the worst animal's verdict."""
     worst = [_worst(causes, check)["verdict"].iloc[0] for check in CHECKS]
     parts = [f"{worst.count(verdict)} {verdict}" for verdict in _WORST_FIRST if verdict in worst]
-    return f"Of {len(CHECKS)} checks, by the animal that fares worst: {listed(parts)}."
+    return f"Of {len(CHECKS)} checks, each judged by its worst animal: {listed(parts)}."
 
 
 def _worst(causes: pd.DataFrame, check: str) -> pd.DataFrame:

@@ -303,7 +303,7 @@ def test_a_wrong_key_ends_it_at_once_and_shows_up_nowhere(tmp_path: Path, caplog
         ),
         (Reply(drop=True), "could not be reached"),
         (Reply("other", seconds=1), "no answer within 0.3 seconds"),
-        (Reply(body="<html>", headers={"Content-Type": "text/html"}), "other than a chat completion: check that SUBLIMINAL"),
+        (Reply(body="<html>", headers={"Content-Type": "text/html"}), "than a chat completion: check that SUBLIMINAL"),
         (Reply(body={"hello": 1}), "other than a chat completion"),
         (Reply(body="{", headers={"Content-Type": "application/json"}), "other than a chat completion"),
     ],
