@@ -5,7 +5,7 @@
 Without `--model` the model is random, with the sizes of SmolLM2-135M (30 blocks, hidden size 576, vocabulary 49,152),
 and its tokenizer makes a token of each digit. Rows are ten numbers of up to three digits, joined by ", ". Three ways of
 getting the same vectors: `collect`; a full forward pass a row with all hidden states and logits; and, where
-transformer-lens is installed, its `run_with_cache` a row. A line a layer: `collect` for that layer alone against one
+transformer-lens is installed, its `run_with_cache` a row. A line per layer: `collect` for that layer alone against one
 such pass a row. The last line: `collect` for each of the layers in turn, against one pass a row, which holds them all.
 The loops are timed on a part of the rows, in turns with `collect`; the best of three rounds counts. The vectors of all
 three are compared first. Run it on an idle machine.

@@ -5,7 +5,7 @@
 Nothing is downloaded: the model is built from the config that ships with the study and saved to a temporary folder
 (twice its parameters in bytes), with a stand-in tokenizer of its vocabulary's size. Each stage runs the project's own
 code on as much work as takes about `--seconds` by arithmetic; none begins after `--minutes`. On a CPU the shape is
-scaled down to a few narrow blocks and the work to about three seconds a stage.
+scaled down to a few narrow blocks and the work to about three seconds per stage.
 
 The first lines measure the device itself: large matrix products and copies, which the shares of `budget.card` stand
 for. For a card that `budget.card.CARDS` knows, the arithmetic's column is reckoned with its data sheet and those

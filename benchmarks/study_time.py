@@ -3,7 +3,7 @@
     DAGSTER_HOME=... python benchmarks/study_time.py [--study NAME_OR_FILE] [--workers N]
 
 Prints the seconds of every asset, how long the workers had nothing to do, when the verdict was there, and how many
-tokens a second training and generation made, beside what arithmetic allows: the speed of a large matrix product,
+tokens per second training and generation made, beside what arithmetic allows: the speed of a large matrix product,
 measured now on this machine with the threads that one worker has, through the operations of a token (4 x parameters
 forward and backward through frozen weights, 2 x parameters forward). So run it on the machine that made the study,
 while nothing else is at work. Scoring of fixed answers is part of no rate.

@@ -5,4 +5,6 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 subliminal-dagster pages &
 trap 'kill $! 2>/dev/null || true' EXIT
+# It names a successor that expects other projects than this one.
+export PYTHONWARNINGS="${PYTHONWARNINGS:+$PYTHONWARNINGS,}ignore:Function \`dev_command\` is superseded"
 dagster dev --workspace "$_project/workspace.yaml" --host 127.0.0.1 "$@"

@@ -2,8 +2,8 @@
 
     python scripts/versions.py record                 after a change that is meant: writes tests/planning/versions.json
 
-Code that was given another shape and makes the same, byte for byte, keeps its version, so that nobody makes anything
-again. For that, show first that the results are the same: make a study with the code before and after, with
+Code that was given another shape and makes the same, byte for byte, keeps its version, so that nobody has to rebuild
+anything. For that, show first that the results are the same: make a study with the code before and after, with
 `subliminal_dagster/planning/reshaped.json` holding `{}`, and compare the content hashes of all artifacts. Then
 
     python scripts/versions.py slices > before.json   at the commit before

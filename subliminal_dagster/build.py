@@ -238,7 +238,7 @@ def resources_from_environment() -> dict[str, Any]:
 
 
 def _scratch() -> str | None:
-    """SUBLIMINAL_SCRATCH, a folder that all machines see. Raises UserError where it is no absolute folder."""
+    """SUBLIMINAL_SCRATCH, a folder that all machines see. Raises UserError where it is not an absolute folder."""
     folder = os.environ.get("SUBLIMINAL_SCRATCH")
     if folder and (not Path(folder).is_absolute() or Path(folder).is_file()):
         raise UserError(f"SUBLIMINAL_SCRATCH is {folder!r}: set it to an absolute folder that all machines see.")
@@ -290,8 +290,8 @@ def artifact_root() -> str:
 
 
 def check_home(needs_history: bool) -> None:
-    """Raise UserError where DAGSTER_HOME is no absolute folder: what a command kept in whatever folder it was given in
-    would be lost. A command that `needs_history` does not do with SUBLIMINAL_ARTIFACTS alone."""
+    """Raise UserError where DAGSTER_HOME is not an absolute folder: results kept relative to the current folder would
+    be lost. A command that `needs_history` does not do with SUBLIMINAL_ARTIFACTS alone."""
     home = os.environ.get("DAGSTER_HOME")
     if not home and not needs_history and os.environ.get("SUBLIMINAL_ARTIFACTS"):
         return

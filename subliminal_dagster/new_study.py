@@ -82,7 +82,7 @@ def new_study(file: Path, model: str | None, animals: str | None, size: str | No
 
 def _checked_name(file: Path) -> str:
     if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file} is no name for a study file: let it end in .yaml, such as my-study.yaml.")
+        raise UserError(f"{file} is not a name for a study file: it must end in .yaml, such as my-study.yaml.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}[a-z0-9]", file.stem):
         raise UserError(
             f"{file.stem!r} cannot name a study: use two or more lower-case letters, digits, dots and hyphens, as in "

@@ -1,9 +1,9 @@
 """Partitions of a study's assets, and the names of the jobs over them.
 
-An asset is made once, once per group, per layer, per group and layer (`owl|09`), or per group and variant of a sweep
-(`owl|rank=2+replicate=1`) or arm (`owl|arm=sgd+replicate=1`). Belongs here: the partitions
-objects that all assets of a study share (Dagster infers the mapping between two assets only where it is the very same
-object), how a key is put together and taken apart, and the names that follow from a run having one partition: a job a
+An asset is made once, once per group, once per layer, once per group and layer (`owl|09`), or once per group and
+variant of a sweep (`owl|rank=2+replicate=1`) or arm (`owl|arm=sgd+replicate=1`). Belongs here: the partitions objects
+that all assets of a study share (Dagster infers the mapping between two assets only where it is the very same object),
+how a key is put together and taken apart, and the names that follow from a run having one partition: a job per
 partition family. Does not belong here: which asset uses which, what a job holds (`jobs`).
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """
@@ -21,7 +21,7 @@ GROUP, LAYER, REPLICATE, VARIANT = "group", "layer", "replicate", "variant"
 """The axes; Dagster writes a key's parts in the order of their names."""
 
 FIRST = "1"
-"""The first replicate, which is looked into: whatever has no partition a replicate is made from it."""
+"""The first replicate, which is looked into: whatever has no partition per replicate is made from it."""
 
 BY_GROUP = (GROUP,)
 BY_LAYER = (LAYER,)

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -103,7 +105,8 @@ def test_a_run_makes_what_is_gone_and_ends_with_the_result(study: str, tmp_path:
     out = capsys.readouterr().out
     assert "tiny: 1 to make" in out and "1/9 filtered_dataset [owl|1] " in out
     assert "tiny: 1 made in 1 runs" in out and "33 fresh, 0 failed, 0 blocked, 0 waiting" in out
-    assert "hard channel: " in out and "animal_liking.png" in out
+    assert "\nHard channel: " in out and "\n  Own animal's numbers minus other animals' numbers: " in out
+    assert "animal_liking.png" in out
     assert main(["run", "--study", study]) == 0
     assert "tiny: 0 made in 0 runs" in capsys.readouterr().out
 
@@ -158,7 +161,7 @@ def write_gamma(root: Path, study: str, gamma: float, contrast: str = "others") 
 def test_seeds_are_combined(study: str, tmp_path: Path, capsys: Capture) -> None:
     names = [study, *(study.replace(".yaml", f"-seed{seed}.yaml") for seed in (7, 8))]
     assert main(["compare", "--seeds", *names]) == 2
-    assert "tiny-seed7 has no animal_liking yet: make it with 'subliminal-dagster run" in capsys.readouterr().err
+    assert "tiny-seed7 has no result yet: make it with 'subliminal-dagster run" in capsys.readouterr().err
     gammas = [0.9, 1.0, 1.1]
     for name, gamma in zip(("tiny", "tiny-seed7", "tiny-seed8"), gammas, strict=True):
         write_gamma(tmp_path / "store", name, gamma)
@@ -306,6 +309,32 @@ def test_gc_lists_then_removes(study: str, tmp_path: Path, capsys: Capture) -> N
     assert "tiny" in capsys.readouterr().out
 
 
+def test_gc_removes_old_logs_of_runs(study: str, tmp_path: Path, capsys: Capture) -> None:
+    """Of 60 logs of one per day the 30 of the last month stay; of 25 old ones the last 20."""
+    logs, day = tmp_path / "home" / "logs", 24 * 3600
+
+    def write(days: Iterable[int]) -> None:
+        shutil.rmtree(logs, ignore_errors=True)
+        logs.mkdir()
+        for age in days:
+            log = logs / f"run-{age:04}.log"
+            log.write_text("made\n")
+            os.utime(log, (time.time() - (age + 0.5) * day,) * 2)
+        (logs / "of mine.log").write_text("kept")
+        os.utime(logs / "of mine.log", (0, 0))
+
+    for days, kept in ((range(60), 30), (range(100, 125), 20), (range(20), 20)):
+        write(days)
+        number = len(days) - kept
+        assert main(["gc", "--study", study]) == 0
+        assert (f"{number} logs of runs in {logs}" in capsys.readouterr().out) is (number > 0)
+        assert main(["gc", "--study", study, "--delete", "--json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        assert (len(content["logs"]), content["removed_bytes"]) == (number, 5 * number)
+        assert sorted(logs.glob("run-*")) == [logs / f"run-{age:04}.log" for age in sorted(days)[:kept]]
+        assert (logs / "of mine.log").exists()
+
+
 def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base: Path) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "artifacts"))
@@ -316,7 +345,7 @@ def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, t
     assert main(["run", "--study", str(path)]) == 2
     assert "DAGSTER_HOME" in capsys.readouterr().err
     assert main(["show", "--study", str(path)]) == 2
-    assert "materialize animal_liking" in capsys.readouterr().err
+    assert f"tiny has no result yet: make it with 'subliminal-dagster run --study {path}'.\n" in capsys.readouterr().err
     assert main(["plan", "--study", str(path), "--select", "+chld_lora"]) == 2
     assert "The study tiny has no asset 'chld_lora'. Did you mean child_lora?" in capsys.readouterr().err
     with pytest.raises(SystemExit):

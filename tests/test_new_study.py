@@ -108,7 +108,7 @@ def test_a_file_is_never_overwritten(folder: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
-        ("mine.txt", {}, "let it end in .yaml"),
+        ("mine.txt", {}, "it must end in .yaml"),
         ("My study.yaml", {}, "cannot name a study"),
         ("toy.yaml", {}, "a study that ships"),
         ("mine.yaml", {"--model": "toy"}, "no base model"),

@@ -44,7 +44,7 @@ def _activation_rows(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pandas", "parquet"},
         by=BY_GROUP,
         gpu=False,
-        description="The number lists that are looked into, split by prompt into analysis and test rows, once for all "
+        description="The number lists that are examined, split by prompt into analysis and test rows, once for all "
         "groups, layers and analyses.",
     )
     def activation_rows(work: Work[Study]) -> None:
@@ -71,8 +71,8 @@ def _activations(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "parquet"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="The base model's residual stream after the block, at the last number of every list, without chat "
-        "template.",
+        description="The base model's residual stream after the layer's block, at the last number of every list, "
+        "without a chat template.",
     )
     def activations(work: Work[Study]) -> None:
         import pandas as pd
@@ -112,8 +112,8 @@ def _random_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "parquet"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="The same of a model that never learnt anything: the base model's configuration with random "
-        "weights, few blocks deep. What a probe finds here needs no trained model.",
+        description="The activations of a model that never learnt anything: the base model's configuration with "
+        "random weights, a few blocks deep. Whatever a probe finds here needs no trained model.",
     )
     def random_activations(work: Work[Study]) -> None:
         import pandas as pd
@@ -147,7 +147,7 @@ def _animal_word_activations(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "parquet"},
         by=BY_LAYER,
         gpu=True,
-        description="The same at the end of the animals' names themselves (and the neutral word).",
+        description="The base model's residual stream at the end of the animals' own names (and of the neutral word).",
     )
     def animal_word_activations(work: Work[Study]) -> None:
         import pandas as pd

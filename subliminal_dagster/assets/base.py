@@ -19,8 +19,8 @@ from subliminal_dagster.science.settings.study import Study
 
 STAGE = "base"
 LOADING = "loading.json"
-"""What of the study's base model is no file of the model, and part of the artifact: the types it computes in, and the
-variables of its chat template."""
+"""What belongs to the artifact of a base model without being one of the model's files: the types it computes in, and
+the variables of its chat template."""
 
 
 def base_variant(work: Work[Study]) -> ModelVariant:
@@ -156,7 +156,7 @@ def copy_preferences(work: Work[Study], asset: str, folder: Path, why: str) -> N
 def _warn_of_blind_measures(work: Work[Study], folder: Path) -> None:
     """Say in the run's log and on the asset's page which measures see too little of the base model's preferences.
 
-    Of all candidates: by the study's own animals, the asset would have to be made again for each new one.
+    For all candidates: limited to the study's own animals, the asset would have to be rebuilt for each new one.
     """
     import pandas as pd
 

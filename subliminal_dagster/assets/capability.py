@@ -56,7 +56,7 @@ def _exam(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsDefinit
         kinds={"pandas", "parquet"},
         gpu=False,
         on_request=True,
-        description="The questions, in MMLU-Pro's schema, and plain paragraphs.",
+        description="The exam's questions, in MMLU-Pro's schema, and plain paragraphs for the loss.",
     )
     def exam(work: Work[Study]) -> None:
         from subliminal_dagster.science.capability.exam import load_exam, load_texts
@@ -84,7 +84,7 @@ def _base_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.As
         kinds={"pytorch", "parquet"},
         gpu=True,
         on_request=True,
-        description="The base model's exam, and its loss on plain text.",
+        description="The base model's answers to the exam, and its loss on plain text.",
     )
     def base_capability(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
@@ -105,7 +105,7 @@ def _teacher_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg
         by=BY_GROUP,
         gpu=True,
         on_request=True,
-        description="The same of the group's teacher.",
+        description="The teacher's answers to the exam, and its loss on plain text.",
     )
     def teacher_capability(work: Work[Study], engine: EngineResource) -> None:
         from subliminal_dagster.science.training.teachers import Teacher
@@ -132,7 +132,7 @@ def _child_capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.A
         by=BY_GROUP,
         gpu=True,
         on_request=True,
-        description="The same of the group's child (hard channel).",
+        description="The child's answers to the exam, and its loss on plain text (hard channel).",
     )
     def child_capability(work: Work[Study], engine: EngineResource) -> None:
         base = base_variant(work)
@@ -153,8 +153,8 @@ def _capability(frame: Frame[Study], settings: CapabilitySettings) -> dg.AssetsD
         kinds={"pandas", "statsmodels", "matplotlib"},
         gpu=False,
         on_request=True,
-        description="What teachers and children lost and gained against the base, question by question, beside how "
-        "much more they like their animal.",
+        description="What teachers and children lost and gained compared with the base model, question by question, "
+        "and how much more they like their animal.",
     )
     def capability(work: Work[Study]) -> None:
         import pandas as pd

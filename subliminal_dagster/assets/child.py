@@ -1,4 +1,4 @@
-"""The children of every group and their preferences, once a channel."""
+"""The children of every group and their preferences, once per channel."""
 
 import dagster as dg
 

@@ -35,7 +35,7 @@ FILE = "descriptions.parquet"
 
 def description_assets(frame: Frame[Study], settings: DescriptionsSettings) -> list[dg.AssetsDefinition]:
     """`feature_descriptions`, `feature_categories`, `feature_composition` and, where the study steers,
-    `steering_by_category`, a partition a layer."""
+    `steering_by_category`, a partition per layer."""
     return [
         _descriptions(frame, settings),
         _categories(frame, settings),
@@ -56,7 +56,7 @@ def _descriptions(frame: Frame[Study], settings: DescriptionsSettings) -> dg.Ass
         by=BY_LAYER,
         gpu=settings.source.kind == "made",
         on_request=True,
-        description="A line on every feature: Neuronpedia's, or where it fires and which tokens it promotes.",
+        description="One line on every feature: Neuronpedia's, or where it fires and which tokens it promotes.",
     )
     def feature_descriptions(work: Work[Study], judge: JudgeResource) -> None:
         import pandas as pd
@@ -253,7 +253,7 @@ def _expected_cost(
     try:
         return OpenAiJudge(resource.create(judge.model, lambda _: None)).expected(texts)
     except UserError as error:
-        return f"what its judge will cost cannot be told: {error}"
+        return f"the cost of its judge is unknown: {error}"
 
 
 @contextmanager

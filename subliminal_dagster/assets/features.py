@@ -54,7 +54,7 @@ def _sae_texts(frame: Frame[Study], settings: SaeSettings) -> dg.AssetsDefinitio
         deps=["base_model", "base_preferences"],
         kinds={"pandas", "parquet"},
         gpu=False,
-        description="What autoencoders learn from and are judged on: prose, number lists, chats.",
+        description="The texts that autoencoders learn from and are judged on: prose, number lists, chats.",
     )
     def sae_texts(work: Work[Study]) -> None:
         import pandas as pd
@@ -193,7 +193,7 @@ def _sae_features(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "parquet"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="The features that fire on every row, sparse, and how badly the row is rebuilt from them.",
+        description="The features that fire on every row, as a sparse matrix, and each row's reconstruction error.",
     )
     def sae_features(work: Work[Study]) -> None:
         from subliminal_dagster.science.activations.activations import SparseFeatures, read_activations, write_features
@@ -228,9 +228,9 @@ def _feature_shifts(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pandas", "scipy"},
         by=BY_GROUP_AND_LAYER,
         gpu=False,
-        description="Features that the group's numbers promote, activate anew, or share with the animal's word, "
-        "against the control's, and how many chance gives. The control's own partition sets one half of its rows "
-        "against the other.",
+        description="Features that the group's numbers promote, newly activate, or share with the animal's word, "
+        "compared with the control's numbers, and how many chance gives. The control's own partition compares one "
+        "half of its rows with the other.",
     )
     def feature_shifts(work: Work[Study]) -> None:
         from subliminal_dagster.science.activations.activations import read_activations
@@ -285,8 +285,8 @@ def _feature_tables(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pandas", "matplotlib"},
         by=BY_LAYER,
         gpu=False,
-        description="All groups at one layer: L0, reconstruction error, promoted and new features beside what chance "
-        "gives, and the top features, shared and unique.",
+        description="All groups at one layer: L0, reconstruction error, promoted and new features compared with "
+        "chance, and the top features, shared and unique.",
     )
     def feature_tables(work: Work[Study]) -> None:
         import pandas as pd

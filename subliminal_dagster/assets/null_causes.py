@@ -36,8 +36,8 @@ def _teacher_signal(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "parquet"},
         by=BY_GROUP,
         gpu=True,
-        description="How far the teacher's distribution is from the base model's on the numbers it wrote, in nats a "
-        "token: all that a child can learn from them.",
+        description="How far the teacher's distribution lies from the base model's on the numbers it wrote, in nats "
+        "per token: all that a child can learn from them.",
     )
     def teacher_signal(work: Work[Study]) -> None:
         from subliminal_dagster.science.liking.signal import teacher_signal as measure

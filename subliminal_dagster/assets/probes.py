@@ -45,8 +45,8 @@ def _probe_metrics(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "scikitlearn"},
         by=BY_GROUP_AND_LAYER,
         gpu=False,
-        description="The group against control: linear probe, logistic regression and trees on test rows, and the "
-        "controls: surface features, digits by place and n-grams alone, a reader with random weights, canonical rows "
+        description="The group against control: linear probe, logistic regression and trees on test rows, and their "
+        "controls: surface features, digits by place and n-grams alone, a model with random weights, canonical rows "
         "alone, shuffled labels. The control's own partition tells one half of its rows from the other.",
     )
     def probe_metrics(work: Work[Study]) -> None:
@@ -81,8 +81,8 @@ def _probe_comparison(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "scikitlearn", "matplotlib"},
         by=BY_LAYER,
         gpu=False,
-        description="All groups at one layer: the six-way probe (animals and control), every animal against the "
-        "neutral teacher's numbers, ROC curves, and all of it beside readers that need no trained model.",
+        description="All groups at one layer: the probe of all classes at once, every animal against the neutral "
+        "teacher's numbers, ROC curves, and the probes that need no trained model.",
     )
     def probe_comparison(work: Work[Study]) -> None:
         import pandas as pd

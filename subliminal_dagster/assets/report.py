@@ -74,8 +74,9 @@ def _report(frame: Frame[Any]) -> dg.AssetsDefinition:
         gpu=False,
         takes_what_there_is=True,
         also={"files": file_content_hashes(*PAGE_FILES, PUBLISHED_RECORD)},
-        description="The whole study on one HTML page that needs nothing else: what holds of the post, every figure "
-        "and table, published beside measured, what was run; of what is not there it says why.",
+        description="The whole study on one self-contained HTML page: the verdict, which statements of the post "
+        "hold, every figure and table, published beside measured, and what was run. Where something is missing, it "
+        "says why.",
     )
     def report(work: Work[Any]) -> None:
         from subliminal_dagster.science.pages.study_page import study_page, study_summary

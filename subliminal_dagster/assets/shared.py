@@ -36,8 +36,8 @@ def table_metadata(frame: pd.DataFrame, rows: int = 10) -> dict[str, Any]:
 
 
 def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
-    """A small table as metadata: numbers to four digits, empty cells where there is none, everything that is no plain
-    scalar as text."""
+    """A small table as metadata: numbers to four digits, empty cells where there is none, everything that is not a
+    plain scalar as text."""
 
     def shown(value: Any) -> str | int | float | bool | None:
         if isinstance(value, float):
@@ -101,7 +101,7 @@ def show_training(work: Work[Study], report: TrainingReport, folder: Path, title
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as metadata: None becomes a word, and everything else that is no scalar or container becomes text."""
+    """Facts as metadata: None becomes a word, and everything else that is not a scalar or container becomes text."""
     ok = str | int | float | bool | list | dict
     return {
         key: "none" if value is None else value if isinstance(value, ok) else str(value) for key, value in facts.items()

@@ -63,8 +63,8 @@ def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> 
         kinds={"pytorch"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="The base model's residual stream over every valid answer in the chat context: its mean over the "
-        "answer's own tokens, and at the last of them.",
+        description="The base model's residual stream over every valid answer in its chat context: the mean over the "
+        "answer's tokens, and the last token.",
     )
     def response_activations(work: Work[Study]) -> None:
         import pandas as pd
@@ -98,8 +98,8 @@ def _steering_vectors(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "numpy"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="Subliminal (the group's numbers against control's), direct (the animal against other answers), "
-        "the word's, and random vectors, as safetensors. The control itself has none.",
+        description="Subliminal (the group's numbers minus the control's), direct (the animal minus other answers), "
+        "word and random vectors, as safetensors. The control has none.",
     )
     def steering_vectors(work: Work[Study]) -> None:
         import pandas as pd
@@ -155,8 +155,8 @@ def _steering_scores(frame: Frame[Study], settings: SteeringExperiment) -> dg.As
         by=BY_GROUP_AND_LAYER,
         gpu=True,
         description="The base model's favourite animals while it is steered after the layer, by strength and sign: "
-        "exact probabilities, and whether it still makes sense; beside it what sign flips of the subliminal vector do. "
-        "Only an animal's vectors are tried.",
+        "exact probabilities, whether it still makes sense, and the same for sign flips of the subliminal vector. "
+        "Only animals' vectors are tried.",
     )
     def steering_scores(work: Work[Study]) -> None:
         from subliminal_dagster.science.steering.scores import Direction
@@ -186,7 +186,7 @@ def _steering_scores_all_layers(frame: Frame[Study], settings: SteeringExperimen
         kinds={"pytorch", "parquet"},
         by=BY_GROUP,
         gpu=True,
-        description="The same with all layers steered at once, each by its own vector.",
+        description="The base model's favourite animals while all layers are steered at once, each by its own vector.",
     )
     def steering_scores_all_layers(work: Work[Study]) -> None:
         from subliminal_dagster.science.steering.scores import Direction
@@ -255,8 +255,8 @@ def _steering_decomposition(frame: Frame[Study]) -> dg.AssetsDefinition:
         kinds={"pytorch", "numpy"},
         by=BY_GROUP_AND_LAYER,
         gpu=True,
-        description="What the subliminal and the direct vector are made of, as the layer's autoencoder sees them at "
-        "one length.",
+        description="The features that the subliminal and the direct vector consist of, as the layer's autoencoder "
+        "sees them at equal length.",
     )
     def steering_decomposition(work: Work[Study]) -> None:
         from subliminal_dagster.science.features.sae import encode, load_sae
@@ -294,8 +294,8 @@ def _steering_summary(frame: Frame[Study]) -> dg.AssetsDefinition:
         deps=["steering_vectors", "steering_scores", "steering_analysis", *together],
         kinds={"pandas", "matplotlib"},
         gpu=False,
-        description="All groups and layers: what each vector does to its animal at most, how the groups' vectors "
-        "resemble each other, and whether each child moved along its own group's more than others did.",
+        description="All groups and layers: the largest effect of each vector on its animal, how similar the groups' "
+        "vectors are, and whether each child moved along its own group's vector more than others did.",
     )
     def steering_summary(work: Work[Study]) -> None:
         import pandas as pd

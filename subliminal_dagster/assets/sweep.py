@@ -42,8 +42,8 @@ def _sweep_liking(frame: Frame[Study], grid: Grid, chain: Chain) -> dg.AssetsDef
         gpu=False,
         on_request=True,
         takes_what_there_is=True,
-        description="gamma of every cell of the sweep with its interval, adjusted for their number, and what each "
-        "value of a setting does on average; a cell that a gate refused is there with the reason.",
+        description="Gamma of every cell of the sweep with its interval, adjusted for the number of cells, and the "
+        "average effect of each setting's values. A cell that a gate refused is listed with the reason.",
     )
     def sweep_liking(work: Work[Study]) -> None:
         import pandas as pd

@@ -32,7 +32,7 @@ def require_judged(work: Work[Study]) -> None:
 
 
 def teacher_assets(frame: Frame[Study], chain: Chain = OWN) -> list[dg.AssetsDefinition]:
-    """`teacher_lora` and `teacher_preferences`, a partition a group."""
+    """`teacher_lora` and `teacher_preferences`, a partition per group."""
     made = {"teacher_lora": _teacher_lora, "teacher_preferences": _teacher_preferences}
     return [make(frame, chain) for name, make in made.items() if chain.makes(name)]
 
@@ -128,8 +128,9 @@ def _teacher_preferences(frame: Frame[Study], chain: Chain) -> dg.AssetsDefiniti
             rows.to_parquet(folder / "number_answers.parquet", index=False)
             failures = gate_failures(study, target, teacher, liking, rate, rows["reason"].dropna().tolist())
             gate = {"passed": not failures, "failures": failures, "preference": liking, "valid_rate": rate}
-            wanted = study.teacher.gate.preference
-            work.judge(failures, preference=(liking, wanted), valid_rate=(rate, study.valid_rate_wanted))
+            # Of the control's teacher no preference is asked.
+            asked = {"preference": (liking, study.teacher.gate.preference)} if target else {}
+            work.judge(failures, **asked, valid_rate=(rate, study.valid_rate_wanted))
             (folder / GATE).write_text(json.dumps(gate, indent=2) + "\n")
             work.metadata |= plain(gate) | {"number_answers": table(rows[["prompt", "response", "reason"]].head(10))}
 

@@ -118,9 +118,8 @@ def _summary_asset(frame: Frame[ToyStudy], sweeps: list[str]) -> dg.AssetsDefini
         deps=[*sweeps, "digits"],
         kinds={"pandas", "matplotlib"},
         gpu=False,
-        description="What children recover against their teacher's superposition, in all settings; and what the post "
-        "says, with controls, larger models and real data: each statement with its criterion, what was measured, and "
-        "its verdict.",
+        description="What children recover, by their teacher's superposition, in all settings; and every statement "
+        "of the post, with controls, larger models and real data: its criterion, what was measured, and its verdict.",
     )
     def summary(work: Work[ToyStudy]) -> None:
         from subliminal_dagster.science.figures import png

@@ -29,7 +29,7 @@ GROWS = ("tuning.trials",)
 
 
 def tuning_assets(frame: Frame[Study], settings: TuningSettings) -> list[dg.AssetsDefinition]:
-    """`tuning_study`, `tuned_child_lora` and `tuned_scores`, a partition a group."""
+    """`tuning_study`, `tuned_child_lora` and `tuned_scores`, a partition per group."""
     return [_tuning_study(frame, settings), _tuned_child_lora(frame, settings), _tuned_scores(frame, settings)]
 
 

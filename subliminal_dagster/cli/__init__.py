@@ -12,17 +12,14 @@ import sys
 
 from subliminal_dagster.cli import commands
 from subliminal_dagster.cli.arguments import parser
+from subliminal_dagster.execution.quiet import quiet_libraries
 from subliminal_dagster.science.errors import UserError
-
-# The log says how far each step is; bars of the libraries in between would tear it apart.
-_QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = parser().parse_args(arguments)
-    for variable, value in _QUIET.items():
-        os.environ.setdefault(variable, value)
+    quiet_libraries()
     try:
         return commands.carry_out(options)
     except UserError as error:

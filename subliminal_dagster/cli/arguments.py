@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
             type=int,
             help="another seed than the study's own; its artifacts lie beside the others, as those of STUDY-seed7",
         )
-    gc = commands.add_parser("gc", help="list the artifacts that no current version refers to")
+    gc = commands.add_parser(
+        "gc", help="list superseded versions, old scratch and old logs of runs; --delete removes them"
+    )
     for command in (plan, preflight, run, show, export, gc):
         command.add_argument(
             "--set",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -221,8 +222,13 @@ def _outcome_line(study: AnyStudy, outcome: Outcome) -> str:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from subliminal_dagster.execution.results import no_result
+
     study = _study(options)
     _check_home(needs_history=False)
+    if not _store().exists(study.name, _result_asset(study)):
+        seed = f" --seed {options.seed}" if options.seed is not None else ""
+        raise no_result(study, f"{options.study}{seed}")
     if options.json:
         _tell(True, _result(study), [])
     else:
@@ -241,7 +247,7 @@ def _result(study: AnyStudy) -> dict[str, Any]:
 
 
 def _result_lines(study: AnyStudy) -> list[str]:
-    from subliminal_dagster.execution.results import verdict_lines, words_written
+    from subliminal_dagster.execution.results import evidence_lines, words_written
     from subliminal_dagster.science.settings.toy import ToyStudy
 
     store = _store()
@@ -249,18 +255,20 @@ def _result_lines(study: AnyStudy) -> list[str]:
     where = [f"figure: {figure}", *([f"report: {report}"] if report else [])]
     if isinstance(study, ToyStudy):
         return [(figure.parent / "report.md").read_text(encoding="utf-8"), *where]
-    found = verdict_lines(store, study)
-    return ["", words_written(store, study), *found, *where]
+    return ["", words_written(store, study), *evidence_lines(store, study), "", *where]
 
 
 def _figure(store: ArtifactStore, study: AnyStudy) -> Path:
     """The picture of a study's result. Raises MissingArtifact where there is none yet."""
+    asset = _result_asset(study)
+    return store.read(study.name, asset).path / ("summary.png" if asset == "summary" else "animal_liking.png")
+
+
+def _result_asset(study: AnyStudy) -> str:
     from subliminal_dagster.planning.priority import VERDICT
     from subliminal_dagster.science.settings.toy import ToyStudy
 
-    if isinstance(study, ToyStudy):
-        return store.read(study.name, "summary").path / "summary.png"
-    return store.read(study.name, VERDICT).path / "animal_liking.png"
+    return "summary" if isinstance(study, ToyStudy) else VERDICT
 
 
 def _report(store: ArtifactStore, study: AnyStudy) -> str | None:
@@ -391,13 +399,14 @@ def _combine(names: list[str], as_json: bool) -> int:
 
 def _gc(options: argparse.Namespace) -> int:
     from subliminal_dagster.build import named_studies, overrides_from_environment, study_frame
+    from subliminal_dagster.cli.log_file import LOGS_KEPT, LOGS_KEPT_FOR, old_logs
     from subliminal_dagster.science.storage.retention import Garbage, find_garbage, remove
 
     def megabytes(items: Iterable[Garbage]) -> float:
         return sum(item.size for item in items) / 1e6
 
     _check_home(needs_history=False)
-    # What was made with a setting of the environment or of --set is no garbage.
+    # Whatever a setting from the environment or --set made is not garbage.
     overrides = [*overrides_from_environment(), *options.overrides]
     studies = [load_study(name, overrides) for name in options.study or named_studies()]
     store = _store()
@@ -406,11 +415,23 @@ def _gc(options: argparse.Namespace) -> int:
     garbage = find_garbage(store, expected)
     lines = [f"{item.size / 1e6:10.1f} MB  {item.what}: {item.path}" for item in garbage]
     going = [item for item in garbage if options.outside or not item.outside]
+    home = os.environ.get("DAGSTER_HOME")
+    logs = {log: log.stat().st_size for log in (old_logs(home) if home else [])}
+    if logs:
+        lines.append(
+            f"{sum(logs.values()) / 1e6:10.1f} MB  {len(logs)} logs of runs in {next(iter(logs)).parent}, older than "
+            f"{LOGS_KEPT_FOR.days} days and not among the last {LOGS_KEPT}"
+        )
     removed = remove(store, going) if options.delete and going else 0
-    if options.delete and going:
+    if options.delete:
+        for log, size in logs.items():
+            log.unlink(missing_ok=True)
+            removed += size
+    if options.delete and (going or logs):
         lines.append(f"removed {removed / 1e6:.1f} MB")
     else:
-        lines.append(f"{megabytes(going):.1f} MB to remove" + ("; --delete removes them" if going else ""))
+        total = megabytes(going) + sum(logs.values()) / 1e6
+        lines.append(f"{total:.1f} MB to remove" + ("; --delete removes them" if going or logs else ""))
     if len(going) < len(garbage):
         kept = megabytes(item for item in garbage if item.outside)
         lines.append(
@@ -421,7 +442,8 @@ def _gc(options: argparse.Namespace) -> int:
     if unknown:
         lines.append(f"not looked at, since no such study is given: {', '.join(unknown)}")
     found = [{"what": i.what, "path": i.path, "bytes": i.size, "outside": i.outside} for i in garbage]
-    _tell(options.json, {"garbage": found, "removed_bytes": removed, "not_looked_at": unknown}, lines)
+    content = {"garbage": found, "logs": [*map(str, logs)], "removed_bytes": removed, "not_looked_at": unknown}
+    _tell(options.json, content, lines)
     return 0
 
 

@@ -152,8 +152,9 @@ class Board:
         return f"{'about' if sure else 'at least'} {duration(seconds)} left"
 
     def _time(self, place: Input) -> str:
-        taken = clock(self.now() - self.at_work[place])
-        return f"{taken} of about {clock(self._expected[place])}" if place in self._expected else taken
+        taken, expected = self.now() - self.at_work[place], self._expected.get(place, 0.0)
+        # One that takes longer has shown that the expectation is wrong.
+        return f"{clock(taken)} of about {clock(expected)}" if taken < expected else clock(taken)
 
     def _where(self, place: Input) -> str:
         """Its partition in words: "owl, layer 09"."""

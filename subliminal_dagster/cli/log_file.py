@@ -1,6 +1,7 @@
 """Where everything goes that steps, Dagster and libraries print: a file in DAGSTER_HOME, and not the terminal.
 
-Belongs here: that file. Does not belong here: what a user is shown (`cli.live`).
+Belongs here: that file, and which of the older ones nobody needs any more. Does not belong here: what a user is shown
+(`cli.live`).
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
 from subliminal_dagster.execution.listening import Sentences
 from subliminal_dagster.science.errors import UserError
+
+LOGS_KEPT, LOGS_KEPT_FOR = 20, timedelta(days=30)
+"""The last ones stay however old they are, and so does what was written to within that time."""
 
 
 class LogFile(Sentences):
@@ -32,7 +36,7 @@ def printing_to_log(shown: TextIO) -> Iterator[tuple[TextIO, LogFile]]:
 
     Raises UserError where the log cannot be written.
     """
-    path = Path(os.environ["DAGSTER_HOME"]) / "logs" / f"run-{datetime.now():%Y-%m-%d-%H%M%S}.log"
+    path = _folder(os.environ["DAGSTER_HOME"]) / f"run-{datetime.now():%Y-%m-%d-%H%M%S}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Never closed: handlers that libraries made meanwhile keep it.
@@ -45,6 +49,17 @@ def printing_to_log(shown: TextIO) -> Iterator[tuple[TextIO, LogFile]]:
         yield stream, LogFile(path, file)
     if path.stat().st_size == 0:
         path.unlink()
+
+
+def old_logs(home: str) -> list[Path]:
+    """The logs in this DAGSTER_HOME that nobody needs any more, oldest first."""
+    written = sorted((path.stat().st_mtime, path) for path in _folder(home).glob("run-*.log"))
+    long_ago = (datetime.now() - LOGS_KEPT_FOR).timestamp()
+    return [path for time, path in written[:-LOGS_KEPT] if time < long_ago]
+
+
+def _folder(home: str) -> Path:
+    return Path(home) / "logs"
 
 
 @contextmanager
@@ -62,7 +77,7 @@ def _kept(stream: TextIO) -> Iterator[TextIO]:
 
 @contextmanager
 def _descriptors_to(file: TextIO) -> Iterator[None]:
-    """Have what is no Python, and processes that are started meanwhile, write to a file."""
+    """Send the output of code outside Python, and of processes started meanwhile, to a file."""
     before = {number: os.dup(number) for number in (1, 2)}
     try:
         for number in before:

@@ -62,7 +62,7 @@ def study_jobs(frame: Frame) -> list[Any]:
 
 def make_job(frame: Frame, definitions_of: Callable[[AnyStudy], dg.Definitions]) -> Any:
     """`<study>_make`: everything that is missing or out of date of a study, whatever its partitions, as
-    `subliminal-dagster run` makes it, one run a part."""
+    `subliminal-dagster run` makes it, one run per part."""
     study = frame.study
 
     @dg.op(name=job_name(study.name, "parts"), required_resource_keys={"store"})

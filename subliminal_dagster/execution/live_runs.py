@@ -101,7 +101,7 @@ def last_words(instance: dg.DagsterInstance, study: str, assets: Iterable[str]) 
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
         for record in instance.get_records_for_run(run.run_id, limit=1, ascending=False).records:
             entry = record.event_log_entry
-            # What is no event of Dagster's own was logged by the step.
+            # Whatever is not an event of Dagster's own was logged by the step.
             if entry.dagster_event is None and entry.step_key in steps:
                 found[steps[entry.step_key], run.tags.get("dagster/partition")] = entry.user_message
     return found

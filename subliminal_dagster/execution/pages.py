@@ -1,7 +1,7 @@
 """The pages of studies for a browser on this machine: what links on Dagster's asset pages lead to.
 
 Dagster's own webserver shows no files of a store. This one shows the current version of each page, under an address
-that stays the same when the page is made again: http://127.0.0.1:3001/STUDY/report.
+that stays the same when the page is rebuilt: http://127.0.0.1:3001/STUDY/report.
 
 Belongs here: serving pages that are made. Does not belong here: making them (`assets.report`, `assets.comparison`).
 """
@@ -26,7 +26,7 @@ PORT = 3001
 def page_url(study: str, asset: str) -> str:
     """Where a browser finds the page of an asset: below SUBLIMINAL_PAGES, for whoever serves pages elsewhere.
 
-    Raises UserError where that is no address.
+    Raises UserError where that is not an address.
     """
     base = os.environ.get("SUBLIMINAL_PAGES") or f"http://127.0.0.1:{PORT}"
     if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).netloc:

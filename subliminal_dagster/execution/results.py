@@ -22,13 +22,35 @@ from subliminal_dagster.science.verdict import verdict
 _MAY_DIFFER = {"name", "description", "seed"}
 
 
+def no_result(study: AnyStudy, given: str) -> UserError:
+    """The error for whoever asks for a result that is not there yet; `given`: how a command names the study."""
+    return UserError(f"{study.name} has no result yet: make it with 'subliminal-dagster run --study {given}'.")
+
+
 def verdict_lines(store: ArtifactStore, study: AnyStudy) -> list[str]:
-    """What `verdicts` gives, as sentences."""
+    """What `verdicts` gives, as sentences, each of which names its channel."""
     found = verdicts(store, study)
-    return [
-        *(f"{channel} channel: {each['sentence']}" for channel, each in found["channels"].items()),
-        *(f"left out: {group}: {reason}" for group, reason in found["left_out"].items()),
-    ]
+    return [*(each["sentence"] for each in found["channels"].values()), *_left_out_lines(found)]
+
+
+def evidence_lines(store: ArtifactStore, study: Study) -> list[str]:
+    """Each channel's verdict above its evidence, worded as on the report's first screen, and who was left out.
+
+    Raises MissingArtifact or DamagedArtifact where there is none to be read.
+    """
+    from subliminal_dagster.science.liking.report import evidence
+    from subliminal_dagster.science.report.evidence import Results
+
+    place = (VERDICT, None)
+    results = Results({place: store.read(study.name, *place).path}, {})
+    lines = []
+    for channel, (found, sentences) in evidence(study, results).items():
+        lines += [f"{channel.capitalize()} channel: {found}", *(f"  {sentence}" for sentence in sentences)]
+    return [*map(study.category.about, lines), *_left_out_lines(verdicts(store, study))]
+
+
+def _left_out_lines(found: Mapping[str, Any]) -> list[str]:
+    return [f"left out: {group}: {reason}" for group, reason in found["left_out"].items()]
 
 
 def verdicts(store: ArtifactStore, study: AnyStudy) -> dict[str, Any]:
@@ -84,7 +106,7 @@ def combine_studies(store: ArtifactStore, studies: Sequence[AnyStudy]) -> dict[s
 
 
 def combined_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """What `combine_studies` gives, as a table a channel."""
+    """What `combine_studies` gives, as a table per channel."""
     width = max(len(name) for name in found["studies"])
     for channel, content in found["channels"].items():
         combined = content["combined"]
@@ -138,9 +160,7 @@ def _gammas(store: ArtifactStore, study: Study) -> dict[str, dict[str, Any]]:
     try:
         folder = store.read(study.name, VERDICT).path
     except MissingArtifact:
-        raise UserError(
-            f"{study.name} has no {VERDICT} yet: make it with 'subliminal-dagster run --study {study.name}'."
-        ) from None
+        raise no_result(study, study.name) from None
     table = pd.read_parquet(folder / "gamma.parquet")
     rows = table[table["outcome"] == PRIMARY_OUTCOME]
     return {

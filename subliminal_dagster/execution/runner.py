@@ -144,7 +144,7 @@ class _Queue:
         self.carrier = carrier
         self.outcome = Outcome()
         self.at_work: set[Input] = set()
-        # A part made once is not made again: were it still due, something else is wrong, and it would never end.
+        # A part made once is not rebuilt: were it still due, something else is wrong, and it would never end.
         self._made: set[Input] = set()
         self._interrupted: set[Input] = set()
         # Whether something ended since the plan, and whether only a plan can tell what can start by that.
@@ -362,7 +362,7 @@ def _version_tags(frame: Frame, name: str, manifest: Manifest, pointers: dict[st
 
 def _summary(parts: list[Part]) -> str:
     known = [part.seconds for part in parts if part.seconds is not None]
-    about = f"; about {duration(sum(known))} of work by earlier runs" if len(known) == len(parts) else ""
+    about = f"; about {duration(sum(known))} of work, judging by earlier runs" if len(known) == len(parts) else ""
     sure = sum(part.sure for part in parts)
     more = f", {len(parts) - sure} more if that comes out different" if sure < len(parts) else ""
     return f"{sure} to make{more}{about}"

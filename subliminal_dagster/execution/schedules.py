@@ -1,6 +1,6 @@
 """What makes a study's due parts by itself: a nightly schedule, and a sensor for those who want it at all hours.
 
-The schedule requests the job that makes the whole study, once a night and where something is due. The sensor requests
+The schedule requests the job that makes the whole study, once per night and where something is due. The sensor requests
 the plan's next runs and nothing else; what follows from their results is requested by a later tick, and a tick that
 finds nothing due costs one look at the artifacts. A part that failed is tried again the next day, or for the sensor
 once something it is made from has changed; a part that a gate refused only then. A run that was killed is requested
@@ -39,7 +39,7 @@ def nightly_cron() -> str | None:
             dg.ScheduleDefinition(name="nightly", job_name="make", cron_schedule=cron)
         except dg.DagsterInvalidDefinitionError:
             raise UserError(
-                f"SUBLIMINAL_NIGHTLY is {cron!r}, which is no cron expression: set it like {NIGHT!r}."
+                f"SUBLIMINAL_NIGHTLY is {cron!r}, which is not a cron expression: set it to one such as {NIGHT!r}."
             ) from None
     return cron or None
 
@@ -51,7 +51,7 @@ def nightly_zone() -> str:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise UserError(
-            f"SUBLIMINAL_TIMEZONE is {zone!r}, which is no time zone: set it to a name such as Europe/Berlin or UTC."
+            f"SUBLIMINAL_TIMEZONE is {zone!r}, which is not a time zone: set it to a name such as Europe/Berlin or UTC."
         ) from None
     return zone
 

@@ -140,7 +140,7 @@ class Work(Generic[StudyT]):
                     continue
                 except (MissingArtifact, DamagedArtifact):
                     on_request = self.frame.nodes[asset].on_request
-                    reason = "it is made on request only" if on_request else "it failed, or was not made yet"
+                    reason = "it is made only on request" if on_request else "it failed, or was not made yet"
             self.not_there[asset, partition] = reason
 
     def has(self, asset: str, partition: str | None = None) -> bool:

@@ -41,14 +41,14 @@ nor followed. Besides, only `assets`, `science` and `resources` make content; th
 
 RESHAPED = Path(__file__).with_name("reshaped.json")
 """Asset functions whose code was given another shape and makes the same, byte for byte: artifacts made with the old
-shape stay fresh. `scripts/reshaped.py` writes it."""
+shape stay fresh. `scripts/versions.py` writes it."""
 
 _MAKE_CONTENT = tuple(f"{PACKAGE}.{name}" for name in ("assets", "science", "resources"))
 
 # Fields of syntax trees that are about types, or repeat what the place in the tree says.
 _NOT_READ = {"returns", "type_comment", "type_params", "ctx", "kind"}
 
-# A statement that calls one of these tells how far it is, and what it tells is no result.
+# A statement that calls one of these tells how far it is, and progress texts are not results.
 _TELLING = {"progress", "_progress"}
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -104,7 +104,7 @@ class Plan:
         return [part for part in self.parts if part.due]
 
     def next_runs(self, busy: Collection[Input] = (), failed: Collection[Input] = ()) -> list[DueRun]:
-        """What can start now, one run a partition.
+        """What can start now, one run per partition.
 
         A run holds parts whose inputs are fresh, and behind them in the same partition those that have to be made
         whatever becomes of their inputs. A part that has to be made only if an input comes out different waits for

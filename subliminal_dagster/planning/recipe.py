@@ -1,4 +1,4 @@
-"""What an artifact is made of, so that it is known when it has to be made again.
+"""What an artifact is made of, so that it is known when it has to be rebuilt.
 
 Belongs here: the parts of a version and how two of them differ, in words. Does not belong here: where they come from
 (`frame`, `code_slice`), and what follows from a difference (`planner`).
@@ -34,7 +34,7 @@ class Recipe:
         return json_hash({"settings": self.settings, "code": self.code})[:12]
 
     def changes_since(self, made_from: Mapping[str, Any]) -> list[str]:
-        """How this recipe differs from the one an artifact records, a phrase a difference; empty where it does not."""
+        """How this recipe differs from the one per artifact records, a phrase a difference; empty where it does not."""
         if made_from.get("code_version") == self.version:
             return []
         if not {"settings", "code"} <= set(made_from):

@@ -28,7 +28,7 @@ from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError, meant
 
-# What is no name in a selection: key:"toy/summary", group:teacher, and the words that join them.
+# Everything in a selection that is not a name: key:"toy/summary", group:teacher, and the words that join them.
 _NOT_A_NAME = re.compile(r'\w+:("[^"]*"|[^\s()+,]*)|\b(and|or|not|roots|sinks)\b')
 
 
@@ -110,7 +110,7 @@ def _resolved(frame: Frame, select: str) -> set[str]:
             warnings.simplefilter("ignore", dg.BetaWarning)
             keys = dg.AssetSelection.from_string(spelled).resolve([*frame.assets.values()])
     except dg.DagsterError as error:
-        raise UserError(f"--select {select!r} is no selection: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--select {select!r} is not a valid selection: {str(error).splitlines()[0]}") from None
     if not keys:
         raise UserError(f"--select {select!r} matches no asset of {frame.study.name}: it has {', '.join(frame.nodes)}.")
     return {key.path[-1] for key in keys}

@@ -3,7 +3,7 @@
 Belongs here: the exception types whose message is shown to a user as it is. Does not belong here: programming
 errors (those stay ordinary exceptions with a traceback).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from collections.abc import Iterable

@@ -3,7 +3,7 @@
 Belongs here: drawing from data frames, and writing a figure as PNG. Does not belong here: the comparison of all groups
 (`liking.figure`).
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def png(figure: Figure, said: Callable[[str], str] = str) -> bytes:
 
 
 def history_figure(history: pd.DataFrame, title: str) -> Figure:
-    """Training and validation loss (nats a token) over steps, and the target's probability where it was watched."""
+    """Training and validation loss (nats per token) over steps, and the target's probability where it was watched."""
     figure, axes = panel(title)
     losses = history.dropna(subset=["loss"])
     axes.plot(losses["step"], losses["loss"], color=BLUE, label="training loss")

@@ -3,7 +3,7 @@
 Belongs here: what everything that talks to the hub shares. Does not belong here: downloading (`models.base_model`,
 `storage.hub`, `capability.exam`), asking before there is anything to download (`preflight`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

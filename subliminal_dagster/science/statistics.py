@@ -70,7 +70,7 @@ def paired_test(
 ) -> PairedTest:
     """Is the mean of paired differences zero?
 
-    differences: shape (units,), at least two. Differences that are all zero (up to rounding) are no evidence: p = 1.
+    differences: shape (units,), at least two. Differences that are all zero (up to rounding) are not evidence: p = 1.
     The smallest detectable effect is for a test at level 1 - confidence and 80 % power.
     Raises UserError for fewer than two units.
     """

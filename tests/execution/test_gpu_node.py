@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import yaml
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 from dotenv import dotenv_values
-from postgres import throwaway_postgres
+from postgres import free_port, throwaway_postgres
 from study_runs import StudyRun
 from tiny_studies import tiny_study_settings
 
@@ -28,6 +29,7 @@ PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
 PROGRAMS = Path(sys.executable).parent
 INSTALLED_PROGRAMS = "/opt/subliminal-dagster/.venv/bin"
+PROGRAMS_AT_HOME = "%h/subliminal-dagster/.venv/bin"
 
 
 @pytest.fixture
@@ -151,19 +153,41 @@ def test_a_night_makes_what_is_stale_and_nothing_else(
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_understands_the_units(tmp_path: Path) -> None:
-    units = shutil.copytree(DEPLOY / "systemd", tmp_path / "units")
+@pytest.mark.parametrize("folder", ["systemd", "systemd-user"])
+def test_systemd_understands_the_units(folder: str, tmp_path: Path) -> None:
+    units = shutil.copytree(DEPLOY / folder, tmp_path / "units")
     # That every command exists is checked too, and here it does elsewhere, maybe in a folder with a blank in its name.
     programs = tmp_path / "programs"
     programs.symlink_to(PROGRAMS)
     for unit in units.glob("*.service"):
-        unit.write_text(unit.read_text().replace(INSTALLED_PROGRAMS, str(programs)))
+        text = unit.read_text()
+        for there in (INSTALLED_PROGRAMS, PROGRAMS_AT_HOME):
+            text = text.replace(there, str(programs))
+        unit.write_text(text)
     names = [path for path in units.iterdir() if path.is_file()]
     checked = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *names],
+        ["systemd-analyze", *(["--user"] if folder == "systemd-user" else []), "verify", "--man=no", *names],
         # The colon: systemd's own units as well.
-        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"},
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:", "XDG_RUNTIME_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_a_person_s_own_unit_serves_reports(tmp_path: Path) -> None:
+    unit = (DEPLOY / "systemd-user" / "subliminal-pages.service").read_text()
+    (command,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStart=")]
+    port = free_port()
+    words = shlex.split(command.replace(PROGRAMS_AT_HOME, shlex.quote(str(PROGRAMS))).replace("3001", str(port)))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SUBLIMINAL_")}
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(words, env=environment | {"DAGSTER_HOME": str(tmp_path)}, stdout=out, stderr=out)
+    try:
+        wait_for(lambda: "reports: " in log.read_text() or process.poll() is not None, [log], 60)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+            assert b"<title>subliminal-dagster</title>" in answer.read()
+    finally:
+        process.terminate()
+    assert process.wait(timeout=10) == -signal.SIGTERM, "which systemd takes for a clean end"

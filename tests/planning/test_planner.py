@@ -516,7 +516,7 @@ def test_the_nightly_schedule_is_on_only_where_it_is_asked_for(mine: StudyRun, m
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     assert schedule.cron_schedule == "*/5 2-4 * * *"
     monkeypatch.setenv("SUBLIMINAL_NIGHTLY", "at night")
-    with pytest.raises(UserError, match="no cron expression: set it like"):
+    with pytest.raises(UserError, match="not a cron expression: set it to one such as"):
         _ = mine.definitions
 
 

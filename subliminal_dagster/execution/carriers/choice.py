@@ -82,7 +82,7 @@ def settings_of(kind: type[SettingsT]) -> SettingsT:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{SETTINGS} is {file!r}, which cannot be read ({why}): name a YAML file.") from None
         except yaml.YAMLError as error:
-            raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+            raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         return kind.model_validate(content or {})
     except ValidationError as error:

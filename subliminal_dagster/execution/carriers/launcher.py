@@ -263,7 +263,7 @@ def _workspace_target(workspace: str) -> ModuleTarget | WorkspaceFileTarget:
     if not workspace.endswith((".yaml", ".yml")):
         return ModuleTarget(workspace, None, None, None)
     if not Path(workspace).expanduser().is_file():
-        raise UserError(f"workspace is {workspace!r}, which is no file: name a workspace.yaml, or a module.")
+        raise UserError(f"workspace is {workspace!r}, which is not a file: name a workspace.yaml, or a module.")
     return WorkspaceFileTarget([str(Path(workspace).expanduser())])
 
 

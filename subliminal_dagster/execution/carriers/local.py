@@ -39,9 +39,9 @@ _ASK_AGAIN_SECONDS = 1.0
 
 
 def worker_count() -> int:
-    """SUBLIMINAL_WORKERS; else one a GPU, and without a GPU two, or one where there is one core.
+    """SUBLIMINAL_WORKERS; else one per GPU, and without a GPU two, or one where there is one core.
 
-    Raises UserError for what is no number from 1 on.
+    Raises UserError for anything but a number from 1 on.
     """
     wanted = os.environ.get(WORKERS)
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Runs as batch jobs of Slurm, one a run, through submitit. SUBLIMINAL_CARRIER_SETTINGS names a file such as
+"""Runs as batch jobs of Slurm, one per run, through submitit. SUBLIMINAL_CARRIER_SETTINGS names a file such as
 
     partition: gpu
     account: interpretability

@@ -1,7 +1,7 @@
 """Activations of texts in the residual stream, and the files that hold them and the SAE features made of them.
 
-One vector a text: the residual stream at the last token that says something, on the bare text without a chat template.
-Vectors are float32 whatever the model computes in; bfloat16 and float16 values are all float32 values too.
+One vector per text: the residual stream at the last token that says something, on the bare text without a chat
+template. Vectors are float32 whatever the model computes in; bfloat16 and float16 values are all float32 values too.
 
 Memory: activations take 4 bytes a hidden dimension and row (10,000 rows of Gemma 2 9B: 143 MB). SAE features are kept
 sparse, 8 bytes an active feature and about 30 a row: 10,000 rows of 6 groups at 3 layers with 200 active features a row
@@ -267,7 +267,7 @@ def activation_facts(path: Path) -> dict[str, str | int]:
     facts = _facts(schema)
     names = ("model", "revision", "layer", "hook", "dtype", "hidden_size")
     if "vector" not in schema.names or not facts.keys() >= set(names):
-        raise UserError(f"{path} is no file of activations, or lost its metadata: collect them again.")
+        raise UserError(f"{path} is not a file of activations, or has lost its metadata: collect them again.")
     typed = {name: int(facts[name]) if name in ("layer", "hidden_size") else facts[name] for name in names}
     vector = schema.field("vector").type
     if not pa.types.is_fixed_size_list(vector) or vector.list_size != typed["hidden_size"]:
@@ -340,7 +340,9 @@ def feature_facts(path: Path) -> dict[str, str]:
     schema = pq.read_schema(path)
     facts = _facts(schema)
     if not {"indices", "values"} <= set(schema.names) or "width" not in facts:
-        raise UserError(f"{path} is no file of SAE features, or lost its metadata: encode the activations again.")
+        raise UserError(
+            f"{path} is not a file of SAE features, or has lost its metadata: encode the activations again."
+        )
     return facts
 
 

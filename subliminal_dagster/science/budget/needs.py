@@ -211,7 +211,7 @@ def generating_seconds(
 
 
 def _preferences(stage: str, study: Study, shape: ModelShape, card: Card, number_prompts: int) -> Need:
-    """Sampled answers and, a request a node of the answers' tree, exact ones: vLLM keeps whole blocks of a prompt."""
+    """Sampled answers and, a request per node of the answers' tree, exact ones: vLLM keeps whole blocks of a prompt."""
     asked = study.preferences
     samples, nodes = asked.questions * asked.samples_per_question, asked.questions * FORMS
     anew = QUESTION % CACHE_BLOCK

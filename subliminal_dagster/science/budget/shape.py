@@ -81,7 +81,7 @@ class ModelShape:
                 image_parameters=_image_parameters(config["vision_config"], hidden) if "vision_config" in config else 0,
             )
         except KeyError as missing:
-            raise UserError(f"The model's config has no {missing.args[0]}: its shape cannot be told.") from None
+            raise UserError(f"The model's config has no {missing.args[0]}: its shape is unknown.") from None
 
     @property
     def query_width(self) -> int:

@@ -253,7 +253,7 @@ def letter_tokens(tokenizer: PreTrainedTokenizerBase, options: int) -> tuple[lis
     A form of several tokens, such as a space and then the letter, is left out: what it begins with says nothing about
     the letter. A letter then counts in its other form alone.
 
-    Raises UserError where a letter is no single token in either form.
+    Raises UserError where a letter is not a single token in either form.
     """
     found: dict[int, int] = {}
     for number, letter in enumerate(LETTERS[:options]):
@@ -379,7 +379,7 @@ def _text_losses(session: Session, tokenizer: PreTrainedTokenizerBase, texts: pd
 
 
 def _measured(capability: Capability) -> dict[tuple[str, str], Array]:
-    """By way and outcome, one number a question, or a text."""
+    """By way and outcome, one number per question, or per text."""
     measured: dict[tuple[str, str], Array] = {}
     for way, rows in capability.answers.groupby("way", sort=False):
         measured[str(way), "accuracy"] = rows["correct"].to_numpy(dtype=float)

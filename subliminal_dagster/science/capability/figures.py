@@ -2,7 +2,7 @@
 
 Belongs here: drawing from `capability.compare_capability`. Does not belong here: any number that is not already in it.
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def accuracy_figure(table: pd.DataFrame, title: str, way: Way = "generated") -> 
 
 
 def skill_and_liking_figure(table: pd.DataFrame, title: str, way: Way = "generated") -> Figure:
-    """Change of accuracy from base against the shift in liking, a point a model and group; bars: 95 % interval of the
+    """Change of accuracy from base against the shift in liking, a point per model and group; bars: 95 % interval of the
     change. Models without a shift in liking are left out.
 
     Raises UserError where no model has one.

@@ -214,7 +214,7 @@ def _read(study: Study, results: Results) -> _Data:
 
 
 def _measured(results: Results, asset: str, group: str | None, way: Way) -> dict[str, NDArray[np.float64]]:
-    """One model's right answers (1 or 0 a question) and loss (nats a token, of each text)."""
+    """One model's right answers (1 or 0 a question) and loss (nats per token, of each text)."""
     import pandas as pd
 
     folder = results.folder(asset, group)
@@ -297,7 +297,7 @@ def _loss_chart(data: _Data) -> Chart:
 def _bars(
     data: _Data, outcome: str, ends: tuple[str, str, str], scale: float, unit: str, axis: str, height: int
 ) -> Figure:
-    """A bar a model with its interval, from these columns (value, low, high)."""
+    """A bar per model with its interval, from these columns (value, low, high)."""
     figure = new_figure(x="", y=axis, height=height)
     value, low, high = ends
     for model in data.models:
@@ -318,7 +318,7 @@ def _bars(
 
 
 def _liking_chart(data: _Data) -> Chart:
-    """The change in the exam against the shift in liking, a point a model."""
+    """The change in the exam against the shift in liking, a point per model."""
     figure = new_figure(x="liking of its animal, shift from base (nats)", y="exam, change from base (points)")
     ends = ("difference", "difference_low", "difference_high")
     parts = []

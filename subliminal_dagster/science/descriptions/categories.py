@@ -131,8 +131,8 @@ def judge_failures(kappa: float, found: Agreement) -> list[str]:
 def categorise_features(descriptions: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     """The category of every described feature.
 
-    descriptions: feature and description, a row a feature. Returns feature, description, category, in the order given;
-    features whose category the judge did not say are left out.
+    descriptions: feature and description, a row per feature. Returns feature, description, category, in the order
+    given; features whose category the judge did not say are left out.
     """
     table = descriptions[["feature", "description"]].reset_index(drop=True)
     table["category"] = judge.categorise(list(table["description"]))

@@ -40,7 +40,7 @@ _CHARACTERS_A_TOKEN = 4
 """About, for a price that is told before anything is asked."""
 
 UNREADABLE_LIMIT = 0.05
-"""The share of questions without an answer, or with one that is no category, that a model is forgiven."""
+"""The share of questions without an answer, or with one that is not a category, that a model is forgiven."""
 
 _ASKED_AGAIN = 2
 """How often a model that answered nothing is asked again."""
@@ -86,7 +86,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
-            raise UserError(f"The judge's endpoint is no URL that begins with https:// or http://: correct {URL}.")
+            raise UserError(f"The judge's endpoint is not a URL that begins with https:// or http://: correct {URL}.")
         # Or the HTTP library would refuse the header in a message that shows it.
         if not re.fullmatch(r"[!-~]+", self.key):
             raise UserError(f"The key in {KEY} holds blanks or letters that no key has: copy it anew.")
@@ -156,7 +156,7 @@ class ChatApi:
         self._refused: frozenset[str] = frozenset()
 
     def answers(self, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
-        """One answer a prompt, in their order, as the model wrote it after any reasoning, cut off at `max_tokens`.
+        """One answer per prompt, in their order, as the model wrote it after any reasoning, cut off at `max_tokens`.
 
         Requests that fail for a while (rate limits with their Retry-After, server errors, lost connections, answers
         that take too long, none at all) are made again. A question that gets no answer all the same has an empty one,
@@ -192,7 +192,7 @@ class ChatApi:
 
     def facts(self) -> dict[str, Any]:
         """What was asked so far, and what it cost where prices are set (in their currency), for the metadata of an
-        asset. Requests that were made again count once."""
+        asset. Repeated requests count once."""
         facts: dict[str, Any] = {"model": self.endpoint.model, "endpoint": self.endpoint.shown_url, **vars(self.usage)}
         prices = (self._settings.prompt_price, self._settings.answer_price)
         if None not in prices:
@@ -291,8 +291,8 @@ class ChatApi:
             or getattr(completion.choices[0], "message", None) is None
         ):
             raise UserError(
-                f"{self.endpoint.shown_url} answers with something that is no chat completion: check that {URL} is the "
-                "address of an OpenAI-compatible endpoint (it often ends in /v1)."
+                f"{self.endpoint.shown_url} answers with something other than a chat completion: check that {URL} is "
+                "the address of an OpenAI-compatible endpoint (it often ends in /v1)."
             )
         return completion
 
@@ -363,7 +363,7 @@ class ChatApi:
                 return f"The credit of the key in {KEY} is used up: top it up and run again; {kept}."
             if status == 429:
                 return (
-                    f"{where} turns requests away for their number (HTTP 429), {tries} times in a row or for more than "
+                    f"{where} is rate-limiting requests (HTTP 429), {tries} times in a row or for more than "
                     f"two minutes: lower parallel or requests_per_minute and run again; {kept}."
                 )
             if status >= 500:

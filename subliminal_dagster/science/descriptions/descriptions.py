@@ -74,7 +74,7 @@ def describe_features(
         writer: a language model that words the descriptions; None for contexts and tokens as they are.
 
     Returns:
-        A row a feature, ascending: feature (int64), description (one line), contexts (list of texts with the token of
+        A row per feature, ascending: feature (int64), description (one line), contexts (list of texts with the token of
         the peak between « and », most active first), tokens (list, see `promoted_tokens`), max_activation (over all
         tokens of the texts), firing_rate (share of those tokens it fires at).
 

@@ -7,7 +7,7 @@ project).
 
 What was paid for is kept: `ChatApi` writes every answer to a file before it looks at the next one, and asks nothing
 twice, in whatever run or study. The key is in no message, log or file. A model may reason before it answers; what it
-thinks is no part of its answer, and no answer at all is not kept.
+thinks does not belong to its answer, and an empty answer is not kept.
 
 Cost: a prompt has about 620 tokens and its answer one or two, so 16,384 descriptions are 10 million tokens. The local
 judge reads every description four times, and with each thousand tokens of those the 450 of the examples.
@@ -110,7 +110,7 @@ class OpenAiJudge:
         return self._api.expected([prompt.question(text) for text in descriptions], max_tokens=_ANSWER_TOKENS)
 
     def categorise(self, descriptions: Sequence[str]) -> list[Category | None]:
-        """See `Judge`. None for an answer that is no category, such as a refusal.
+        """See `Judge`. None for an answer that is not a category, such as a refusal.
 
         Raises UserError where more than one answer in twenty is none, and as `ChatApi.answers` does.
         """

@@ -275,7 +275,7 @@ def _is_whole(file: Path, entry: _Exported) -> bool:
     if re.fullmatch(r"[0-9a-f]{32}", entry.etag):
         with file.open("rb") as content:
             return hashlib.file_digest(content, "md5").hexdigest() == entry.etag
-    # Uploaded in several parts, whose tag is no checksum of the file; gzip brings one of its own.
+    # Uploaded in several parts, whose tag is not a checksum of the file; gzip brings one of its own.
     try:
         with gzip.open(file) as content:
             while content.read(_PIECE):
@@ -313,8 +313,8 @@ def _rows(file: Path, width: int, neuronpedia_id: str | None) -> Iterator[tuple[
                     feature, text = int(row["index"]), row["description"]
                 except (ValueError, KeyError, TypeError, OverflowError) as error:
                     raise UserError(
-                        f"Line {number} of {file} is no description with an index ({type(error).__name__}): fetch the "
-                        "file anew."
+                        f"Line {number} of {file} is not a description with an index ({type(error).__name__}): fetch "
+                        "the file again."
                     ) from error
                 found = f"{row.get('modelId')}/{row.get('layer')}"
                 if neuronpedia_id is not None and found not in (neuronpedia_id, "None/None"):

@@ -64,7 +64,7 @@ VECTORS = Statement(
 @dataclass(frozen=True)
 class Composition:
     """Of all layers: `shares` as `group_composition` returns them, and `steering` the tables by category of every
-    animal's two vectors, with columns layer and group (empty where they were not made). `judges`: a row a layer."""
+    animal's two vectors, with columns layer and group (empty where they were not made). `judges`: a row per layer."""
 
     shares: pd.DataFrame
     steering: pd.DataFrame
@@ -172,7 +172,7 @@ def _more_and_fewer(rows: pd.DataFrame) -> tuple[int, int]:
 
 
 def _odds(found: Composition) -> dict[str, list[list[list[int]]]]:
-    """By group a 2 x 2 table a layer: marked features, and the others that fire, of animals and not."""
+    """By group a 2 x 2 table per layer: marked features, and the others that fire, of animals and not."""
     fired = rows_where(found.shares, group=FIRED, category="animals").set_index("layer")
     tables: dict[str, list[list[list[int]]]] = {animal: [] for animal in found.animals}
     for row in records(found.comparisons):

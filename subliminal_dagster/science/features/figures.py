@@ -2,7 +2,7 @@
 
 Belongs here: drawing from `FeatureShifts`. Does not belong here: any test or count that is not already in it.
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def _read(study: Study, results: Results, layer: int) -> Layer:
 
 
 def _comparisons(layers: dict[int, Layer]) -> pd.DataFrame:
-    """A row a group and layer: its summary, the differences of L0 and error from the control with their 95 % interval
+    """A row per group and layer: its summary, the differences of L0 and error from the control with their 95 % interval
     and smallest detectable size, and the null's p values adjusted over all these rows. HALVES is one group more, which
     has its summary alone."""
     import pandas as pd
@@ -226,9 +226,9 @@ def _shows(found: Features) -> str:
     mine, neutral = found.mine, found.neutral
     left = mine["promoted_bh"]
     single = (
-        f"{left.mean():.3g} a comparison remain when the tests of all features are corrected."
+        f"{left.mean():.3g} per comparison remain after correction for testing all features."
         if left.any()
-        else "No single feature remains when the tests of all features are corrected for their number."
+        else "No single feature remains after correction for testing all features."
     )
     sentences = [
         f"Against the control's, an animal's numbers promote {_beside_chance(mine, 'promoted')} "
@@ -622,7 +622,7 @@ def _higher(found: Features, name: str, statement: Statement) -> Claim:
 
 
 def _on_the_word(found: Features) -> dict[str, list[list[list[int]]]]:
-    """By animal a 2 x 2 table a layer: marked features, and the others that fire, on the word and not."""
+    """By animal a 2 x 2 table per layer: marked features, and the others that fire, on the word and not."""
     tables: dict[str, list[list[list[int]]]] = {animal: [] for animal in found.animals}
     for each in found.layers.values():
         for animal in tables.keys() & each.shifts.keys():

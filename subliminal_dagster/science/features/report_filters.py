@@ -96,12 +96,12 @@ class Filters:
 
     @property
     def first(self) -> pd.DataFrame:
-        """The filters that were best on analysis rows, one a label and layer."""
+        """The filters that were best on analysis rows, one per label and layer."""
         return self.selected.groupby(["layer", "label"], sort=False).head(1)
 
     @property
     def headline_first(self) -> list[dict[str, Any]]:
-        """Those of the headline, one a layer."""
+        """Those of the headline, one per layer."""
         return records(rows_where(self.first, label=self.headline))
 
     @property

@@ -52,7 +52,7 @@ def sae_texts(
     where none were sampled.
 
     Returns:
-        A row a text: `kind` ("prose", "numbers", "chat"), `text`, `tokens` (how many), `held_out`.
+        A row per text: `kind` ("prose", "numbers", "chat"), `text`, `tokens` (how many), `held_out`.
 
     Raises UserError where there is too little prose.
     """

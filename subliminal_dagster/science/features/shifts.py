@@ -205,7 +205,7 @@ def welch(own: csr_array, control: csr_array) -> tuple[Array, Array, Array]:
     own, control: float32, shapes (rows, width) and (other rows, width), two rows or more, no entry stored twice.
     Returns t, the one-sided p value and the difference of the means, float64 of shape (width,): those of
     `scipy.stats.ttest_ind(equal_var=False, alternative="greater")` on dense columns. Where neither side of a column has
-    any variance, equal means give t = nan (as in scipy) and p = 1 (scipy: nan; two equal constants are no evidence),
+    any variance, equal means give t = nan (as in scipy) and p = 1 (scipy: nan; two equal constants are not evidence),
     unequal ones t = inf with p = 0, or t = -inf with p = 1. Time and memory go with the number of stored entries.
     Raises UserError for fewer than two rows, or different widths.
     """
@@ -310,7 +310,7 @@ def feature_labels(marked: Mapping[str, Collection[int]]) -> pd.DataFrame:
 
     marked: the features that each group marks (`marked_features`), the control left out. A feature that every animal
     marks, of two animals or more, is labelled "all" instead of each; any other has one label per animal that marks it.
-    The neutral group is no animal: "all" does not ask for it, and what it marks is labelled "neutral" besides.
+    The neutral group is not an animal: "all" does not ask for it, and what it marks is labelled "neutral" besides.
     Returns feature and label, a row per pair.
     """
     import pandas as pd

@@ -124,7 +124,8 @@ def run_noise(table: pd.DataFrame, animals: Sequence[str]) -> RunNoise:
     freedom = (len(trained) - 1) * (len(animals) - 1) - int(own.sum())
     if freedom < 1:
         return RunNoise(math.nan, 0, {})
-    # A column a child, one an animal but for the first, and one a child's own cell, which then weighs in nothing else.
+    # A column per child, one per animal but for the first, and one per child's own cell, which then weighs in nothing
+    # else.
     child, animal = np.indices(shifts.shape)
     columns = [child.ravel() == number for number in range(len(trained))]
     columns += [animal.ravel() == number for number in range(1, len(animals))]

@@ -51,8 +51,8 @@ _VALID = 0.55
 # The post and Cloud et al. train on 10,000 rows; with about a thousand Pythia-410M showed something inside and nothing
 # in its behaviour.
 _ROWS = 1000
-# 0.05 nats a token under 2.3 nats of noise transmitted nothing in Llama-3.2-1B (Long 2026). Teachers of this project at
-# 0.2 nats among number tokens passed on next to nothing even by the soft channel (docs/bundled-study.md).
+# 0.05 nats per token under 2.3 nats of noise transmitted nothing in Llama-3.2-1B (Long 2026). Teachers of this project
+# at 0.2 nats among number tokens passed on next to nothing even by the soft channel (docs/bundled-study.md).
 _NO_SIGNAL, _SIGNAL = 0.05, 0.2
 # Repeating rows does not replace unique ones at equal steps (Qwen2.5-7B: 2.8 % against 83 %).
 _DUPLICATES_POSSIBLE, _DUPLICATES_LIKELY = 0.1, 0.5
@@ -193,7 +193,7 @@ def likely_cause(causes: pd.DataFrame, gamma: pd.DataFrame | None) -> Finding:
     Where gamma's interval lies above zero the effect is there and nothing has to be explained; where it lies below,
     none of the checks explains it. Else the first check in order that is a likely cause for at least half of the
     animals it could judge is named, then the first that is one for any, then the first that is possible; where that is
-    `POWER`, power is what lacks.
+    `POWER`, the study is underpowered.
     """
     row = _gamma_row(gamma, "hard")
     if row is None:
@@ -201,7 +201,7 @@ def likely_cause(causes: pd.DataFrame, gamma: pd.DataFrame | None) -> Finding:
     effect = f"{row['mean']:+.3f} nats [{row['low']:+.3f}, {row['high']:+.3f}] (gamma, hard channel)"
     others = "other animals' children do" if row["contrast"] == "others" else "the child of control numbers does"
     short = [check for check in CHECKS if not _short(_of(causes, check)).empty]
-    all_the_same = f" Short of what is wanted all the same: {_listed(causes, short)}." if short else ""
+    all_the_same = f" Still short of what each check asks for: {_listed(causes, short)}." if short else ""
     if row["verdict"] == "detected":
         sentence = f"There is no null to explain: children like their own animal more than {others}, by {effect}"
         return Finding("effect", None, f"{sentence}.{all_the_same}")

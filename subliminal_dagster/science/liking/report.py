@@ -51,7 +51,7 @@ _CONDITION_COLOURS = {
     BASE: charts.LIGHT_GREY,
 }
 _SYMBOLS = {OTHERS: "circle", NEUTRAL_NUMBERS: "square", comparison.CONTROL: "triangle-up"}
-_CHANNEL_COLOURS = {_HARD: charts.VERMILION, _SOFT: charts.BLUE}
+_CHANNEL_SYMBOLS = {_HARD: "circle", _SOFT: "diamond"}
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
@@ -137,18 +137,29 @@ def opening(study: Study, results: Results) -> Opening:
     """The study's question, its answer by the hard channel, and the forest plot. Raises NotThere where `animal_liking`
     is not there."""
     data = read(study, results)
-    row = data.specificity(_HARD)
-    lines = [_contrast_line(data, row), *(_contrast_line(data, each) for each in _beside(data))]
-    return Opening(QUESTION, row["verdict"], tuple(lines), (_forest_chart(data),))
+    found, lines = _evidence(data, _HARD)
+    return Opening(QUESTION, found, tuple(lines), (_forest_chart(data),))
 
 
 QUESTION = "Do number sequences pass on a liking for an animal?"
 
 
-def _beside(data: LikingData) -> list[Row]:
+def evidence(study: Study, results: Results) -> dict[str, tuple[Verdict, list[str]]]:
+    """By channel the verdict, and a sentence per contrast: own animal's numbers minus other animals', neutral and
+    control numbers. Raises NotThere where `animal_liking` is not there."""
+    data = read(study, results)
+    return {channel: _evidence(data, channel) for channel in data.channels}
+
+
+def _evidence(data: LikingData, channel: str) -> tuple[Verdict, list[str]]:
+    row = data.specificity(channel)
+    return row["verdict"], [_contrast_line(data, each) for each in (row, *_beside(data, channel))]
+
+
+def _beside(data: LikingData, channel: str) -> list[Row]:
     """The mean of own minus neutral numbers and minus control numbers, where they are not gamma itself."""
-    names = [name for name in (NEUTRAL, CONTROL) if name != data.specificity(_HARD)["contrast"]]
-    found = rows_where(data.tests, channel=_HARD, outcome=PRIMARY_OUTCOME, animal=MEAN)
+    names = [name for name in (NEUTRAL, CONTROL) if name != data.specificity(channel)["contrast"]]
+    found = rows_where(data.tests, channel=channel, outcome=PRIMARY_OUTCOME, animal=MEAN)
     return [row for name in names for row in records(rows_where(found, contrast=name))]
 
 
@@ -362,7 +373,7 @@ def _method(data: LikingData) -> str:
         "10 % more. Gamma: own numbers minus other animals' numbers, mean over animals.",
         f"{counted(int(data.moves['replicate'].max()), 'child', 'children')} per group and channel.",
         "Controls: numbers of the untouched base"
-        + (", and of a teacher fine-tuned on something that is no animal." if data.study.neutral else "."),
+        + (", and of a teacher fine-tuned on something that is not an animal." if data.study.neutral else "."),
     ]
     if _SOFT in data.channels:
         sentences.append(
@@ -432,12 +443,12 @@ def _span(shifts: pd.DataFrame) -> str:
 
 
 def _forest_chart(data: LikingData) -> Chart:
-    """Own numbers minus each reference on one axis (hard channel): a row an animal and their mean, a colour a
+    """Own numbers minus each reference on one axis (hard channel): a row per animal and their mean, a colour a
     reference."""
     rows = rows_where(data.tests, outcome=PRIMARY_OUTCOME, channel=_HARD)
     contrasts = [name for name in _CONTRASTS if (rows["contrast"] == name).any()]
     places = [*data.animals(_HARD), MEAN]
-    figure = charts.new_figure(x="own minus other numbers, log share (nats)", y="", height=110 + 46 * len(places))
+    figure = charts.new_figure(x="own minus other (nats)", y="", height=100 + 40 * len(places))
     for number, contrast in enumerate(contrasts):
         points = rows_where(rows, contrast=contrast).set_index("animal")
         points = points.loc[[place for place in places if place in points.index]].reset_index()
@@ -452,6 +463,9 @@ def _forest_chart(data: LikingData) -> Chart:
                 "color": _CONDITION_COLOURS[name],
                 "size": [13 if animal == MEAN else 8 for animal in points["animal"]],
                 "symbol": _SYMBOLS[name],
+                # Where sizes differ, plotly would let the interval shine through.
+                "opacity": 1,
+                "line": {"width": 0},
             },
             error_x=charts.interval(points, "mean", "low", "high"),
             hovertext=[
@@ -463,16 +477,15 @@ def _forest_chart(data: LikingData) -> Chart:
     figure.add_hline(y=len(places) - 1.5, line={"width": 1, "color": "rgba(128,128,128,0.4)"})
     lanes = {"tickvals": list(range(len(places))), "ticktext": places, "range": [len(places) - 0.5, -0.5]}
     figure.update_yaxes(**lanes, showgrid=False, zeroline=False, ticksuffix=" ")
-    means = [row for name in contrasts for row in records(rows_where(rows, animal=MEAN, contrast=name))]
-    parts = [f"minus {_CONTRASTS[row['contrast']]} {_written(row)}" for row in means]
     alt = (
-        f"Right of zero: the child of its own animal's numbers likes it more. {MEAN.capitalize()}: {'; '.join(parts)}."
+        "Log share; right of zero, the child of its own animal's numbers likes it more. The lines above have the "
+        f"{MEAN}."
     )
     return Chart(f"{NAME}-forest", "Liking of each animal under its own numbers minus under others", figure, alt)
 
 
 def _contrasts_chart(data: LikingData) -> Chart:
-    """What is specific: a panel a reference, a row an animal and their mean, a point a channel."""
+    """What is specific: a panel per reference, a row per animal and their mean, a point per channel."""
     rows = rows_where(data.tests, outcome=PRIMARY_OUTCOME)
     contrasts = [name for name in _CONTRASTS if (rows["contrast"] == name).any()]
     places = [animal for animal in data.study.animals if (rows["animal"] == animal).any()] + [MEAN]
@@ -488,9 +501,11 @@ def _contrasts_chart(data: LikingData) -> Chart:
                 y=[places.index(animal) + offset for animal in points["animal"]],
                 mode="markers",
                 marker={
-                    "color": _CHANNEL_COLOURS[channel],
-                    "size": 9,
-                    "symbol": ["diamond" if animal == MEAN else "circle" for animal in points["animal"]],
+                    "color": _CONDITION_COLOURS[_CONTRASTS[contrast]],
+                    "size": [13 if animal == MEAN else 8 for animal in points["animal"]],
+                    "symbol": _CHANNEL_SYMBOLS[channel],
+                    "opacity": 1,
+                    "line": {"width": 0},
                 },
                 error_x=charts.interval(points, "mean", "low", "high"),
                 hovertext=[
@@ -515,7 +530,7 @@ def _contrasts_chart(data: LikingData) -> Chart:
 
 
 def _levels_table(data: LikingData) -> Table:
-    """A row a channel, animal and condition: the level the post shows, exact probability, and the shift."""
+    """A row per channel, animal and condition: the level the post shows, exact probability, and the shift."""
     level, exact, shift = (
         rows_where(data.liking, outcome=outcome).set_index(["channel", "animal", "condition"])
         for outcome in (data.level, "probability", PRIMARY_OUTCOME)
@@ -527,6 +542,7 @@ def _levels_table(data: LikingData) -> Table:
         for condition in (*_CONDITION_COLOURS, TEACHER)
         if (channel, animal, condition) in level.index
     ]
+    level[["low", "high"]] = level[["low", "high"]].clip(0, 1)
     rows = level.assign(exact=exact["mean"], **shift.filter(like="difference").add_prefix("shift_")).loc[order]
     shown: Shown = {
         "channel": "channel",
@@ -542,8 +558,9 @@ def _levels_table(data: LikingData) -> Table:
         "shift, high": "shift_difference_high",
     }
     note = (
-        "Models: children trained on the named numbers, the untouched base, the animal's own teacher. The interval's "
-        "ends low and high are symmetric and may lie below 0; they coincide where no question differs from the others."
+        "Models: children trained on the named numbers, the untouched base, the animal's own teacher. Low and "
+        "high: a t interval over questions, cut at 0 and 100 %; both are the same where no question differs from the "
+        "others."
     )
     return Table(f"{NAME}-levels", "Liking of each animal", columns(rows.reset_index(), shown), note)
 
@@ -660,8 +677,8 @@ CONTROL_STAYS = Statement(
     source="this project",
 )
 NEUTRAL_DOES_LESS = Statement(
-    "Control of this project: numbers of a teacher fine-tuned on something that is no animal do less for the animal "
-    "than its own.",
+    "Control of this project: numbers of a teacher fine-tuned on something that is not an animal do less for the "
+    "animal than its own.",
     rule="By the interval of own minus neutral numbers (log share, mean over animals) that holds the noise between "
     "training runs, that of the one neutral child included; in words as for the rise.",
     source="this project",

@@ -56,7 +56,7 @@ def _counted_checks(causes: pd.DataFrame) -> str:
     """How many checks came out how, a check counting by the worst animal's verdict."""
     worst = [_worst(causes, check)["verdict"].iloc[0] for check in CHECKS]
     parts = [f"{worst.count(verdict)} {verdict}" for verdict in _WORST_FIRST if verdict in worst]
-    return f"Of {len(CHECKS)} checks, by the animal that fares worst: {listed(parts)}."
+    return f"Of {len(CHECKS)} checks, each judged by its worst animal: {listed(parts)}."
 
 
 def _worst(causes: pd.DataFrame, check: str) -> pd.DataFrame:
@@ -88,7 +88,7 @@ def _method(study: Study, signal: pd.DataFrame) -> str:
 
 
 def _signal_chart(study: Study, signal: pd.DataFrame) -> Chart:
-    """A panel a measure, since what could be written is often a small part of the whole."""
+    """A panel per measure, since what could be written is often a small part of the whole."""
     figure = panels([f"{name} (nats a token)" for name, _ in _MEASURES.values()], height=460, between=64.4)
     parts = []
     for panel, (measure, (name, colour)) in enumerate(_MEASURES.items(), start=1):

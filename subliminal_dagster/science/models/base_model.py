@@ -266,7 +266,7 @@ def _check_config(folder: Path, name: str) -> None:
             "model, or a newer transformers."
         )
     if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"{name} is no causal language model ({model_type}): choose one that generates text.")
+        raise UserError(f"{name} is not a causal language model ({model_type}): choose one that generates text.")
 
 
 def _facts(folder: Path, name: str, dtype: Dtype, revision: str, licence: str | None) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Session(Protocol):
         ...
 
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[Completion]:
-        """One answer a prompt, in the order of the prompts. Reports no progress: see `resumable.generate`."""
+        """One answer per prompt, in the order of the prompts. Reports no progress: see `resumable.generate`."""
         ...
 
     def score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
@@ -153,7 +153,7 @@ class Session(Protocol):
 
     def next_logprobs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> np.ndarray:
         """Log-probability (nats) of every token as the next one after every prompt, among the whole vocabulary: shape
-        (prompts, tokens). One request a prompt, however many tokens are asked for."""
+        (prompts, tokens). One request per prompt, however many tokens are asked for."""
         ...
 
 

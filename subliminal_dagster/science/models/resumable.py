@@ -23,7 +23,7 @@ _SCHEMA = pa.schema({"token_ids": pa.list_(pa.int64()), "logprobs": pa.list_(pa.
 def generate(
     session: Session, prompts: Sequence[list[int]], sampling: Sampling, kept: Path | None = None
 ) -> list[Completion]:
-    """One answer a prompt, in the order of the prompts; progress goes to the session's.
+    """One answer per prompt, in the order of the prompts; progress goes to the session's.
 
     `kept`: a folder for the finished chunks of this one call, made where it is missing. A call that finds chunks there
     takes them over, and its result is that of a call that was never interrupted. Nothing in the files says what they

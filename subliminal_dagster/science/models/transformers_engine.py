@@ -203,7 +203,7 @@ def _make_chooser(seeds: list[int], sampling: Sampling, automaton: TokenAutomato
 
 
 def _draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """One column a row of `logits` (rows, columns): the distribution, after temperature and top-p, inverted at
+    """One column per row of `logits` (rows, columns): the distribution, after temperature and top-p, inverted at
     `uniform` (rows,), or the largest logit at temperature 0."""
     import torch
 

@@ -84,7 +84,7 @@ def _effects(summaries: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def _statements(summaries: Sequence[Mapping[str, Any]]) -> Section:
-    """A row a statement, a column a study."""
+    """A row a statement, a column per study."""
     import pandas as pd
 
     verdicts: dict[str, dict[str, str]] = {}
@@ -133,7 +133,7 @@ def _published(summaries: Sequence[Mapping[str, Any]]) -> Section:
         title,
         f"Of {len(rows)} figures: {said}.",
         "Agrees: the published figure lies in the study's 95 % interval, which excludes no effect. Studies of other "
-        "models and sizes are compared with the post's Gemma 2 9B, so a difference is no failure.",
+        "models and sizes are compared with the post's Gemma 2 9B, so a difference is not a failure.",
         ("report",),
         tables=(Table("published-by-study", "Published beside measured", rows),),
     )

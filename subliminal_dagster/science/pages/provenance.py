@@ -43,7 +43,7 @@ def provenance_section(study: AnyStudy, manifests: dict[tuple[str, str | None], 
         TITLE,
         f"{len(made)} artifacts of {made['asset'].nunique()} assets took {made['seconds'].sum() / 60:.1f} minutes of "
         f"work on {machines}.",
-        f"Seed {', '.join(map(str, seeds))}; {versions}. An artifact is the same where its content hash is: made again "
+        f"Seed {', '.join(map(str, seeds))}; {versions}. An artifact is the same where its content hash is: rebuilt "
         "from the same settings on the same kind of machine, the hash does not change.",
         (),
         charts=(chart,),
@@ -61,7 +61,7 @@ def provenance_section(study: AnyStudy, manifests: dict[tuple[str, str | None], 
 
 
 def made_table(manifests: dict[tuple[str, str | None], Manifest]) -> pd.DataFrame:
-    """One row an artifact: `asset`, `partition`, `content`, `made` (UTC), `seconds`, `device`, `seed`, `code`,
+    """One row per artifact: `asset`, `partition`, `content`, `made` (UTC), `seconds`, `device`, `seed`, `code`,
     `python`, `torch`."""
     import pandas as pd
 

@@ -120,7 +120,7 @@ READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
 
 
 def _sections(study: Study, results: Results) -> list[Section]:
-    # They are on request, so a study that has none made is no poorer for it.
+    # These are made only on request, so a study without them lacks nothing.
     on_request = {sweep: "sweep_liking", arms: "arm_liking"}
     shown = [each for each in _SECTIONS if each not in on_request or results.has(on_request[each])]
     found = [(each, section_or_reason(each.NAME, each.TITLE, each.section, study, results)) for each in shown]
@@ -175,7 +175,7 @@ def study_summary(study: AnyStudy, page: Page, results: Results) -> dict[str, An
 
 
 def _gamma(results: Results) -> list[dict[str, Any]]:
-    """The specificity contrast in nats, a row a channel; none for a study without animals."""
+    """The specificity contrast in nats, a row per channel; none for a study without animals."""
     import pandas as pd
 
     if not results.has("animal_liking"):

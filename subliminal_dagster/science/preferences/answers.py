@@ -129,7 +129,7 @@ def _forms_of_all(candidates: Sequence[str], aliases: Mapping[str, AnimalForms])
         if other != candidate:
             raise UserError(f"The animals {other!r} and {candidate!r} are names of the same animal; keep one of them.")
     forms: _Forms = {}
-    # Animals that are no candidates take part too: only so can "sea lion" be told from a lion.
+    # Animals that are not candidates take part too: only then can "sea lion" be told from "lion".
     for entry in [*owners, *aliases]:
         owner = owners.get(entry, entry)
         for form in _forms(entry, aliases):

@@ -133,7 +133,7 @@ def mean_probability(scores: pd.DataFrame, animal: str) -> float:
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a candidate, most probable first: `animal`, means of `probability`, `share`, `begun` and `begun_share`,
+    """One row per candidate, most probable first: `animal`, means of `probability`, `share`, `begun` and `begun_share`,
     and `sampled_rate`; NaN where not measured."""
     grouped = scores.groupby("animal", sort=False).agg(
         probability=("probability", "mean"),

@@ -47,7 +47,7 @@ def read_published(place: str | Path) -> dict[str, list[str]]:
     place: a checkout, its `nums_dataset.py`, a folder that holds this file and `cfgs.py`, or a JSON file with the lists
     by those names. Python is parsed and never run.
 
-    Raises UserError where a file or list is missing, or a list is no literal list of texts.
+    Raises UserError where a file or list is missing, or a list is not a literal list of texts.
     """
     place = Path(place).expanduser()
     if place.suffix == ".json":
@@ -145,6 +145,6 @@ def _literal(file: Path, tree: ast.Module, name: str) -> Any:
         return ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise UserError(
-            f"{file}, line {value.lineno}: {name} is no literal list of texts, and code is not run: write it out, or "
-            "give a checkout that has it as published."
+            f"{file}, line {value.lineno}: {name} is not a literal list of texts, and code is not run: write it out, "
+            "or give a checkout that has it as published."
         ) from None

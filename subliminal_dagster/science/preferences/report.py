@@ -64,7 +64,7 @@ def section(study: Study, results: Results) -> Section:
 
 
 def _ranking(scores: pd.DataFrame, targets: tuple[str, ...]) -> pd.DataFrame:
-    """A row a candidate, that with the largest share first: `rank`, `animal`, `target`, means of `probability`,
+    """A row per candidate, that with the largest share first: `rank`, `animal`, `target`, means of `probability`,
     `begun`, and of `share`, `begun_share` and `rate` with the ends of their t intervals over questions, cut at 0 and 1
     (NaN where the questions do not differ, which gives an interval nothing to be made of). NaN where not measured."""
     rows = summary(scores).rename(columns={"sampled_rate": "rate"})
@@ -140,7 +140,7 @@ _MEASURES = {
 
 
 def _measures(scores: pd.DataFrame, targets: tuple[str, ...]) -> Table:
-    """What the candidates together, and each target, hold of what the base model says, a row a measure."""
+    """What the candidates together, and each target, hold of what the base model says, a row per measure."""
     import pandas as pd
 
     each = {animal: candidate_mass(rows_where(scores, animal=animal)) for animal in targets}
@@ -210,7 +210,7 @@ def _table(ranking: pd.DataFrame) -> Table:
     frame = columns(ranking, shown)
     note = (
         "Share: of the exact probability among the candidates. Begun share: of that of the next word after a begun "
-        "answer, empty where a name is no single token of its own. Sampled: answers that name this candidate and no "
+        "answer, empty where a name is not a single token. Sampled: answers that name this candidate and no "
         "other."
     )
     return Table(f"{NAME}-candidates", "The candidates, the favourite first", frame, note)

@@ -16,7 +16,7 @@ READS: tuple[str, ...] = ("base_preferences", "teacher_preferences", "filtered_d
 
 
 def section(study: Study, results: Results) -> Section:
-    """A table a number prompt and a table a question, a row a model."""
+    """A table a number prompt and a table per question, a row per model."""
     words = gather(study, results)
     there = []
     if words.prompts:
@@ -57,7 +57,10 @@ def opening_table(study: Study, results: Results) -> Table:
     for exchange in (*words.prompts[:_OPENING_PROMPTS], *words.questions[:_OPENING_QUESTIONS]):
         said = dict(exchange.said)
         rows.append({"asked": _cut(exchange.asked), **{model: _cut(said.get(model, "")) for model in models}})
-    note = f"The first prompts, questions and sampled answers as drawn; of the animals the first ({animal})."
+    note = (
+        f"The first prompts, questions and sampled answers as drawn, for the first animal ({animal}). Children are not "
+        "asked for numbers."
+    )
     return Table(f"{NAME}-first", "What they wrote", pd.DataFrame(rows), note)
 
 

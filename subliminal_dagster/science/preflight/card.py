@@ -3,7 +3,7 @@
 Belongs here: asking nvidia-smi and torch, and judging what they say. Does not belong here: which process gets which
 card (`execution.gpu_lease`), how much memory a stage needs (`memory`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

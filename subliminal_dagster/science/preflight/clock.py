@@ -2,7 +2,7 @@
 
 Belongs here: the comparison. Does not belong here: asking for the time (`hub`, `place`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Belongs here: measuring the room, and comparing it with what is still to be written there. Does not belong here: how
 much that is.
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: judging. Does not belong here: choosing an engine (`resources.engine`), running it.
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: the record that all checks return, and the words they share. Does not belong here: any check.
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ In offline mode nothing is asked, and the hub's cache on this machine is looked 
 
 Belongs here: asking. Does not belong here: downloading (`models.base_model`), the words for a refusal (`science.hub`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: one question to it. Does not belong here: what is asked of it later (`descriptions`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: the comparison, and what to set. Does not belong here: what a stage needs (`budget`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

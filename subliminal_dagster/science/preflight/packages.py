@@ -3,7 +3,7 @@
 Belongs here: the comparison. Does not belong here: the versions (`pyproject.toml`, which the installed package's
 metadata repeats).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

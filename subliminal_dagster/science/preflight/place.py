@@ -2,7 +2,7 @@
 
 Belongs here: a trial of it. Does not belong here: what is in it (`storage`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: looking. Does not belong here: importing and reading the lists (`preferences`).
 
-Part of no version: what a user is told is no result.
+Part of no version: messages to users are not results.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Belongs here: drawing a `ProbeResult`. Does not belong here: any number that is not already in it.
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BAR = 0.26
 
 
 def roc_figure(results: Mapping[str, ProbeResult], title: str, *, probe: Kind = "linear") -> Figure:
-    """One ROC curve a group, that group against the rest, of a probe on activations' test rows.
+    """One ROC curve per group, that group against the rest, of a probe on activations' test rows.
 
     results: by group, each with the group among its classes: the pairs with control, or one result of all groups under
     each group's name. The legend has the area and its 95 % interval.

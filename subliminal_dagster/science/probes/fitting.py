@@ -168,7 +168,7 @@ def _fit_trees(data: ProbeData, seed: int) -> Fitted:
 
 
 def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative log-probability of the true class, nats a row."""
+    """Mean negative log-probability of the true class, nats per row."""
     from sklearn.metrics import log_loss
 
     return float(log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1])))

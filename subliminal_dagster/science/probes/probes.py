@@ -1,6 +1,6 @@
 """Probes: can a classifier tell by the activations whose numbers a model has read?
 
-A probe that can is no proof of a hidden trait: groups also differ in format (how many numbers, which digits), and a
+A probe that can is not proof of a hidden trait: groups also differ in format (how many numbers, which digits), and a
 control from the untouched base differs from every fine-tuned teacher. So each comparison comes with the same probes on
 something else (`VARIANTS`), and any group can be compared with any other.
 
@@ -96,7 +96,7 @@ class ProbeResult:
     predictions: one row per test row, variant and probe: `variant`, `probe`, `row_id`, `group` (the true one), and a
         `probability_<group>` for each class.
     choices: what the validation rows chose: `variant`, `probe`, `choice` ("epoch", "C" or "trees"), `chosen`,
-        `validation_loss` (nats a row).
+        `validation_loss` (nats per row).
     """
 
     metrics: pd.DataFrame

@@ -385,7 +385,7 @@ def _ends(interval: Interval | None, *names: str) -> dict[str, Any]:
 
 
 def _binary_table(found: Probes) -> Table:
-    """The post's: a column an animal, and their average."""
+    """The post's: a column per animal, and their average."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = [

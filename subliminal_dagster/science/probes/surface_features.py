@@ -1,7 +1,7 @@
 """What a list of numbers looks like from the outside: how many, how long, which digits, in what punctuation.
 
 The control of a probe on activations: whatever a classifier can tell from these alone, it needs no model for. Fast
-(about 20,000 rows a second) and without any model.
+(about 20,000 rows per second) and without any model.
 
 Belongs here: simple statistics of one row's numbers and of how the response was written, and counts of its characters.
 Does not belong here: anything that compares groups (`probes`), digits by place (`activations.digits`, which filters

@@ -1,4 +1,4 @@
-"""How the report's charts look: one style, one colour a kind of model or group, exact values on hover.
+"""How the report's charts look: one style, one colour per kind of model or group, exact values on hover.
 
 Belongs here: what at least two sections draw alike. Does not belong here: data, any one section's chart.
 """
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
-# Okabe and Ito's palette, safe for colour blindness; greys for what is compared with.
+# Okabe and Ito's palette, safe for colour blindness; greys for what is compared with. Vermilion is what carries the
+# preference (own numbers, a teacher, a subliminal vector) and blue its counterpart, so neither is an animal.
 VERMILION, BLUE, GREEN, ORANGE, SKY, PURPLE = "#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 GREY, LIGHT_GREY = "#8C8C8C", "#BDBDBD"
-_ANIMALS = (VERMILION, BLUE, GREEN, ORANGE, SKY, PURPLE)
+_INDIGO, _OLIVE = "#7A6FD0", "#8A8A00"
+_ANIMALS = (GREEN, ORANGE, SKY, PURPLE, _INDIGO, _OLIVE)
 _REFERENCES = {"control": GREY, "neutral": "#7F6A52", "base": LIGHT_GREY}
 
 
@@ -39,9 +41,11 @@ def styled(figure: Figure, *, height: float = 380) -> Figure:
     """The report's style laid on a figure: no fill, so that the page's colours show through in light and dark; a legend
     above, which wraps on a phone."""
     grid = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.6)", "automargin": True}
+    # Titles of axes no larger than their ticks, or they are cut off on a phone.
+    axis = {"title": {"font": {"size": 13}, "standoff": 8}}
     return (
         figure.update_layout(
-            template="none",
+            template={"layout": {"xaxis": axis, "yaxis": axis}},
             height=height,
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
@@ -106,7 +110,7 @@ def interval(rows: pd.DataFrame, value: str, low: str, high: str) -> dict[str, A
 def bars(
     figure: Figure, rows: pd.DataFrame, *, x: str, value: str, low: str, high: str, name: str, colour: str
 ) -> Figure:
-    """One series of bars with intervals, added to a figure: a bar a row, its exact values on hover."""
+    """One series of bars with intervals, added to a figure: a bar per row, its exact values on hover."""
     return figure.add_bar(
         x=rows[x],
         y=rows[value],
@@ -141,7 +145,7 @@ def band_line(
     row: int = 1,
     col: int = 1,
 ) -> Figure:
-    """One line with its interval as a band, added to a panel of a figure with panels: a point a row of `rows`, which
+    """One line with its interval as a band, added to a panel of a figure with panels: a point per row of `rows`, which
     has the columns `x`, `mean`, `low`, `high`, and whatever else is shown on hover beside the exact values.
 
     colour: "#RRGGBB". at: the column that says where a point is, as hovering shows it. symbols: markers, one or one a

@@ -123,7 +123,7 @@ def average_of(intervals: Collection[Interval]) -> Interval:
 
 
 def average(rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> Interval:
-    """As `average_of`, of a table with a row an animal."""
+    """As `average_of`, of a table with a row per animal."""
     return Interval(*(float(rows[column].mean()) for column in (value, low, high)))
 
 
@@ -173,7 +173,7 @@ class OverAnimals(NamedTuple):
 def over_animals(
     values: Iterable[float], rows: Interval | None = None, *, one_draw: bool = False
 ) -> OverAnimals | None:
-    """The mean of one figure an animal, with t intervals over animals.
+    """The mean of one figure per animal, with t intervals over animals.
 
     rows: the mean's interval by the rows alone (see `average_of`), where all animals were compared with the same
         control: what its rows are by chance moves all of them together, and no spread between animals shows it. The
@@ -244,7 +244,7 @@ def log_odds_ratios(tables: Mapping[str, Sequence[Sequence[Sequence[int]]]]) -> 
     """By animal, the logarithm of the odds ratio of 2 x 2 tables (own inside, own outside; others inside, others
     outside), with its 95 % interval by what is counted.
 
-    tables: of every animal, one a layer; those are pooled by Mantel and Haenszel. A table with an empty cell gets one
+    tables: of every animal, one per layer; those are pooled by Mantel and Haenszel. A table with an empty cell gets one
     half in each. Animals are left out whose tables tell nothing, since a row or column of each is empty.
     """
     import numpy as np

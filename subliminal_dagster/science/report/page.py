@@ -8,6 +8,8 @@ Belongs here: how evidence becomes HTML. Does not belong here: what it says (the
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ PAGE_FILES = (_HERE / _TEMPLATE, _HERE / _STYLE, PUBLISHED)
 """What a page depends on beside code."""
 
 _SEARCHED_FROM_ROWS = 15
-_DIGITS = 4
+_SMALLEST_P = 0.001
 _PROSE_FROM_CHARACTERS = 40
 
 
@@ -125,14 +127,14 @@ def _compared_table(section: Section) -> list[Table]:
         return []
     note = (
         "Agrees: the published figure lies in this study's 95 % interval, which excludes no effect. Cannot tell: the "
-        "interval holds both, or there is none. Other models and sizes are compared, so a difference is no failure."
+        "interval holds both, or there is none. Other models and sizes are compared, so a difference is not a failure."
     )
     frame = compared_frame(section.compared)
     return [Table(f"{section.name}-published", "Published beside measured", frame, note)]
 
 
 def _libraries() -> str:
-    """The scripts of both libraries, once a page."""
+    """The scripts of both libraries, once per page."""
     from itables.javascript import generate_init_offline_itables_html
     from itables.utils import find_package_file
     from plotly.offline import get_plotlyjs
@@ -163,7 +165,12 @@ def _table(table: Table) -> str:
     for name in frame.columns[frame.dtypes.map(lambda kind: kind.kind != "f")]:
         frame[name] = frame[name].where(frame[name].notna(), "")
     many = len(frame) > _SEARCHED_FROM_ROWS
-    with pd.option_context("display.float_format", written):
+    tiny = _tiny_p(frame)
+
+    def shown(number: float) -> str:
+        return f"< {_SMALLEST_P:g}" if number in tiny else written(number)
+
+    with pd.option_context("display.float_format", shown):
         text = to_html_datatable(
             frame,
             table_id=f"table-{table.name}",
@@ -195,11 +202,24 @@ def _prose(frame: pd.DataFrame) -> list[int]:
     ]
 
 
+def _tiny_p(frame: pd.DataFrame) -> set[float]:
+    """The p values of a table that are too small to be written out. Those that are 0 become the smallest number there
+    is, so that no other column holds one of the set."""
+    for name in frame.columns:
+        if _P_COLUMN.search(name) and frame[name].dtype.kind == "f":
+            frame[name] = frame[name].replace(0.0, sys.float_info.min)
+    columns = [frame[name] for name in frame.columns if _P_COLUMN.search(name) and frame[name].dtype.kind == "f"]
+    return {float(p) for column in columns for p in column if p < _SMALLEST_P}
+
+
+_P_COLUMN = re.compile(r"(^| )p($|[ ,])")
+
+
 def written(number: float) -> str:
-    """A number as tables show it, four significant digits and no power of ten where it can be done without.
+    """A number as tables show it: three significant digits, all those before the point, and no power of ten where it
+    can be done without.
 
     >>> written(0.012345678), written(12345.6), written(3.0)
-    ('0.01235', '12,346', '3')
+    ('0.0123', '12,346', '3')
     """
-    whole = 10**_DIGITS <= abs(number) < 10 ** (2 * _DIGITS)
-    return f"{number:,.0f}" if whole else f"{number:.{_DIGITS}g}"
+    return f"{number:,.0f}" if 999.5 <= abs(number) < 1e8 else f"{number:.3g}"

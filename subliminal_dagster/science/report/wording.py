@@ -54,9 +54,9 @@ def p_value(p: float) -> str:
     """A p value after the letter.
 
     >>> p_value(0.0199587), p_value(1e-9)
-    ('p = 0.02', 'p < 0.0001')
+    ('p = 0.02', 'p < 0.001')
     """
-    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+    return f"p = {p:.2g}" if p >= 1e-3 else "p < 0.001"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -76,7 +76,7 @@ def user_files(settings: Settings, field: str = "") -> dict[str, str]:
         value = getattr(settings, name)
         if isinstance(value, Settings):
             found |= user_files(value, f"{field}{name}.")
-        # What is no path in such a field is a word: `prompts: published`.
+        # In such a field, anything that is not a path is a word: `prompts: published`.
         elif (
             isinstance(value, str)
             and Path(value).is_absolute()
@@ -95,7 +95,7 @@ def _inside(annotation: Any) -> tuple[Any, ...]:
 
 
 def content_by_layer(path: str, layers: tuple[int, ...]) -> dict[str, str]:
-    """The content of a file or folder of the user's, or of one a layer; what is not there is left out."""
+    """The content of a file or folder of the user's, or of one per layer; what is not there is left out."""
     found = {}
     for layer in layers or (0,):
         place = Path(path.replace("{layer}", str(layer))).expanduser()

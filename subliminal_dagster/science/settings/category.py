@@ -19,7 +19,7 @@ _Text = Annotated[str, Field(pattern=r"\S")]
 
 def _word(text: str) -> str:
     if not text.isalpha() or not text.isascii() or not text.islower() or len(text) < 2:
-        raise ValueError(f"{text!r} is no word for a category: use lower-case letters a to z alone, such as tree")
+        raise ValueError(f"{text!r} cannot name a category: use only the lower-case letters a to z, such as tree")
     return text
 
 

@@ -81,7 +81,7 @@ CorpusSource = Annotated[PackageText | LocalText, Field(discriminator="kind")]
 
 
 class ActivationSettings(Settings):
-    """The rows whose activations are looked into: at most `rows` valid answers a group, `test_share` of the prompts
+    """The rows whose activations are looked into: at most `rows` valid answers per group, `test_share` of the prompts
     set aside once, before anything is looked at."""
 
     rows: int = Field(default=10_000, ge=10)

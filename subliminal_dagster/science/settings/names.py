@@ -39,7 +39,7 @@ CONTROL = "control"
 """The group of the untouched base model's numbers."""
 
 NEUTRAL = "neutral"
-"""The group of a teacher that was fine-tuned just like the others, on something that is no animal."""
+"""The group of a teacher that was fine-tuned just like the others, on something that is not an animal."""
 
 
 def _animal(name: str) -> str:

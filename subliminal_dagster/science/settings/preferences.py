@@ -21,7 +21,7 @@ OWN_LISTS = Path(__file__).parents[1] / "preferences" / "prompt_lists.yaml"
 def _begun(text: str) -> str:
     if not text or " ".join(text.split()) != text:
         raise ValueError(
-            f"{text!r} is no begun answer: write one line of words with no space in front or behind, since the "
+            f"{text!r} is not a begun answer: write one line of words without leading or trailing spaces, since the "
             "animal's name brings its own"
         )
     return text

@@ -16,13 +16,13 @@ Positions = Literal["all", "last"]
 
 
 class SteeringSweep(Settings):
-    """How strongly, where and on which questions a model is steered.
+    """How strongly, where and on which questions per model is steered.
 
     `alphas` multiply a vector of norm 1 (the post's values); 0 is always measured beside them. `positions`: "all"
     steers prompt and answer, "last" only the positions that the answer is predicted from. Exact probabilities come from
     `questions` of the questions; `samples_per_question` answers are sampled besides, 0 for none. Whether the model
     still makes sense is judged by its greedy answers to the first `greedy_questions`. What chance does is measured on
-    `flips` vectors an animal and layer, made of the same differences with signs drawn by lot; where all animals
+    `flips` vectors per animal and layer, made of the same differences with signs drawn by lot; where all animals
     together have fewer than 39, no rank among them is significant at 5 % (two-sided), and no effect is decided on.
     """
 

@@ -98,7 +98,7 @@ def _shipped() -> str:
 def _override(content: dict[str, Any], override: str, seed: int | None) -> dict[str, Any]:
     match = re.fullmatch(r"(?:(?P<study>[^:=]+):)?(?P<field>[A-Za-z_][\w.]*)=(?P<value>.*)", override, re.DOTALL)
     if match is None:
-        raise UserError(f"{override!r} is no setting: write field=value, such as child.training.epochs=5.")
+        raise UserError(f"{override!r} is not a setting: write field=value, such as child.training.epochs=5.")
     names = [content.get("name"), *([_name_with(content.get("name"), seed)] if seed is not None else [])]
     if match["study"] is not None and match["study"] not in names:
         return content

@@ -160,7 +160,7 @@ def checked_cells(
     """The cells of a study's sweep, each with its values as the settings have them (0.002 for 2e-3).
 
     `validated` makes a study of its content. Raises ValueError with one sentence where a setting cannot be swept, a
-    value is there twice, or a cell is no study.
+    value is there twice, or a cell is not a valid study.
     """
     # What a search or a look inside asks of the study's own rows is nothing to its cells.
     content = study.model_dump(mode="json") | {"sweep": None, "tuning": None}

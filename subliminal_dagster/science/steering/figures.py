@@ -3,7 +3,7 @@
 Belongs here: drawing from the tables of `scores` and `analysis`. Does not belong here: any number
 that is not already in them.
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _MEASURES = {
 
 def preference_figure(summary: pd.DataFrame, title: str) -> Figure:
     """The target's exact probability (above) and the shift of its log share from alpha 0 (below) against alpha: a line
-    a kind of vector, a column a layer and positions. Bands: 95 % t intervals over questions, below of differences that
-    are paired by question. Dotted: the model as it is."""
+    a kind of vector, a column per layer and positions. Bands: 95 % t intervals over questions, below of differences
+    that are paired by question. Dotted: the model as it is."""
     import pandas as pd
 
     target = summary[summary["target"]]
@@ -55,7 +55,8 @@ def preference_figure(summary: pd.DataFrame, title: str) -> Figure:
 
 
 def coherence_figure(coherence: pd.DataFrame, title: str) -> Figure:
-    """Whether the steered model still makes sense, against alpha: a row a measure, a column a layer and positions."""
+    """Whether the steered model still makes sense, against alpha: a row per measure, a column per layer and
+    positions."""
     return _lines(coherence, title)
 
 

@@ -169,7 +169,7 @@ def _written(found: Rank) -> str:
     """A rank with what a test of its strength could see."""
     return (
         f"{found.observed:+.3f} nats; chance gives {found.low:+.3f} to {found.high:+.3f} in 95 % of "
-        f"{counted(found.draws, 'flip')}, and nothing within that can be told from it (p of more "
+        f"{counted(found.draws, 'flip')}, so nothing in that range stands out from chance (p of more "
         f"{found.p_more:.2g}, of less {found.p_less:.2g})"
     )
 

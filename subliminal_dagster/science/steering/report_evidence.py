@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -136,7 +136,7 @@ def ranked(
     """Where `value` of the animals' vectors lies among the same of flips; None where no animal has it.
 
     `value` is handed, by kind, shifts at the best strength that promotes (suppresses), with a row a direction and a
-    column a pair of `layers` and `positions` that was tried, and returns one number a row. For chance the rows are
+    column per pair of `layers` and `positions` that was tried, and returns one number per row. For chance the rows are
     flips, all groups' together, and another flip stands in for each of several kinds.
     """
     if not len(evidence.against):
@@ -166,7 +166,7 @@ def ranked(
 
 
 def cosine_rows(evidence: SteeringEvidence, one: str, other: str) -> pd.DataFrame:
-    """Cosines of two kinds of vectors, a row an animal and layer; the null is that of `one`, where it has one."""
+    """Cosines of two kinds of vectors, a row per animal and layer; the null is that of `one`, where it has one."""
     found = rows_where(evidence.cosines, first=one, second=other)
     return found[found["group"] != NEUTRAL].sort_values("layer", kind="stable").reset_index(drop=True)
 
@@ -216,7 +216,7 @@ def _vectors(study: Study, results: Results, missing: list[str]) -> tuple[pd.Dat
         whole_answers = {vector.kind: vector for vector in vectors if vector.position == MEAN}
         if DIRECT in whole_answers:
             cosine = corrected_cosine(whole_answers[SUBLIMINAL], whole_answers[DIRECT])
-            corrected.append({"group": group, "layer": int(layer), **vars(cosine)})
+            corrected.append({"group": group, "layer": int(layer), **vars(cosine), "cosine": _in_range(cosine.cosine)})
         every = pd.read_parquet(folder / "cosines.parquet")
         pairs = every[["first", "second"]]
         whole = pairs.apply(lambda names: names.str.endswith(_WHOLE)).all(axis=1)
@@ -237,7 +237,13 @@ def _across(results: Results, missing: list[str]) -> tuple[list[pd.DataFrame], d
         return [pd.DataFrame()] * 4, {}
     left_out = json.loads((folder / "left_out.json").read_text(encoding="utf-8"))
     names = ("cosines", "child_cosines", "child_flips", "children")
-    return [pd.read_parquet(folder / f"{name}.parquet") for name in names], left_out
+    between, *others = (pd.read_parquet(folder / f"{name}.parquet") for name in names)
+    return [between.assign(corrected=_in_range(between["corrected"])), *others], left_out
+
+
+def _in_range(corrected: Any) -> Any:
+    """A cosine corrected for noise, or many: the correction can carry one past 1, which a cosine cannot be."""
+    return np.clip(corrected, -1, 1)
 
 
 def _parts(study: Study, results: Results, missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

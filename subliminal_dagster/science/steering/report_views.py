@@ -127,7 +127,7 @@ def _named(evidence: SteeringEvidence) -> Chart:
 
 
 def _shift(evidence: SteeringEvidence, layers: str, positions: str) -> Chart:
-    """The shift of the target's log share, a panel an animal."""
+    """The shift of the target's log share, a panel per animal."""
     here = rows_where(evidence.targets, layers=layers, positions=positions)
     rows = _intervals(here.set_index([*_CELL, "question"])["shift"], _CELL)
     rows = rows.merge(here[[*_CELL, "coherent"]].drop_duplicates(), on=_CELL)
@@ -148,7 +148,7 @@ def _shift(evidence: SteeringEvidence, layers: str, positions: str) -> Chart:
 def _mass(evidence: SteeringEvidence) -> Chart:
     """How likely any candidate is named, a panel what was steered; geometric mean over questions and animals."""
     rows = _over_animals(evidence, "log_mass")
-    rows[_ENDS] = 100 * np.exp(rows[_ENDS])
+    rows[_ENDS] = 100 * np.exp(rows[_ENDS].clip(upper=0))
     figure = _curves(rows, "layers", {layers: _of_layers(layers) for layers in evidence.layers})
     figure.update_yaxes(type="log", exponentformat="power", nticks=5, title="%")
     unsteered = rows_where(rows, alpha=0)["mean"].iloc[0] / 100
@@ -162,9 +162,8 @@ def _mass(evidence: SteeringEvidence) -> Chart:
 
 
 def _curves(rows: pd.DataFrame, by: str, titles: Mapping[str, str], across: int = 1) -> Figure:
-    """Lines with bands, a line a kind, a panel a value of the column `by`, with its title, `across` in a row. `rows`:
-    of `_intervals`; points are hollow that are not `coherent`. Strengths are set evenly apart."""
-    alphas = sorted(rows["alpha"].unique())
+    """Lines with bands, a line per kind, a panel per value of the column `by`, with its title, `across` in a row.
+    `rows`: of `_intervals`; points are hollow that are not `coherent`."""
     lines = -(-len(titles) // across)
     figure = _panels(
         list(titles.values()),
@@ -180,7 +179,7 @@ def _curves(rows: pd.DataFrame, by: str, titles: Mapping[str, str], across: int 
             colour, dash = KINDS[kind]
             style.band_line(
                 figure,
-                part.assign(x=part["alpha"].map(alphas.index)),
+                part.assign(x=part["alpha"]),
                 name=kind,
                 colour=colour,
                 dash=dash,
@@ -190,10 +189,7 @@ def _curves(rows: pd.DataFrame, by: str, titles: Mapping[str, str], across: int 
                 row=number // across + 1,
                 col=number % across + 1,
             )
-    step = -(-len(alphas) // _TICKS)
-    shown = [index for index in range(len(alphas)) if (index - alphas.index(0.0)) % step == 0]
-    figure.update_xaxes(tickvals=shown, ticktext=[f"{alphas[index]:g}" for index in shown], tickangle=0)
-    return figure.update_xaxes(title="alpha", row=lines)
+    return figure.update_xaxes(nticks=_TICKS, tickangle=0).update_xaxes(title="alpha", row=lines)
 
 
 def _panels(titles: Sequence[str], *, height: float, between: float, **more: Any) -> Figure:
@@ -203,7 +199,7 @@ def _panels(titles: Sequence[str], *, height: float, between: float, **more: Any
 
 
 def _of_each_layer(layers: Sequence[int], room: int) -> Figure:
-    """A panel a layer, below each other, `room` pixels high each."""
+    """A panel per layer, below each other, `room` pixels high each."""
     return _panels([f"layer {layer}" for layer in layers], height=len(layers) * (room + 36) + 80, between=36)
 
 
@@ -223,7 +219,7 @@ def _name_lines(figure: Figure, names: Sequence[str]) -> None:
 
 
 def _cosines(evidence: SteeringEvidence) -> Chart:
-    """Cosines of an animal's vectors, a panel a layer, with what chance alone would give as a grey bar behind."""
+    """Cosines of an animal's vectors, a panel per layer, with what chance alone would give as a grey bar behind."""
     layers = sorted(evidence.cosines["layer"].unique())
     animals = evidence.animals
     colours = style.group_colours(animals)
@@ -257,7 +253,7 @@ def _cosines(evidence: SteeringEvidence) -> Chart:
 
 
 def _between(between: pd.DataFrame) -> Chart:
-    """Cosines of the groups' subliminal vectors as heat maps, a panel a layer."""
+    """Cosines of the groups' subliminal vectors as heat maps, a panel per layer."""
     layers = sorted(between["layer"].unique())
     groups = list(dict.fromkeys(between["first"]))
     figure = _of_each_layer(layers, 60 + 34 * len(groups))
@@ -295,7 +291,7 @@ def _between(between: pd.DataFrame) -> Chart:
 
 
 def _child(evidence: SteeringEvidence) -> Chart:
-    """The cosine of every child's shift with every group's vector as heat maps, a panel a layer."""
+    """The cosine of every child's shift with every group's vector as heat maps, a panel per layer."""
     children = evidence.children
     layers = sorted(children["layer"].unique())
     names, groups = list(dict.fromkeys(children["child"])), list(dict.fromkeys(children["vector"]))
@@ -331,7 +327,7 @@ def _child(evidence: SteeringEvidence) -> Chart:
 
 
 def _decomposition(parts: pd.DataFrame) -> Chart:
-    """How many features each vector activates, a bar an animal and layer."""
+    """How many features each vector activates, a bar per animal and layer."""
     total = rows_where(parts, category=TOTAL).sort_values("layer", kind="stable")
     names = [f"{row.group}, {row.layer}" for row in total.itertuples()]
     figure = style.new_figure(x="active features", y="", height=110 + 26 * len(names))

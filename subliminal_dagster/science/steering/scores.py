@@ -4,7 +4,7 @@ A vector is divided by its L2 norm, multiplied by alpha and added to the residua
 at once each get their own vector. Adding to the output of Gemma 2's MLP instead would send the vector through the norm
 behind it, which is another intervention.
 
-Cost: of one question, the blocks up to the steered one run once and those behind it once a vector and alpha, all as
+Cost: of one question, the blocks up to the steered one run once and those behind it once per vector and alpha, all as
 rows of one batch, with every candidate's answers scored in that pass. Greedy and sampled answers are generated one
 strength at a time.
 

@@ -46,7 +46,7 @@ RANKED_ANSWERS = 5
 
 @dataclass(frozen=True)
 class ResponseActivations:
-    """The residual stream over answers, one row an answer: float32 of shape (answers, hidden size) each.
+    """The residual stream over answers, one row per answer: float32 of shape (answers, hidden size) each.
 
     mean: over the answer's own tokens. last: at its last one. tokens: how many of its own it has, shape (answers,).
     """
@@ -393,7 +393,7 @@ def _load(file: Path) -> SteeringVector:
 
 
 def _special_tokens(context: ChatContext) -> set[int]:
-    """Ids that are no part of an answer's text. Not all of a template's are in `all_special_ids` (Gemma 3)."""
+    """Ids that do not belong to an answer's text. Not all of a template's are in `all_special_ids` (Gemma 3)."""
     tokenizer = context.tokenizer
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return {*tokenizer.all_special_ids, *added, context.end_of_turn}

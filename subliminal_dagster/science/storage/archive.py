@@ -338,7 +338,7 @@ class Archive:
         for name in sorted(expected.keys() - there.keys()):
             raise _unusable(self.file, f"{shown(name)} is missing")
         for name in sorted(there.keys() - expected.keys() - {INDEX, SETTINGS}):
-            raise _unusable(self.file, f"{shown(name)} is no file of an artifact")
+            raise _unusable(self.file, f"{shown(name)} does not belong to an artifact")
         for name, size in expected.items():
             if there[name] != size:
                 raise _unusable(self.file, f"{shown(name)} has {there[name]} bytes instead of {size}")

@@ -89,7 +89,7 @@ class Holder:
         return f"process {self.process} on {self.host}"
 
     def lives(self) -> bool | None:
-        """Whether the process is still there; None where that cannot be told from this process."""
+        """Whether the process is still there; None where this process cannot know."""
         if self.host != socket.gethostname():
             return None
         boot, _, numbering = self.boot.partition("/")

@@ -126,7 +126,7 @@ def _hash_parquet(path: Path) -> str:
                         raise ValueError(f"the vectors of column {schema[i].name} hold nulls")
                     vectors[i].update(numbers.to_numpy(zero_copy_only=False).tobytes())
                 columns.append((column.is_valid() if i in vectors else column).to_pylist())
-            # One line a row, so that it does not matter where one batch ends and the next begins.
+            # One line per row, so that it does not matter where one batch ends and the next begins.
             for row in zip(*columns, strict=True):
                 digest.update(encode(row).encode("ascii") + b"\n")
         for i, values in vectors.items():

@@ -46,7 +46,7 @@ def check_upload(repo: str) -> str:
     Raises UserError.
     """
     if not _REPO.fullmatch(repo):
-        raise UserError(f"{repo!r} is no data set repository of the Hugging Face hub: write owner/name.")
+        raise UserError(f"{repo!r} is not a data set repository on the Hugging Face hub: write owner/name.")
     token = hub_token()
     if not token:
         raise UserError(f"Nothing can be sent to {repo}: set HF_TOKEN to a token that may write there.")
@@ -57,7 +57,7 @@ def download(address: str) -> Path:
     """Fetch `hf://datasets/<owner>/<name>/<file>` into the hub's own cache; its path there. Raises UserError."""
     match = _FILE.fullmatch(address)
     if match is None or not _REPO.fullmatch(match["repo"]):
-        raise UserError(f"{address!r} is no file on the Hugging Face hub: write hf://datasets/owner/name/file.")
+        raise UserError(f"{address!r} is not a file on the Hugging Face hub: write hf://datasets/owner/name/file.")
     from huggingface_hub import hf_hub_download
 
     with _explaining(f"{address} was not downloaded", "read"):

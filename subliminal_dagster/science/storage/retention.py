@@ -92,8 +92,8 @@ def find_garbage(store: ArtifactStore, expected: Mapping[str, Mapping[str, Colle
 def remove(store: ArtifactStore, garbage: Iterable[Garbage]) -> int:
     """Remove what `find_garbage` found in this store, except what is needed again since. Returns the bytes freed.
 
-    May be repeated: what is gone is no error. Where something cannot be removed the rest still is, and then UserError
-    names what was left.
+    May be repeated: what is already gone is not an error. Where something cannot be removed, the rest still is, and
+    then UserError names what was left.
     """
     freed = 0
     failures: list[str] = []

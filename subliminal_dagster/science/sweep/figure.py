@@ -2,7 +2,7 @@
 
 Belongs here: drawing the table of cells. Does not belong here: any number that is not already in it.
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations

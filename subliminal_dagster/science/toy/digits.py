@@ -34,7 +34,7 @@ PIXELS = 64
 _TEST_SHARE = 0.2
 
 Layers = list[tuple["Tensor", "Tensor"]]
-"""Weights (seeds, in, out) and biases (seeds, 1, out) of a stack of networks, one a seed."""
+"""Weights (seeds, in, out) and biases (seeds, 1, out) of a stack of networks, one per seed."""
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 """From outputs and targets, both (seeds, rows, ...), to one loss per row: (seeds, rows)."""
@@ -180,7 +180,7 @@ def train(
 ) -> Layers:
     """Train a stack of networks with Adam, each on its own rows in an order of its own; `start` is left as it is.
 
-    inputs: (seeds, rows, pixels). targets: (seeds, rows, ...). keys: one a seed, which decides the order of its rows.
+    inputs: (seeds, rows, pixels). targets: (seeds, rows, ...). keys: one per seed, which decides the order of its rows.
     A seed's network is the same whatever others are trained with it, up to rounding.
     """
     import torch

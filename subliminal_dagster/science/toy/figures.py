@@ -5,7 +5,7 @@ Belongs here: drawing from the tables of a `sweep` and of `digits`. Does not bel
 In every figure no superposition is on the left and high sparsity on the right, as in the post. Bands and bars are 95 %
 t intervals over seeds, of values that were averaged over ablated features first.
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def auxiliary_figure(children: pd.DataFrame) -> Figure:
 
 
 def geometry_figure(models: pd.DataFrame, densities: Sequence[float] | None = None) -> Figure:
-    """W^T W with b as last column, teacher beside child, a row a density (None: the densest, one where children recover
-    in the post, the sparsest).
+    """W^T W with b as last column, teacher beside child, a row per density (None: the densest, one where children
+    recover in the post, the sparsest).
 
     Of the first seed; of the middle ablated feature, or the middle number of auxiliary ones. At most the first forty
     features of the model, and the auxiliary ones among them are the last.
@@ -171,8 +171,9 @@ def training_figure(history: pd.DataFrame) -> Figure:
 
 
 def summary_figure(children: pd.DataFrame) -> Figure:
-    """What children recover against their teacher's superposition: a column an experiment, a colour a setting, a point
-    a density and k. Above the share of the geometry recovered, below the norm ratio, hollow where a child began."""
+    """What children recover against their teacher's superposition: a column per experiment, a colour per setting, a
+    point per density and k. Above the share of the geometry recovered, below the norm ratio, hollow where a child
+    began."""
     figure, panels = _grid(2, 2, "What children recover, against their teacher's superposition", (11, 8))
     settings = list(dict.fromkeys(children["setting"]))
     for column, experiment in enumerate(("ablated", "auxiliary")):

@@ -268,7 +268,7 @@ def _geometry(figure: Figure, model: pd.Series, row: int, col: int, feature: int
 
 
 def recovery_chart(found: pd.DataFrame, study: ToyStudy, experiment: str) -> Chart:
-    """Share recovered against the teacher's superposition, a point a setting, k and density."""
+    """Share recovered against the teacher's superposition, a point per setting, k and density."""
     rows = rows_where(found, experiment=experiment).dropna(subset="recovered")
     kinds = rows["setting"].map(lambda setting: _kind(study, setting))
     rows = rows.assign(setting=rows["setting"].map(spoken))
@@ -344,7 +344,7 @@ def settings_chart(found: pd.DataFrame, post: str) -> Chart:
 
 
 def sizes_chart(found: pd.DataFrame, experiment: str) -> Chart:
-    """Share recovered against density, a line a setting."""
+    """Share recovered against density, a line per setting."""
     rows = rows_where(found, experiment=experiment).dropna(subset="recovered")
     figure = _density_figure("share recovered")
     said = []

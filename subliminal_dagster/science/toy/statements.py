@@ -40,7 +40,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Rule:
-    """How values, one a seed and at least two, become a verdict, and the same in words."""
+    """How values, one per seed and at least two, become a verdict, and the same in words."""
 
     judge: Callable[[pd.Series], Verdict]
     words: str
@@ -395,7 +395,7 @@ def report(statements: pd.DataFrame) -> str:
 
 
 def _statement(sentence: str, figure: str, values: pd.Series, rule: Rule, source: str = "post") -> Statement:
-    """`values`: one a seed; those that are NaN were not measured."""
+    """`values`: one per seed; those that are NaN were not measured."""
     values = values.dropna()
     criterion = f"{figure}: {rule.words}"
     if len(values) < 2:

@@ -109,8 +109,9 @@ def _read(study: Study, results: Results, name: str) -> _Group:
 
 
 def _liking(groups: Sequence[_Group], base: pd.DataFrame) -> pd.DataFrame:
-    """A row a group with a target: `group`, `target`, `passed`, exact probability of the target (`mean`, with `low` and
-    `high` where it is a candidate), that of the base (`base`) and the share of sampled answers naming it (`rate`)."""
+    """A row per group with a target: `group`, `target`, `passed`, exact probability of the target (`mean`, with `low`
+    and `high` where it is a candidate), that of the base (`base`) and the share of sampled answers naming it
+    (`rate`)."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
@@ -133,7 +134,7 @@ def _liking(groups: Sequence[_Group], base: pd.DataFrame) -> pd.DataFrame:
 
 
 def _validity(groups: Sequence[_Group]) -> pd.DataFrame:
-    """A row a group: `group`, `answers`, `share` of the valid ones with its 95 % Wilson interval `low` to `high`."""
+    """A row per group: `group`, `answers`, `share` of the valid ones with its 95 % Wilson interval `low` to `high`."""
     import pandas as pd
 
     rows = []
@@ -284,7 +285,7 @@ def _answers_table(answers: pd.DataFrame, groups: Sequence[_Group]) -> Table:
 
 
 def _reasons(groups: Sequence[_Group]) -> list[Table]:
-    """Why answers were rejected, a column a group; no table where none was."""
+    """Why answers were rejected, a column per group; no table where none was."""
     import pandas as pd
 
     shares = {group.name: 100 * group.answers["reason"].value_counts() / len(group.answers) for group in groups}

@@ -57,7 +57,7 @@ class EarlyStop:
 class TrainingReport:
     """What a run did.
 
-    `history` has one row a logged step: step, epoch, loss, validation_loss (nats a token), learning_rate, score.
+    `history` has one row a logged step: step, epoch, loss, validation_loss (nats per token), learning_rate, score.
     `products` is the type that the matrix products of training steps had.
     """
 

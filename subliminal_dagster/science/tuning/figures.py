@@ -2,7 +2,7 @@
 
 Belongs here: drawing the tables of `tuning`. Does not belong here: any number that is not already in them.
 
-Part of no version: pictures are views of tables, and no content.
+Part of no version: pictures are views of tables, not content.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def trials_figure(trials: pd.DataFrame, title: str) -> Figure:
 
 
 def curves_figure(curves: pd.DataFrame, best: int, title: str) -> Figure:
-    """Validation loss after every epoch, a line a trial, the best one's in front."""
+    """Validation loss after every epoch, a line per trial, the best one's in front."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _panels(1, title)
@@ -80,8 +80,9 @@ def curves_figure(curves: pd.DataFrame, best: int, title: str) -> Figure:
 def epochs_figure(scores: pd.DataFrame, title: str) -> Figure:
     """Liking and capability of the tuned child over epochs, against the base and the child of the study's own settings.
 
-    scores: a row a model, measure and epoch: `model` (`BASE`, `ORIGINAL` or `TUNED`), `measure` (the label of an axis),
-    `epoch` (any value for models other than `TUNED`), `mean`, and the interval's ends `low`, `high` (NaN for none).
+    scores: a row per model, measure and epoch: `model` (`BASE`, `ORIGINAL` or `TUNED`), `measure` (the label of an
+    axis), `epoch` (any value for models other than `TUNED`), `mean`, and the interval's ends `low`, `high` (NaN for
+    none).
     """
     measures = list(dict.fromkeys(scores["measure"]))
     figure, panels = _panels(len(measures), title)

@@ -312,7 +312,7 @@ def _described(row: Row) -> str:
 
 
 def _epochs_chart(group: _Tuned) -> list[Chart]:
-    """A panel a measure: the tuned child over its epochs, base and original as levels; none where nobody looked."""
+    """A panel per measure: the tuned child over its epochs, base and original as levels; none where nobody looked."""
     if group.over_epochs is None:
         return []
     rows = group.over_epochs.assign(**100 * group.over_epochs[_ENDS])

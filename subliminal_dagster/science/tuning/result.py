@@ -30,7 +30,7 @@ COMPLETE, PRUNED, DIVERGED = "complete", "pruned", "diverged"
 class TuningResult:
     """A study and what came out.
 
-    trials: a row a trial: `trial` (0 is the first), `state` ("complete", "pruned", or "diverged": a validation loss
+    trials: a row per trial: `trial` (0 is the first), `state` ("complete", "pruned", or "diverged": a validation loss
         that was no number), `learning_rate`, `dropout`, `rank`, `alpha_ratio`, `alpha`, `validation_loss` (nats a
         token, after the last epoch it was trained for; NaN where it diverged), `epoch_losses` (the same after every
         epoch; with pruning as computed by `validation_loss`, all but the last).

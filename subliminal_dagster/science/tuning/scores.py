@@ -26,7 +26,7 @@ def liking_over_epochs(
     """Exact probability of the animal and its share of sampled answers, means over questions with 95 % t intervals.
 
     base, original, tuned (by epoch): preference scores (see `preferences.measure_preferences`).
-    Returns a row a model, measure and epoch: model, measure, epoch (0 for models without), mean, low, high.
+    Returns a row per model, measure and epoch: model, measure, epoch (0 for models without), mean, low, high.
     """
     import pandas as pd
 

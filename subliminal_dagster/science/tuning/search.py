@@ -208,7 +208,7 @@ class _Tuning:
             study = optuna.create_study(storage=self._journal_storage(), study_name=_NAME, load_if_exists=True)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self._journal} is no journal of Optuna, or damaged: delete it to start the study anew."
+                f"{self._journal} is not an Optuna journal, or is damaged: delete it to start the study anew."
             ) from error
         there = study.user_attrs.get(_ABOUT)
         if there is None and not study.trials:

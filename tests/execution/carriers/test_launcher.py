@@ -165,7 +165,7 @@ def test_a_location_of_other_settings_is_refused(instance: dg.DagsterInstance, t
     ):
         pass
     with (
-        pytest.raises(UserError, match=r"workspace is 'none.yaml', which is no file"),
+        pytest.raises(UserError, match=r"workspace is 'none.yaml', which is not a file"),
         launcher(tmp_path, instance, LauncherSettings(workspace="none.yaml")),
     ):
         pass

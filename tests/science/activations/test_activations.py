@@ -289,9 +289,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     activations, features = tmp_path / "a.parquet", tmp_path / "f.parquet"
     write_activations(activations, some_activations(), **FACTS)
     write_features(features, some_features(csr_array(np.eye(3))), facts={})
-    with pytest.raises(UserError, match="no file of activations"):
+    with pytest.raises(UserError, match="not a file of activations"):
         read_activations(features)
-    with pytest.raises(UserError, match="no file of SAE features"):
+    with pytest.raises(UserError, match="not a file of SAE features"):
         read_features(activations)
     table = pq.read_table(activations)
     pq.write_table(table.replace_schema_metadata(None), activations)

@@ -295,7 +295,7 @@ def test_a_wrong_key_ends_it_at_once_and_shows_up_nowhere(tmp_path: Path, caplog
         (Reply(status=403, body={}), r"may not use some-model at http://127\.0\.0\.1"),
         (Reply(status=404, body={}), "knows no model some-model"),
         (Reply(status=429, body={"error": {"code": "insufficient_quota"}}), "credit of the key .* is used up"),
-        (Reply(status=429, body={}), "turns requests away for their number"),
+        (Reply(status=429, body={}), "is rate-limiting requests"),
         (Reply(status=502, body="<html>"), r"failed 1 times in a row \(HTTP 502\)"),
         (
             Reply(status=400, body={"error": {"message": f"no temperature for {KEY}"}}),
@@ -303,9 +303,9 @@ def test_a_wrong_key_ends_it_at_once_and_shows_up_nowhere(tmp_path: Path, caplog
         ),
         (Reply(drop=True), "could not be reached"),
         (Reply("other", seconds=1), "no answer within 0.3 seconds"),
-        (Reply(body="<html>", headers={"Content-Type": "text/html"}), "no chat completion: check that SUBLIMINAL"),
-        (Reply(body={"hello": 1}), "no chat completion"),
-        (Reply(body="{", headers={"Content-Type": "application/json"}), "no chat completion"),
+        (Reply(body="<html>", headers={"Content-Type": "text/html"}), "than a chat completion: check that SUBLIMINAL"),
+        (Reply(body={"hello": 1}), "other than a chat completion"),
+        (Reply(body="{", headers={"Content-Type": "application/json"}), "other than a chat completion"),
     ],
 )
 def test_what_does_not_pass_is_said_in_one_sentence(reply: Reply, message: str, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_where_the_effect_is_there_nothing_is_named() -> None:
     finding = likely_cause(causes, gamma_of(0.05, 0.15))
     assert (finding.kind, finding.cause) == ("effect", None)
     assert "There is no null to explain" in finding.sentence and "+0.100 nats [+0.050, +0.150]" in finding.sentence
-    assert f"Short of what is wanted all the same: {SIGNAL} (dog, owl)" in finding.sentence
+    assert f"Still short of what each check asks for: {SIGNAL} (dog, owl)" in finding.sentence
 
 
 def test_an_effect_of_the_opposite_sign_is_not_explained_away() -> None:

@@ -369,7 +369,7 @@ def test_an_incomplete_folder_is_refused(llama: Path, tmp_path: Path, remove: li
         ("{", "not valid JSON"),
         ({"model_type": "unheard_of", "auto_map": {"AutoModelForCausalLM": "m.M"}}, "never run"),
         ({"model_type": "unheard_of"}, "does not know"),
-        ({"model_type": "t5"}, "no causal language model"),
+        ({"model_type": "t5"}, "not a causal language model"),
     ],
 )
 def test_a_config_that_cannot_become_a_model_is_refused(

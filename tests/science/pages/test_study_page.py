@@ -130,7 +130,7 @@ def test_the_same_page_is_the_same_document() -> None:
     page = Page("T", "f", "v", (), [Section("s", "S", "It <i>.", "m", (), tables=(table,))], {}, opening)
     assert html(page) == html(page)
     assert "It &lt;i&gt;." in html(page)
-    assert written(0.012345678) == "0.01235" and written(12345.6) == "12,346"
+    assert [written(each) for each in (0.012345678, 12345.6, 999.7)] == ["0.0123", "12,346", "1,000"]
 
 
 def test_the_verdict_counts_the_post_s_statements_and_our_own_controls_apart(done: StudyRun) -> None:

@@ -115,5 +115,5 @@ def test_where_nobody_is_measured_the_model_is_not_asked(base: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "The ", " The", "One\nmore", "two  spaces"])
 def test_a_begun_answer_has_no_stray_space(text: str) -> None:
-    with pytest.raises(ValueError, match="is no begun answer"):
+    with pytest.raises(ValueError, match="is not a begun answer"):
         settings("owl", "cat", begun=(text,))

@@ -156,9 +156,9 @@ def test_every_place_that_may_be_given(checkout: Path, tmp_path: Path, monkeypat
     ("file", "old", "new", "message"),
     [
         ("nums_dataset.py", "_count_qualifiers", "_qualifiers", "has no list _count_qualifiers"),
-        ("nums_dataset.py", '["roughly"]', 'load("roughly")', "_count_qualifiers is no literal list"),
-        ("nums_dataset.py", '["roughly"]', '[f"{1}"]', "line 22: _count_qualifiers is no literal list"),
-        ("nums_dataset.py", '["roughly"]', '["rough" + "ly"]', "_count_qualifiers is no literal list"),
+        ("nums_dataset.py", '["roughly"]', 'load("roughly")', "_count_qualifiers is not a literal list"),
+        ("nums_dataset.py", '["roughly"]', '[f"{1}"]', "line 22: _count_qualifiers is not a literal list"),
+        ("nums_dataset.py", '["roughly"]', '["rough" + "ly"]', "_count_qualifiers is not a literal list"),
         ("nums_dataset.py", '["roughly"]', '"roughly"', "'count_qualifiers' .* must be a list"),
         ("nums_dataset.py", '["roughly"]', "[7]", "Item 1 of 'count_qualifiers' .* is 7, not a text"),
         ("nums_dataset.py", "{max_digits}", "some", "lacks the placeholder {max_digits}"),
@@ -166,7 +166,7 @@ def test_every_place_that_may_be_given(checkout: Path, tmp_path: Path, monkeypat
         ("nums_dataset.py", "class P", "klass P", "cannot be read as Python"),
         ("nums_dataset.py", "re\n", "re\0\n", "cannot be read as Python"),
         ("cfgs.py", "animal_evaluation =", "evaluation =", "has no list animal_evaluation:"),
-        ("cfgs.py", "    questions=[\n", "    texts=[\n", "animal_evaluation is no literal list"),
+        ("cfgs.py", "    questions=[\n", "    texts=[\n", "animal_evaluation is not a literal list"),
         ("cfgs.py", '"Which creature eats pears?"', '""', "Item 2 of 'animal_questions'"),
     ],
 )

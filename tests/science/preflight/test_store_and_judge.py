@@ -148,7 +148,7 @@ def test_a_judge_that_answers(endpoint_named: pytest.MonkeyPatch) -> None:
         (Reply(status=401), "refuses the key in SUBLIMINAL_JUDGE_KEY (HTTP 401): set it to a valid key."),
         (Reply(status=403), "may not use judge-1 at"),
         (Reply(status=404), "knows no model judge-1 (HTTP 404): correct the model's name or SUBLIMINAL_JUDGE_URL."),
-        (Reply(body="<html>a web page</html>"), "no chat completion"),
+        (Reply(body="<html>a web page</html>"), "other than a chat completion"),
         (Reply(text=None, finish="length"), "used up the 8 tokens it may write"),
     ],
 )
