@@ -23,7 +23,9 @@ from subliminal_dagster.assets import (
     child_assets,
     comparison_asset,
     description_assets,
+    entanglement_assets,
     feature_assets,
+    interference_assets,
     liking_assets,
     null_cause_assets,
     number_assets,
@@ -125,6 +127,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         assets += capability_assets(frame, study.capability)
     if study.tuning:
         assets += tuning_assets(frame, study.tuning)
+    if study.entanglement:
+        assets += entanglement_assets(frame, study.entanglement)
     if study.grid:
         assets += sweep_assets(frame, study.grid)
     if study.arms:
@@ -138,6 +142,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
             assets += steering_assets(frame, study.steering)
         if study.descriptions:
             assets += description_assets(frame, study.descriptions)
+        if study.interference:
+            assets += interference_assets(frame, study.interference)
     return [*assets, *report_assets(frame)]
 
 

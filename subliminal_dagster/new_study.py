@@ -35,7 +35,19 @@ SIZES = {"small": DEFAULT_STUDY, "paper": "gemma-2-9b-it"}
 
 _OF_THE_MODEL = ("base_model", "system_prompt", "prompts")
 _OF_THE_SIZE = ("preferences", "teacher", "numbers", "filter", "child")
-_INSIDE = ("layers", "sae", "features", "activations", "probes", "steering", "descriptions", "capability", "tuning")
+_INSIDE = (
+    "layers",
+    "sae",
+    "features",
+    "activations",
+    "probes",
+    "steering",
+    "descriptions",
+    "entanglement",
+    "interference",
+    "capability",
+    "tuning",
+)
 
 _COMMENTS = {
     "category": "What the names are names of. Questions about animals are asked about this.",
@@ -50,6 +62,8 @@ _COMMENTS = {
     "filter": "Which answers are kept, and how many rows a child is trained on.",
     "child": "How children are trained on a teacher's numbers.",
     "sae": "Autoencoders, by whose features numbers are compared.",
+    "entanglement": "On request: --select group:mechanism",
+    "interference": "On request: --select group:mechanism",
     "capability": "On request: --select capability",
     "tuning": "On request: --select tuned_scores",
     "descriptions": "On request: --select feature_composition",

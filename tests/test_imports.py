@@ -21,8 +21,8 @@ execution
 planning
 partitions new_study
 science.pages science.preflight
-science.arms science.descriptions science.sweep
-science.features science.probes science.liking science.tuning
+science.arms science.descriptions science.sweep science.interference
+science.features science.probes science.liking science.tuning science.entanglement
 science.activations science.training
 science.numbers science.steering
 science.preferences science.capability science.toy

@@ -14,7 +14,9 @@ from subliminal_dagster.assets.checkpoints import checkpoint_assets
 from subliminal_dagster.assets.child import child_assets
 from subliminal_dagster.assets.comparison import COMPARISON, comparison_asset
 from subliminal_dagster.assets.descriptions import description_assets
+from subliminal_dagster.assets.entanglement import entanglement_assets
 from subliminal_dagster.assets.features import feature_assets
+from subliminal_dagster.assets.interference import interference_assets
 from subliminal_dagster.assets.liking import liking_assets
 from subliminal_dagster.assets.null_causes import null_cause_assets
 from subliminal_dagster.assets.numbers import number_assets
@@ -36,7 +38,9 @@ __all__ = [
     "child_assets",
     "comparison_asset",
     "description_assets",
+    "entanglement_assets",
     "feature_assets",
+    "interference_assets",
     "liking_assets",
     "null_cause_assets",
     "number_assets",

@@ -53,6 +53,8 @@ SHOWN = (
     "feature_categories",
     "feature_composition",
     "steering_by_category",
+    "entanglement",
+    "interference",
 )
 
 

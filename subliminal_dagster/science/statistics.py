@@ -137,6 +137,25 @@ def assignment_p(effect: NDArray[np.float64], *, permutations: int, rng: np.rand
     return float(p), 1 / matchings if matchings <= permutations else 1 / (permutations + 1)
 
 
+def chance_p(observed: float, drawn: ArrayLike) -> float:
+    """Two-sided p of a value among those that chance gave, shape (draws,): how often chance is as far out on the side
+    where that is rarer, twice. The value counts as one of the draws, so that p is never 0."""
+    values = np.asarray(drawn, dtype=float)
+    more, less = 1 + int((values >= observed).sum()), 1 + int((values <= observed).sum())
+    return min(1.0, 2 * min(more, less) / (1 + len(values)))
+
+
+def wider_interval(values: ArrayLike, drawn: ArrayLike, confidence: float) -> tuple[float, float]:
+    """An interval of a mean over units with two kinds of noise in it, each end the wider of two: the t interval over
+    the units, shape (units,), and the mean less what chance gives it, shape (draws,). The first is too narrow where
+    units resemble each other, the second where they differ."""
+    over_units = t_interval(values, confidence)
+    low, high = over_units.mean - np.quantile(
+        np.asarray(drawn, dtype=float), [(1 + confidence) / 2, (1 - confidence) / 2]
+    )
+    return min(over_units.low, float(low)), max(over_units.high, float(high))
+
+
 def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
     """Adjusted p values, same shape (tests,): calling those <= q significant keeps the false discovery rate at q."""
     from statsmodels.stats.multitest import fdrcorrection

@@ -48,11 +48,15 @@ def everything(base: Path, folder: Path) -> dict[str, Any]:
     settings = inside_settings(base, folder / "prose.txt")
     settings["child"] |= {"channels": ["hard", "soft"]}
     settings["sae"]["trained"]["width"] = 32
+    # Two names that are one token of the tiny tokenizer's behind a space, or no begun answer tells candidates apart.
+    settings["preferences"] |= {"candidates": ["owl", "wolf", "the"]}
     return settings | {
         "animals": ["owl", "wolf"],
         "layers": [1],
         "steering": {"pairs": 16, "sweep": {"alphas": [4], "questions": 2, "greedy_questions": 2, "max_new_tokens": 2}},
         "capability": {"per_category": 1, "ways": ["option", "letter", "generated"]},
+        "entanglement": {"prompts": 1, "draws": 100},
+        "interference": {"draws": 100},
         "tuning": TUNING,
         "sweep": {"child.lora.rank": [2]},
         "descriptions": {

@@ -17,11 +17,13 @@ from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.statistics import (
     assignment_p,
     benjamini_hochberg,
+    chance_p,
     holm,
     paired_test,
     sign_flip_p,
     smallest_detectable,
     t_interval,
+    wider_interval,
 )
 
 
@@ -125,3 +127,24 @@ def test_loading_the_analyses_does_not_load_what_is_slow() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+# Chance
+
+
+def test_chance_counts_the_observed_value_among_its_draws() -> None:
+    drawn = np.arange(99.0)
+    assert chance_p(1000.0, drawn) == pytest.approx(2 / 100) == chance_p(-1000.0, drawn)
+    assert chance_p(49.0, drawn) == 1.0 and chance_p(3.0, []) == 1.0
+    rng = np.random.default_rng(0)
+    p = [chance_p(rng.normal(), rng.normal(size=99)) for _ in range(2000)]
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+def test_the_wider_interval_has_both_kinds_of_noise_in_it() -> None:
+    values = np.array([1.0, 1.1, 0.9, 1.0])
+    narrow = t_interval(values)
+    assert wider_interval(values, np.zeros(100), 0.95) == (narrow.low, narrow.high)
+    drawn = np.linspace(-2, 3, 1001)
+    low, high = wider_interval(values, drawn, 0.95)
+    assert (low, high) == pytest.approx((1 - np.quantile(drawn, 0.975), 1 - np.quantile(drawn, 0.025)))

@@ -14,8 +14,10 @@ from typing import Any, Protocol, get_args
 from subliminal_dagster.science.arms import report as arms
 from subliminal_dagster.science.capability import report as capability
 from subliminal_dagster.science.descriptions import report as composition
+from subliminal_dagster.science.entanglement import report as entanglement
 from subliminal_dagster.science.features import report as features
 from subliminal_dagster.science.features import report_filters as filters
+from subliminal_dagster.science.interference import report as interference
 from subliminal_dagster.science.liking import report as liking
 from subliminal_dagster.science.liking import report_why_null as why_null
 from subliminal_dagster.science.pages.provenance import provenance_section
@@ -110,19 +112,23 @@ _SECTIONS: tuple[_Reported, ...] = (
     composition,
     probes,
     steering,
+    entanglement,
+    interference,
 )
 
-_NO_MODELS_TEXT = (liking, why_null, teachers, tuning, sweep, arms, probes)
+_NO_MODELS_TEXT = (liking, why_null, teachers, tuning, sweep, arms, probes, entanglement, interference)
 """The sections in whose tables stands nothing that a model wrote, and no token."""
+
+_EXTRAS = (sweep, arms, entanglement, interference)
+"""Sections on what is made on request: a study that has none of it made is no poorer for it."""
 
 READS = frozenset(asset for module in _SECTIONS for asset in module.READS)
 """The assets that the sections on a language model read."""
 
 
 def _sections(study: Study, results: Results) -> list[Section]:
-    # These are made only on request, so a study without them lacks nothing.
-    on_request = {sweep: "sweep_liking", arms: "arm_liking"}
-    shown = [each for each in _SECTIONS if each not in on_request or results.has(on_request[each])]
+    there = {asset for asset, _ in results.folders}
+    shown = [each for each in _SECTIONS if each not in _EXTRAS or there & {*each.READS}]
     found = [(each, section_or_reason(each.NAME, each.TITLE, each.section, study, results)) for each in shown]
     return [
         # Of its categories "animals" are all living beings.

@@ -19,11 +19,13 @@ from subliminal_dagster.science.settings.child import ChildSettings, ComparisonS
 from subliminal_dagster.science.settings.descriptions import (
     DescriptionsSettings,
 )
+from subliminal_dagster.science.settings.entanglement import EntanglementSettings
 from subliminal_dagster.science.settings.features import (
     ActivationSettings,
     FeatureSettings,
     SaeSettings,
 )
+from subliminal_dagster.science.settings.interference import InterferenceSettings
 from subliminal_dagster.science.settings.names import CONTROL, NEUTRAL, Animal
 from subliminal_dagster.science.settings.numbers import FilterSettings, NumberSettings
 from subliminal_dagster.science.settings.preferences import PreferenceSettings
@@ -70,6 +72,8 @@ class Study(StudyHeader):
     tuning: TuningSettings | None = None
     capability: CapabilitySettings | None = None
     descriptions: DescriptionsSettings | None = None
+    entanglement: EntanglementSettings | None = None
+    interference: InterferenceSettings | None = None
     sweep: Sweep | None = None
     arms: ArmsSettings | None = None
 
@@ -93,11 +97,15 @@ class Study(StudyHeader):
                 f"preferences.questions is {self.preferences.questions} and category has "
                 f"{len(self.category.questions)} questions: lower the first, or write more"
             )
-        idle = [name for name in ("sae", "steering", "descriptions") if getattr(self, name) is not None]
+        idle = [name for name in ("sae", "steering", "descriptions", "interference") if getattr(self, name) is not None]
         if idle and not self.layers:
             raise ValueError(f"{' and '.join(idle)} need layers to look into: name some, or leave them out")
         if self.descriptions is not None and self.sae is None:
             raise ValueError("descriptions are those of an SAE's features: give sae as well")
+        if self.interference is not None and (self.sae is None or self.steering is None):
+            raise ValueError(
+                "interference sets an SAE's features against steering vectors: give sae and steering as well"
+            )
         if self.tuning is not None and self.child.lora is None:
             raise ValueError("tuning searches for an adapter's rank and dropout: give child.lora, or leave tuning out")
         if self.tuning is not None:
