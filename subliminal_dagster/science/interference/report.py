@@ -302,7 +302,7 @@ def _charts(found: Interference) -> Iterator[Chart]:
         figure.add_hrect(y0=low, y1=high, fillcolor=LIGHT_GREY, opacity=0.25, line_width=0, layer="below")
         said.append(f"the band holds 95 % of what matched features give one animal, {low:.2f} to {high:.2f}")
     figure.add_hline(y=1, line={"color": GREY, "width": 1})
-    figure.update_yaxes(type="log", dtick="D1")
+    figure.update_yaxes(type="log")
     title = "What features of an animal's numbers overlap with its directions"
     yield Chart(f"{NAME}-overlap", title, figure, f"A dot an animal, mean over layers. {'; '.join(said)}.")
     yield _spread_chart(found)
