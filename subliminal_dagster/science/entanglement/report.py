@@ -32,6 +32,12 @@ _NAMES = {
     PROMPTED: "animal, told to love the number",
     RATIO: "frequency in the animal's data",
 }
+_CHOSEN = {
+    EMBEDDING: "numbers near in the embedding",
+    UNEMBEDDING: "numbers near in the unembedding",
+    TOLD: "numbers that love raises",
+}
+_TRIED = {TOLD: "love on them", PROMPTED: "they on the animal"}
 _PARTS = {
     "number": ("the number's alone", GREY),
     "animal": ("the animal's alone", LIGHT_GREY),
@@ -107,8 +113,8 @@ def _method(study: Study, found: Found) -> str:
         "probable is taken off, and from every number its mean over animals and its slope along their "
         f"log-probability. An animal's own numbers are the {settings.top} highest. Chance: "
         f"{counted(settings.draws, 'order')} of the numbers in which digits are exchanged at each place, so that "
-        "numbers that begin alike still do. Of the numbers that children are trained on, at least "
-        f"{percent(measured)} are measured."
+        "numbers that begin alike still do. Of the numbers that a child is trained on, "
+        f"{'all' if measured == 1 else f'{percent(measured)} or more'} are measured."
     )
 
 
@@ -194,7 +200,7 @@ def _charts(found: Found) -> Iterator[Chart]:
     yield Chart(f"{NAME}-shares", "What a measure of number and animal is about", shares, f"Left: {'; '.join(parts)}.")
     lifts = found.lifts.assign(
         name=[
-            f"near by {_short(by)}, tried by {_short(tried)}"
+            f"{_CHOSEN[by]}: {_TRIED[tried]}"
             for by, tried in zip(found.lifts["by"], found.lifts["measured"], strict=True)
         ]
     )
@@ -223,10 +229,6 @@ def _charts(found: Found) -> Iterator[Chart]:
         "rank correlation over animals",
         "A dot a child",
     )
-
-
-def _short(measure: str) -> str:
-    return {TOLD: "told", PROMPTED: "prompted"}.get(measure, measure)
 
 
 def _dots(name: str, title: str, rows: pd.DataFrame, kind: str, x: str, what: str) -> Chart:

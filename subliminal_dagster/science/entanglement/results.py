@@ -119,7 +119,7 @@ def study_entanglement(
     study = _Study.of(measured, animals, settings, comparison, seed)
     numbers = list(map(int, measured.numbers["number"]))
     counts = {group: number_weights(own, numbers)[0] * len(own) for group, own in written.items()}
-    # What data say of a number is no measure of the base model, and beside what love does to it as one more.
+    # Of the data and not of the base model: one measure more to predict from.
     ratios = frequency_ratios(counts, study.candidates)
     own = {name: number_weights(drawn, numbers) for name, drawn in trained.items()}
     shares = [{"measure": name} | variance_shares(m, study.bins, study.log_p) for name, m in measured.values.items()]

@@ -242,7 +242,7 @@ def _spread_claim(found: Interference, statement: Statement, measure: str) -> Cl
 
 
 def _shows(found: Interference, said: Sequence[Claim]) -> str:
-    overlap, remains = said[:2]
+    overlap, remains, own = said[:3]
     words: dict[Verdict, str] = {
         "detected": "Features of an animal's numbers overlap with its direct vector more than matched features do",
         "opposite": "Features of an animal's numbers overlap with its direct vector less than matched features do",
@@ -259,6 +259,7 @@ def _shows(found: Interference, said: Sequence[Claim]) -> str:
     ]
     return (
         f"{words[overlap.verdict]}: {overlap.evidence} With the animal's subspace projected out: {remains.evidence} "
+        f"An animal's own numbers: {own.evidence} "
         f"How crowded the base model is, layer {'; layer '.join(crowded)}."
     )
 
@@ -290,17 +291,20 @@ def _charts(found: Interference) -> Iterator[Chart]:
             continue
         times = _times(rows)
         each = rows.groupby("target", sort=False)["log_ratio"].mean()
-        figure.add_bar(x=list(each.index), y=np.exp(each), name=name, marker_color=colour)
+        figure.add_scatter(
+            x=list(each.index), y=np.exp(each), name=name, mode="markers", marker={"color": colour, "size": 10}
+        )
         said.append(f"{name}: {times if times else 'too few animals to tell'}")
     chance = found.own(DIRECT, AS_IT_IS)
     if len(chance):
-        low, high = np.exp(np.quantile(np.concatenate(list(chance["drawn"])), [0.025, 0.975]))
-        figure.add_hrect(y0=low, y1=high, fillcolor=LIGHT_GREY, opacity=0.25, line_width=0)
-        said.append(f"the band holds 95 % of single draws of matched features, {low:.2f} to {high:.2f}")
+        of_animals = [np.mean(np.stack(list(rows["drawn"])), axis=0) for _, rows in chance.groupby("target")]
+        low, high = np.exp(np.quantile(np.concatenate(of_animals), [0.025, 0.975]))
+        figure.add_hrect(y0=low, y1=high, fillcolor=LIGHT_GREY, opacity=0.25, line_width=0, layer="below")
+        said.append(f"the band holds 95 % of what matched features give one animal, {low:.2f} to {high:.2f}")
     figure.add_hline(y=1, line={"color": GREY, "width": 1})
-    figure.update_layout(barmode="group").update_yaxes(type="log")
+    figure.update_yaxes(type="log")
     title = "What features of an animal's numbers overlap with its directions"
-    yield Chart(f"{NAME}-overlap", title, figure, f"A bar an animal, mean over layers. {'; '.join(said)}.")
+    yield Chart(f"{NAME}-overlap", title, figure, f"A dot an animal, mean over layers. {'; '.join(said)}.")
     yield _spread_chart(found)
 
 
