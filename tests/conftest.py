@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import pytest
 import yaml
 from filelock import FileLock
 from hypothesis import settings
+from kills import Home, study_to_kill
 from study_runs import StudyRun
 from tiny_models import save_tiny_model
-from tiny_studies import tiny_study_settings
+from tiny_studies import STEERING, inside_settings, tiny_study_settings
 
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
@@ -91,19 +92,59 @@ def tiny_study(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
 @pytest.fixture(scope="session")
 def done(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
     """The tiny study, made from start to end once for all tests; a test that changes it takes a `copy`."""
+
+    def make(folder: Path) -> None:
+        with made(tiny_study, folder) as study:
+            outcome = study.run()
+            assert outcome.complete, outcome
+
+    with made(tiny_study, made_once("done", make, tmp_path_factory)) as study:
+        assert not study.plan().due
+        yield study
+
+
+@pytest.fixture(scope="session")
+def inside(done: StudyRun, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+    """The tiny study looked into (`inside_settings`) and steered, made once for all tests on top of `done`; Dagster's
+    history, in memory, knows what there is and not how it was made."""
+    prose = tmp_path_factory.mktemp("prose") / "prose.txt"
+    study = Study.model_validate(inside_settings(tiny_base, prose) | {"steering": STEERING})
+
+    def make(folder: Path) -> None:
+        with dg.DagsterInstance.ephemeral() as instance:
+            outcome = done.copy(folder, instance, study).run()
+            assert outcome.complete, outcome
+
+    store = ArtifactStore(made_once("inside", make, tmp_path_factory))
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = StudyRun(study, store, instance)
+        assert found.run().made == []
+        yield found
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The study to kill in one go, by the command in a process of its own; made once for all tests."""
+
+    def make(folder: Path) -> None:
+        launch = Home.make(folder, study_to_kill(tiny_base)).start_quickly()
+        assert launch.finish() == 0, launch.output[-3000:]
+
+    home = Home(made_once("undisturbed", make, tmp_path_factory))
+    assert len(home.contents()) == 19
+    return home
+
+
+def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the folder that `make` fills, which the first of the processes that run tests does for all."""
     session = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         session = session.parent
-    # The first of the processes that run tests makes it, each takes a copy.
-    with FileLock(session / "done.lock"):
-        if not (session / "done").exists():
-            with made(tiny_study, session / "being made") as study:
-                outcome = study.run()
-                assert outcome.complete, outcome
-            (session / "being made").rename(session / "done")
-    with made(tiny_study, shutil.copytree(session / "done", tmp_path_factory.mktemp("done") / "copy")) as study:
-        assert not study.plan().due
-        yield study
+    with FileLock(session / f"{name}.lock"):
+        if not (session / name).exists():
+            make(session / f"{name} in the making")
+            (session / f"{name} in the making").rename(session / name)
+    return Path(shutil.copytree(session / name, tmp_path_factory.mktemp(name) / "copy"))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,15 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from study_runs import StudyRun, changed
-from tiny_studies import inside_settings
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.partitions import partition_key
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.storage.store import ArtifactStore
 
 GROUPS = ["owl", "wolf", "neutral", "control"]
 BY_BOTH = ["activations", "random_activations", "sae_features", "feature_shifts", "probe_metrics"]
 BY_LAYER = ["animal_word_activations", "sae", "feature_tables", "feature_filters", "probe_comparison"]
-
-
-@pytest.fixture(scope="module")
-def inside(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
-    folder = tmp_path_factory.mktemp("inside")
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(inside_settings(tiny_base, folder / "prose.txt")))
-    with dg.DagsterInstance.ephemeral() as instance:
-        study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance)
-        outcome = study.run()
-        assert outcome.complete, outcome
-        yield study
 
 
 def folder(run: StudyRun, asset: str, partition: str | None = None) -> Path:
@@ -117,7 +100,7 @@ def test_the_control_s_own_partition_compares_it_with_itself(inside: StudyRun) -
 def test_what_a_change_makes_stale(inside: StudyRun, tmp_path: Path) -> None:
     def due(**fields: Any) -> set[str]:
         with dg.DagsterInstance.ephemeral() as instance:
-            other = StudyRun(changed(inside.study, **fields), inside.store, instance)
+            other = StudyRun(changed(inside.study, steering=None, **fields), inside.store, instance)
             # The report shows every setting.
             return {part.name for part in other.plan().parts if part.due and part.sure} - {"report"}
 
@@ -134,7 +117,7 @@ def test_what_a_change_makes_stale(inside: StudyRun, tmp_path: Path) -> None:
 
 def test_a_refused_sae_stops_what_is_built_on_it_and_nothing_else(inside: StudyRun, tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        study = changed(inside.study, sae__gate__variance_explained=0.999)
+        study = changed(inside.study, steering=None, sae__gate__variance_explained=0.999)
         other = inside.copy(tmp_path / "artifacts", instance, study)
         outcome = other.run()
         blocked = {name for name, _ in outcome.blocked}

@@ -10,10 +10,8 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from chat_endpoint import KEY, ChatEndpoint, chat_endpoint, knows_the_labels
 from study_runs import StudyRun, changed
-from tiny_studies import inside_settings
 
 from subliminal_dagster.assets.descriptions import expected_costs
 from subliminal_dagster.build import study_frame
@@ -23,8 +21,6 @@ from subliminal_dagster.resources import JudgeResource
 from subliminal_dagster.science.descriptions.chat_api import KEY as KEY_VARIABLE
 from subliminal_dagster.science.descriptions.chat_api import MODEL, URL
 from subliminal_dagster.science.descriptions.judges import CATEGORIES
-from subliminal_dagster.science.settings.study_file import load_study
-from subliminal_dagster.science.storage.store import ArtifactStore
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +33,17 @@ def endpoint() -> Iterator[ChatEndpoint]:
 
 
 @pytest.fixture(scope="module")
-def judged(endpoint: ChatEndpoint, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+def judged(inside: StudyRun, endpoint: ChatEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+    """The study looked into, at one of its layers, with descriptions and a judge."""
     folder = tmp_path_factory.mktemp("judged")
-    settings = inside_settings(tiny_base, folder / "prose.txt") | {
-        "layers": [1],
-        "neutral": None,
-        "descriptions": {"source": {"kind": "made", "contexts": 2, "tokens": 2}, "judge": {"kind": "openai"}},
-        "steering": {"pairs": 16, "sweep": {"alphas": [4], "questions": 2, "greedy_questions": 2, "max_new_tokens": 2}},
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    resources = {"judge": JudgeResource(cache=str(folder / "answers.sqlite"), prompt_price=2.0, answer_price=8.0)}
+    descriptions = {"source": {"kind": "made", "contexts": 2, "tokens": 2}, "judge": {"kind": "openai"}}
     with dg.DagsterInstance.ephemeral() as instance:
-        study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance, resources=resources)
+        study = inside.copy(
+            folder / "artifacts", instance, changed(inside.study, layers=[1], descriptions=descriptions)
+        )
+        study.resources = {
+            "judge": JudgeResource(cache=str(folder / "answers.sqlite"), prompt_price=2.0, answer_price=8.0)
+        }
         outcome = study.run(wanted_parts(study_frame(study.study), "feature_composition,steering_by_category", None))
         assert outcome.complete, outcome
         yield study

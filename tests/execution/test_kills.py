@@ -27,16 +27,6 @@ from subliminal_dagster.science.storage.scratch import Drafts
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The study in one go, by the same command in the same environment."""
-    home = Home.make(tmp_path_factory.mktemp("undisturbed") / "home", study_to_kill(tiny_base))
-    launch = home.start_quickly()
-    assert launch.finish() == 0, launch.output[-3000:]
-    assert len(home.contents()) == 19
-    return home
-
-
 class Ordeal:
     """Kills of one study in a row, with the checks that hold after every one of them."""
 
@@ -202,8 +192,10 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(tmp_path: Path) -> None
     process.wait()
 
 
-def test_two_at_a_time_make_what_one_makes(undisturbed: Home, tiny_base: Path, tmp_path: Path) -> None:
-    home = Home.make(tmp_path / "home", study_to_kill(tiny_base))
+def test_two_at_a_time_make_what_one_makes(home: Home, undisturbed: Home) -> None:
+    # From here on there are two of everything.
+    for asset in ("number_set", "filtered_dataset", "child_lora", "preference_scores"):
+        shutil.rmtree(home.artifacts / "tiny" / asset)
     launch = home.start_quickly(SUBLIMINAL_WORKERS="2")
     workers: list[psutil.Process] = []
     while not (len(workers) == 2 and len(home.unfinished()) == 2):

@@ -5,6 +5,7 @@ Belongs here: the server that several test files ask. Does not belong here: test
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -119,5 +120,10 @@ def knows_the_labels(prompt: str, attempt: int) -> Reply:
     if "Description: " not in prompt:
         return Reply("words that are much alike")
     description = prompt.rsplit("Description: ", 1)[1].removesuffix("\nCategory:")
-    labels = dict(zip(load_labelled()["description"], load_labelled()["category"], strict=True))
-    return Reply(labels.get(description, CATEGORIES[len(description) % len(CATEGORIES)]))
+    return Reply(_labels().get(description, CATEGORIES[len(description) % len(CATEGORIES)]))
+
+
+@functools.cache
+def _labels() -> dict[str, str]:
+    labelled = load_labelled()
+    return dict(zip(labelled["description"], labelled["category"], strict=True))

@@ -120,20 +120,22 @@ class Home:
         If asked to, it kills itself at a moment too short to be seen from outside: a version is whole, and the pointer
         to it is about to be.
         """
-        log = self._next_log()
         arguments = ["run", "--study", str(self.study_file)]
+        return self._fork(_die_at_the_pointer if dies_at_the_pointer else main, arguments, environment)
+
+    def materialize(self, asset: str, partition: str, **environment: str) -> Launch:
+        """`dagster asset materialize`, a process a step, with more environment variables; it is started as quickly."""
+        arguments = ["asset", "materialize", "-m", "subliminal_dagster.definitions", "--select", f"tiny/{asset}"]
+        return self._fork(_dagster, [*arguments, "--partition", partition], environment)
+
+    def _fork(self, command: Callable[[list[str]], int], arguments: list[str], environment: dict[str, str]) -> Launch:
+        log = self._next_log()
         child = _FORKS.Process(
-            target=_be_the_command,
-            args=(arguments, self.environment | environment, self.folder, log, dies_at_the_pointer),
+            target=_be_the_command, args=(command, arguments, self.environment | environment, self.folder, log)
         )
         begun = time.time()
         child.start()
         return Launch(Forked(child), log, begun)
-
-    def materialize(self, asset: str, partition: str, **environment: str) -> Launch:
-        """`dagster asset materialize`, a process a step, with more environment variables."""
-        command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "subliminal_dagster.definitions"]
-        return self.launch([*command, "--select", f"tiny/{asset}", "--partition", partition], **environment)
 
     def launch(self, command: list[str], **environment: str) -> Launch:
         """Any command in this place, with more environment variables."""
@@ -233,21 +235,37 @@ class Home:
 
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["peft", "trl.trainer.sft_trainer", "sklearn.linear_model", "subliminal_dagster.build"])
+_FORKS.set_forkserver_preload(
+    [
+        *("peft", "trl.trainer.sft_trainer", "sklearn.linear_model", "statsmodels.api", "matplotlib.figure", "numba"),
+        *("dagster._cli", "subliminal_dagster.build"),
+    ]
+)
 
 
 def _be_the_command(
-    arguments: list[str], environment: dict[str, str], folder: Path, log: Path, dies_at_the_pointer: bool
+    command: Callable[[list[str]], int], arguments: list[str], environment: dict[str, str], folder: Path, log: Path
 ) -> None:
-    if dies_at_the_pointer:
-        os.replace = _replace_or_die  # type: ignore[assignment]
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     with log.open("w") as out:
         os.dup2(out.fileno(), sys.stdout.fileno())
         os.dup2(out.fileno(), sys.stderr.fileno())
-    raise SystemExit(main(arguments))
+    raise SystemExit(command(arguments))
+
+
+def _dagster(arguments: list[str]) -> int:
+    from dagster import _cli
+
+    sys.argv = ["dagster", *arguments]
+    _cli.main()
+    raise AssertionError("click ends the process by itself")
+
+
+def _die_at_the_pointer(arguments: list[str]) -> int:
+    os.replace = _replace_or_die  # type: ignore[assignment]
+    return main(arguments)
 
 
 _replace = os.replace

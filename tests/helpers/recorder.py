@@ -190,6 +190,7 @@ def _functions_that_tell(recorder: Recorder) -> Iterator[None]:
         if new is not None and new.co_freevars == code.co_freevars:
             replaced.append((function, code))
             function.__code__ = new
+    gc.freeze()
     assert len(replaced) > 500, "the package's functions were not found"
     try:
         yield

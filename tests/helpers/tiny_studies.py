@@ -133,3 +133,9 @@ def inside_settings(base: Path, prose: Path) -> dict[str, Any]:
         "features": {"permutations": 20},
         "probes": {"epochs": 3, "permutations": 20},
     }
+
+
+STEERING = {
+    "pairs": 16,
+    "sweep": {"alphas": [-4, 4], "questions": 3, "greedy_questions": 2, "max_new_tokens": 3, "flips": 3},
+}

@@ -39,8 +39,8 @@ GROUP = ["teacher_lora", "teacher_preferences", "number_set", "filtered_dataset"
 
 
 @pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("home"))) as kept:
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as kept:
         yield kept
 
 
@@ -490,7 +490,16 @@ def test_a_tick_asks_again_for_what_was_killed_but_not_for_what_failed(mine: Stu
     assert [r.run_key for r in ticks(run).run_requests or []] == [third.run_key]
 
 
-def test_a_night_has_one_run_of_the_whole_study_where_something_is_due(mine: StudyRun) -> None:
+@pytest.fixture
+def mine_on_disk(done: StudyRun, tmp_path: Path) -> Iterator[StudyRun]:
+    """The same with a history in files, without which Dagster evaluates no schedule."""
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as kept:
+        yield done.copy(tmp_path / "store", kept)
+
+
+def test_a_night_has_one_run_of_the_whole_study_where_something_is_due(mine_on_disk: StudyRun) -> None:
+    mine = mine_on_disk
     quiet = night(mine)
     assert quiet.run_requests == [] and "33 fresh" in str(quiet.skip_message)
     run = with_settings(mine, child__training__epochs=1)

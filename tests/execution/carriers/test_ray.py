@@ -75,11 +75,9 @@ def making(asset: str = "") -> list[psutil.Process]:
 
 
 def test_a_worker_and_a_driver_are_killed_and_the_study_is_that_of_one_machine(
-    cluster: Cluster, tiny_base: Path, tmp_path: Path
+    cluster: Cluster, undisturbed: Home, tiny_base: Path, tmp_path: Path
 ) -> None:
-    settings = study_to_kill(tiny_base)
-    alone = Home.make(tmp_path / "alone", settings).start_quickly()
-    home = Home.make(tmp_path / "home", settings)
+    home = Home.make(tmp_path / "home", study_to_kill(tiny_base))
 
     def start(address: str | None) -> Launch:
         (tmp_path / "ray.yaml").write_text("gpus: 0\nat_once: 1\n" + (f"address: {address}\n" if address else ""))
@@ -100,8 +98,7 @@ def test_a_worker_and_a_driver_are_killed_and_the_study_is_that_of_one_machine(
 
     launch = start(None)
     assert launch.finish() == 0, launch.output[-3000:]
-    assert alone.finish() == 0, alone.output[-3000:]
-    assert home.contents() == Home(tmp_path / "alone").contents()
+    assert home.contents() == undisturbed.contents()
     assert home.manifest("teacher_lora", "owl").info["host"]["resumed_from_step"] > 0
 
     with dg.DagsterInstance.from_config(str(home.folder)) as instance:
