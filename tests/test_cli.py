@@ -335,6 +335,16 @@ def test_gc_removes_old_logs_of_runs(study: str, tmp_path: Path, capsys: Capture
         assert (logs / "of mine.log").exists()
 
 
+def test_libraries_are_quiet_unless_a_user_says_otherwise(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setenv("HF_HUB_VERBOSITY", "debug")
+    assert main(["studies"]) == 0
+    assert (os.environ["TQDM_DISABLE"], os.environ["HF_HUB_VERBOSITY"]) == ("1", "debug")
+    monkeypatch.delenv("HF_HUB_VERBOSITY")
+    assert main(["studies"]) == 0
+    assert os.environ["HF_HUB_VERBOSITY"] == "error"
+
+
 def test_command_line_errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base: Path) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("SUBLIMINAL_ARTIFACTS", str(tmp_path / "artifacts"))

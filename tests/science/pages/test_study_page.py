@@ -63,6 +63,19 @@ def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: 
             size[0],
         )
         assert too_wide == 0
+        cut = page.eval_on_selector_all(
+            ".chart .main-svg text",
+            """all => all.filter(text => {
+                const [inner, outer] = [text, text.closest(".chart")].map(e => e.getBoundingClientRect());
+                return inner.width && (inner.left < outer.left - 1 || inner.right > outer.right + 1);
+            }).map(text => text.textContent)""",
+        )
+        assert cut == []
+        sideways = page.locator(".table .dt-layout-cell").evaluate_all(
+            "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth + 1).length"
+        )
+        stacked = page.locator("#verdict .stacked td[data-column='base model']").count()
+        assert (sideways, stacked) == (0, 5) if size == PHONE else stacked == 0
         visited.picture(f"report_{size[0]}")
 
         table = page.locator(".table").filter(has=page.locator("#table-settings_wrapper"))
@@ -145,3 +158,15 @@ def test_the_verdict_counts_the_post_s_statements_and_our_own_controls_apart(don
 
 def test_the_report_depends_on_what_its_sections_read() -> None:
     assert set(SHOWN) == READS
+
+
+def test_a_p_value_that_is_tiny_is_not_written_out() -> None:
+    """In its own columns alone: a share of 0 or as small as one is what it is."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"p": [0.0, 0.00042, 0.0123], "share (%)": [0.0, 0.00043, 12345.6]})
+    section = Section("s", "S", "It.", "m", (), tables=(Table("t", "A table", frame),))
+    text = html(Page("T", "f", "v", (), [section], {}, Opening("Does it?", None, ())))
+    for shown, value in (("&lt; 0.001", 0.00042), ("0.0123", 0.0123), ("0", 0.0), ("0.00043", 0.00043)):
+        assert rf"[\"{shown}\", {value}]" in text, shown
+    assert text.count(r"[\"&lt; 0.001\", ") == 2

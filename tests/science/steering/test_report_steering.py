@@ -429,6 +429,17 @@ def test_published_figures_stand_beside_means_over_animals(section: Section, mad
     assert found.published == -0.05 and found.where.endswith("layer 9")
 
 
+def test_strengths_lie_where_they_are_and_nothing_leaves_its_range(section: Section, made: Results) -> None:
+    for chart in section.charts:
+        if chart.name.startswith(("steering-shift", "steering-named", "steering-coherence")):
+            assert {float(x) for trace in chart.figure.data for x in trace.x} == set(map(float, ALPHAS))
+    (coherence,) = [chart.figure for chart in section.charts if chart.name == "steering-coherence"]
+    assert max(float(y) for trace in coherence.data for y in trace.y) <= 100
+    for table in section.tables:
+        if "corrected" in table.frame:
+            assert table.frame["corrected"].dropna().between(-1, 1).all()
+
+
 def test_one_animal_has_no_interval_over_animals(study: Study, tmp_path: Path) -> None:
     found = list(compared(read_evidence(study, write(tmp_path, Made(animals=("cat",))))))
     assert {each.judgement for each in found} == {"cannot tell"}
