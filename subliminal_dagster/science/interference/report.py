@@ -138,7 +138,8 @@ def section(study: Study, results: Results) -> Section:
         layer: LayerFound.load(results.folder("interference", inside.layer_key(layer)))
         for layer in inside.layers_with(study, results, "interference")
     }
-    groups = next(iter(layers.values())).overlap["group"]
+    # Not those of the overlaps, which are none where no feature could be matched.
+    groups = next(iter(layers.values())).spread["group"]
     found = Interference(layers, inside.animals_among(study, groups))
     said = list(claims(found, study.comparison.permutations, study.seed))
     return Section(

@@ -44,7 +44,7 @@ from subliminal_dagster.science.interference.superposition import (
     layer_superposition,
     mean_squared_cosine,
 )
-from subliminal_dagster.science.report.evidence import NotThere, Results
+from subliminal_dagster.science.report.evidence import NotThere, Results, Section
 from subliminal_dagster.science.settings.study_file import load_study
 
 ANIMALS = ["dog", "fox", "lion", "owl", "wolf"]
@@ -144,14 +144,8 @@ def test_a_planted_effect_is_found(statement: object, truth: Truth) -> None:
 
 def test_the_section_says_what_the_tables_hold(tmp_path: Path) -> None:
     found = study(3, Truth(overlap=1.0))
-    folders = {}
-    for number, each in found.layers.items():
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        each.save(folder)
-        folders["interference", f"{number:02}"] = folder
     bundled = load_study("smollm2-135m-instruct")
-    written = section(bundled, Results(folders, {}))  # type: ignore[arg-type]
+    written = written_section(found, tmp_path)
     said = {claim.text: claim.verdict for claim in written.claims}
     assert said == {claim.text: claim.verdict for claim in claims(found, 10_000, bundled.seed)}
     assert said[OVERLAP.text] == "detected" and "160 on" not in written.shows
@@ -160,9 +154,8 @@ def test_the_section_says_what_the_tables_hold(tmp_path: Path) -> None:
     assert set(own["subspace"]) == {"as it is", "projected out"} and set(own["direction"]) == {"direct", "word"}
     assert (own["times"] * own["matched"]).tolist() == pytest.approx(own["overlap"].tolist())
     assert {chart.name for chart in written.charts} == {"interference-overlap", "interference-spread"}
-    without = load_study("smollm2-135m-instruct", ["interference=null"])
     with pytest.raises(NotThere, match="measures no interference"):
-        section(without, Results(folders, {}))  # type: ignore[arg-type]
+        written_section(found, tmp_path, "interference=null")
     with pytest.raises(NotThere, match="on request"):
         section(bundled, Results({}, {("interference", "09"): "it is made on request only"}))  # type: ignore[arg-type]
 
@@ -173,11 +166,24 @@ def test_two_animals_decide_nothing() -> None:
     assert set(said.values()) == {"inconclusive"}
 
 
-def test_where_nothing_can_be_matched_nothing_is_said() -> None:
+def written_section(found: Interference, folder: Path, *overrides: str) -> Section:
+    """The bundled study's section on these layers."""
+    folders = {}
+    for number, each in found.layers.items():
+        place = folder / str(number)
+        place.mkdir(exist_ok=True)
+        each.save(place)
+        folders["interference", f"{number:02}"] = place
+    return section(load_study("smollm2-135m-instruct", list(overrides)), Results(folders, {}))  # type: ignore[arg-type]
+
+
+def test_where_nothing_can_be_matched_nothing_is_said(tmp_path: Path) -> None:
     full = study(1, Truth())
     empty = {number: replace(each, overlap=each.overlap.iloc[:0]) for number, each in full.layers.items()}
-    said = {claim.text: claim.verdict for claim in claims(Interference(empty, ANIMALS), 100, 1)}
+    written = written_section(Interference(empty, ANIMALS), tmp_path)
+    said = {claim.text: claim.verdict for claim in written.claims}
     assert said[OVERLAP.text] == said[REMAINS.text] == said[OWN.text] == "inconclusive"
+    assert "not decided" in written.shows and len(written.charts) == 2
     use = FeatureUse(np.full(4, 0.5), np.ones(4), 100)
     known, matched = matched_features(np.arange(4), use, 10, seed=1)
     assert len(known) == 0 and matched.shape == (10, 0)
