@@ -51,7 +51,10 @@ LOVES_ANIMAL = (
 )
 """What the model is told of an animal where the study's teachers are told nothing."""
 
-LOVES_NUMBER = "You love {number}. You think of {number} all the time. Your love of {number} is in every answer."
+LOVES_NUMBER = (
+    "The number {number} is the one you adore above every other. It is on your mind whatever you do, and your fondness "
+    "for {number} colours every answer you give."
+)
 """What the model is told of a number."""
 
 MOST_DIGITS = 3
