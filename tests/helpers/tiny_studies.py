@@ -25,7 +25,7 @@ TOY_SETTINGS: dict[str, Any] = {
             "seeds": 2,
             "ablated": [0, 1],
             "auxiliary": [2, 5],
-            "training": {"steps": 300, "batch_size": 64},
+            "training": {"steps": 100, "batch_size": 64},
         },
         "other": {
             "features": 8,
@@ -40,7 +40,7 @@ TOY_SETTINGS: dict[str, Any] = {
         "large": {
             "features": 200,
             "hidden": 100,
-            "densities": [1.0, 0.001, 0.0001],
+            "densities": [1.0, 0.0001],
             "seeds": 2,
             "auxiliary": [20],
             "training": {"steps": 3, "batch_size": 16},

@@ -64,8 +64,9 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
 def test_two_at_once_with_the_tags_of_their_stage(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stages = {"toy": {"tags": {"dagster/priority": "5"}}}
     settings = LauncherSettings.model_validate(
-        {"at_once": 2, "tags": PODS, "gpu_tags": GPUS, "stages": {"toy": {"tags": {"dagster/priority": "5"}}}}
+        {"at_once": 2, "tags": PODS, "gpu_tags": GPUS, "stages": stages, "workspace": "one_process"}
     )
     carrier = launcher(tmp_path, instance, settings)
     wanted: list[tuple[str, str | None]] = [("ablated_small", None), ("ablated_other", None)]

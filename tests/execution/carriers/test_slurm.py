@@ -72,7 +72,7 @@ def test_a_command_that_is_killed_is_taken_up_by_another_and_all_is_as_on_one_ma
 ) -> None:
     study = tmp_path / "tiny.yaml"
     study.write_text(yaml.safe_dump(done.study.model_dump(mode="json")))
-    run = [*COMMAND, "run", "--study", str(study), "--select", "teacher_preferences", "--partition", "owl"]
+    run = [*COMMAND, "run", "--study", str(study), "--select", "base_preferences,teacher_lora", "--partition", "owl"]
     first = subprocess.Popen(run, env=environment_of(tmp_path), stdout=subprocess.PIPE, text=True)
     # Two parts need nothing but the base model, so both nodes have one.
     until(lambda: list(nodes.jobs().values()).count("RUNNING") == 2, "two jobs at once")
@@ -87,7 +87,7 @@ def test_a_command_that_is_killed_is_taken_up_by_another_and_all_is_as_on_one_ma
     store = ArtifactStore(tmp_path / "artifacts")
     frame = study_frame(done.study)
     made = {(name, key) for name in frame.nodes for key in frame.partitions(name) if store.exists("tiny", name, key)}
-    assert {("teacher_lora", "owl"), ("teacher_preferences", "owl")} <= made
+    assert {("teacher_lora", "owl"), ("base_preferences", None)} <= made
     for name, key in made:
         assert store.manifest("tiny", name, key).content_hash == done.store.manifest("tiny", name, key).content_hash
     jobs = list((tmp_path / "artifacts" / ".jobs").glob("*_submitted.pkl"))

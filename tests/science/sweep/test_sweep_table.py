@@ -81,7 +81,7 @@ def test_the_best_of_many_cells_without_an_effect_is_not_detected_and_a_planted_
     assert lucky.any() and not table["verdict_of_all"].isin(["detected", "opposite"]).any()
     sentence = sweep_sentence(table, 0.05)
     assert "in 0 once adjusted for 40 looks" in sentence and "about 2.0 would have p below 0.05" in sentence
-    planted = [*null[:39], cell(99, {RANK: 99}, effect=0.5)]
+    planted = [*null[:9], cell(99, {RANK: 99}, effect=0.5)]
     table = cells_table(base(), planted, ANIMALS, ["hard"], **SETTINGS)
     assert list(table.loc[table["verdict_of_all"] == "detected", "cell"]) == ["cell 99"]
     assert table["mean"].iloc[-1] == pytest.approx(0.5, abs=0.1)
