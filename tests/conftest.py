@@ -107,8 +107,10 @@ def done(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def inside(done: StudyRun, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
     """The tiny study looked into (`inside_settings`) and steered, made once for all tests on top of `done`; Dagster's
     history, in memory, knows what there is and not how it was made."""
-    prose = tmp_path_factory.mktemp("prose") / "prose.txt"
-    study = Study.model_validate(inside_settings(tiny_base, prose) | {"steering": STEERING})
+    # In one place for all processes: the report shows where it lies.
+    prose = shared_folder(tmp_path_factory) / "prose.txt"
+    with FileLock(f"{prose}.lock"):
+        study = Study.model_validate(inside_settings(tiny_base, prose) | {"steering": STEERING})
 
     def make(folder: Path) -> None:
         with dg.DagsterInstance.ephemeral() as instance:
@@ -135,11 +137,15 @@ def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ho
     return home
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of this run of the tests see."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the folder that `make` fills, which the first of the processes that run tests does for all."""
-    session = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        session = session.parent
+    session = shared_folder(tmp_path_factory)
     with FileLock(session / f"{name}.lock"):
         if not (session / name).exists():
             make(session / f"{name} in the making")

@@ -115,8 +115,10 @@ PROSE = "owls hunt at night wolves live in packs people count things and write t
 
 def inside_settings(base: Path, prose: Path) -> dict[str, Any]:
     """The tiny study with a neutral teacher, looked into at both layers."""
-    rng = np.random.default_rng(0)
-    prose.write_text("\n".join(" ".join(rng.choice(PROSE.split(), 30)) for _ in range(60)))
+    # Another process may be reading it, with the same words.
+    if not prose.exists():
+        rng = np.random.default_rng(0)
+        prose.write_text("\n".join(" ".join(rng.choice(PROSE.split(), 30)) for _ in range(60)))
     settings = tiny_study_settings(base)
     settings["numbers"] |= {"prompts": 80}  # type: ignore[operator]
     settings["child"] |= {"channels": ["hard"]}  # type: ignore[operator]
