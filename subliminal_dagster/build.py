@@ -131,7 +131,7 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         assets += entanglement_assets(frame, study.entanglement)
     if study.grid:
         assets += sweep_assets(frame, study.grid)
-    if study.arms:
+    if study.arms and study.possible_arms:
         assets += arm_assets(frame, study.arms)
     if study.layers:
         assets += activation_assets(frame)
@@ -142,7 +142,7 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
             assets += steering_assets(frame, study.steering)
         if study.descriptions:
             assets += description_assets(frame, study.descriptions)
-        if study.interference:
+        if study.interference and study.sae and study.steering:
             assets += interference_assets(frame, study.interference)
     return [*assets, *report_assets(frame)]
 

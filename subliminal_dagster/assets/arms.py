@@ -221,7 +221,7 @@ def _arm_liking(frame: Frame[Study], settings: ArmsSettings, variants: Variants)
         result = compare_arms(
             base,
             _children(work, settings, variants),
-            settings.arms,
+            study.possible_arms,
             study.animals,
             confidence=study.comparison.confidence,
             margin=study.comparison.margin,

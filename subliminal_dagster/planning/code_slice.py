@@ -115,7 +115,8 @@ def as_before(name: str, found: Mapping[str, str]) -> dict[str, str]:
     if entry is None:
         return dict(found)
     old, new = entry["old"], entry["new"]
-    before = dict(sorted(({n: each for n, each in found.items() if new.get(n) != each} | old).items()))
+    unedited = {n: each for n, each in old.items() if found.get(n) == new.get(n)}
+    before = dict(sorted(({n: each for n, each in found.items() if new.get(n) != each} | unedited).items()))
     # What only lost a definition must not look as it did before either.
     edited = _slice_hash(found) != entry["is"]
     return dict(found) if edited and _slice_hash(before) == entry["was"] else before

@@ -16,7 +16,7 @@ ARM = "arm"
 
 def arm_grid(study: Study, settings: ArmsSettings) -> Grid:
     """Every arm as a cell: the study itself, since an arm changes rows and training and no setting."""
-    return Grid((ARM,), tuple(Cell({ARM: arm}, study) for arm in settings.arms), settings.replicates)
+    return Grid((ARM,), tuple(Cell({ARM: arm}, study) for arm in study.possible_arms), settings.replicates)
 
 
 def arm_variants(study: Study, settings: ArmsSettings) -> Variants:

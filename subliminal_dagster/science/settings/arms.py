@@ -50,6 +50,7 @@ class ArmsSettings(Settings):
     """The arms of a study, each with `replicates` children per animal.
 
     `names` are those of arms; "as_drawn", the study's own way, is what the others are compared with, and always there.
+    What a study lacks the means for is left out (`Study.possible_arms`), so that one setting can be changed alone.
     `layers` adds an arm for each of these blocks, whose children have an adapter on that block alone.
     """
 

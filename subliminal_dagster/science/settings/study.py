@@ -102,10 +102,6 @@ class Study(StudyHeader):
             raise ValueError(f"{' and '.join(idle)} need layers to look into: name some, or leave them out")
         if self.descriptions is not None and self.sae is None:
             raise ValueError("descriptions are those of an SAE's features: give sae as well")
-        if self.interference is not None and (self.sae is None or self.steering is None):
-            raise ValueError(
-                "interference sets an SAE's features against steering vectors: give sae and steering as well"
-            )
         if self.tuning is not None and self.child.lora is None:
             raise ValueError("tuning searches for an adapter's rank and dropout: give child.lora, or leave tuning out")
         if self.tuning is not None:
@@ -115,8 +111,6 @@ class Study(StudyHeader):
                     raise ValueError(
                         f"tuning.{name} is {wanted} and filter.{name} is {there}: lower the first or raise it"
                     )
-        if self.arms is not None:
-            self._check_arms(self.arms)
         existing = self.teacher.existing
         pinned = existing.revisions if existing is not None and existing.repo is not None else self.targets
         if unpinned := [target for target in self.targets if target not in pinned]:
@@ -131,18 +125,6 @@ class Study(StudyHeader):
                 f"{self.numbers.prompts}: raise numbers.prompts or ask for fewer rows"
             )
         return self
-
-    def _check_arms(self, arms: ArmsSettings) -> None:
-        if len(self.animals) < 2:
-            raise ValueError("arms are compared by gamma, which needs two animals: add one, or leave arms out")
-        if self.child.lora is None:
-            raise ValueError("arms train adapters: give child.lora, or leave arms out")
-        if "neutral_subspace_out" in arms.names and self.neutral is None:
-            raise ValueError(
-                "arms.names has neutral_subspace_out and the study has no neutral: give it, or leave it out"
-            )
-        if "sgd" in arms.names and not self.filter.validation_rows:
-            raise ValueError("arms.names has sgd, which stops at a validation loss: set filter.validation_rows above 0")
 
     @model_validator(mode="after")
     def _can_be_swept(self, info: ValidationInfo) -> Self:
@@ -162,6 +144,17 @@ class Study(StudyHeader):
         swept = self.model_copy(update={"sweep": self.sweep.model_copy(update={"values": values})})
         swept._cells = cells
         return swept
+
+    @property
+    def possible_arms(self) -> list[str]:
+        """Its arms but those that lack something: without a neutral group that of its subspace, without validation rows
+        the one that stops at a loss. None where gamma cannot be had, of one animal, or where children are no adapters.
+        """
+        if self.arms is None or len(self.animals) < 2 or self.child.lora is None:
+            return []
+        lacking = [] if self.neutral else ["neutral_subspace_out"]
+        lacking += [] if self.filter.validation_rows else ["sgd"]
+        return [arm for arm in self.arms.arms if arm not in lacking]
 
     @property
     def grid(self) -> Grid | None:

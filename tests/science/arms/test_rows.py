@@ -234,14 +234,28 @@ def test_a_group_without_rows_is_refused_with_the_reason(
     ("change", "sentence"),
     [
         ({"arms": {"names": ["sgd"]}}, "arms.names lacks as_drawn, which every arm is compared with: add it"),
-        ({"animals": ["owl"]}, "gamma, which needs two animals: add one, or leave arms out"),
-        ({"neutral": None}, "has neutral_subspace_out and the study has no neutral: give it, or leave it out"),
-        ({"filter": {"train_rows": 9, "validation_rows": 0}}, "stops at a validation loss: set filter.validation_rows"),
     ],
 )
 def test_arms_that_cannot_be_are_refused(study: Study, change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Study.model_validate(study.model_dump(mode="json") | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ({}, set()),
+        ({"neutral": None}, {"neutral_subspace_out"}),
+        ({"filter": {"train_rows": 9, "validation_rows": 0}}, {"sgd"}),
+        ({"animals": ["owl"]}, {*ARM_NAMES, "layer_00", "layer_01"}),
+    ],
+)
+def test_arms_that_a_study_lacks_the_means_for_are_left_out(
+    study: Study, change: dict[str, Any], lost: set[str]
+) -> None:
+    changed = Study.model_validate(study.model_dump(mode="json") | change)
+    assert study.arms is not None
+    assert changed.possible_arms == [arm for arm in study.arms.arms if arm not in lost]
 
 
 def test_every_name_is_a_function_with_a_reason() -> None:

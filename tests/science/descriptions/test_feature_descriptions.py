@@ -303,7 +303,7 @@ def test_empty_half_and_damaged_files_are_named(tmp_path: Path) -> None:
             read_descriptions(tmp_path, width=5)
     for line in ("{", "[1]", '{"index": "one", "description": "x"}', '{"description": "x"}'):
         (tmp_path / "batch-0.jsonl.gz").write_bytes(gzip.compress(line.encode()))
-        with pytest.raises(UserError, match=r"Line 1 of .*batch-0\.jsonl\.gz is no description"):
+        with pytest.raises(UserError, match=r"Line 1 of .*batch-0\.jsonl\.gz is not a description"):
             read_descriptions(tmp_path, width=5)
 
 
