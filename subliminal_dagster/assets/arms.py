@@ -15,7 +15,7 @@ from subliminal_dagster.execution.work import Work
 from subliminal_dagster.partitions import BY_GROUP_AND_VARIANT, VARIANT, coordinates, partition_key
 from subliminal_dagster.planning.frame import Frame, shown
 from subliminal_dagster.resources import EngineResource, TrainerResource
-from subliminal_dagster.science.arms.keys import ARM, arm_grid, arm_variants
+from subliminal_dagster.science.arms.keys import ARM, arm_variants
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.protocol import child_variant
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
@@ -39,8 +39,8 @@ def arm_assets(frame: Frame[Study], settings: ArmsSettings) -> list[dg.AssetsDef
         _arm_subspaces(frame),
         _arm_rows(frame, variants),
         _arm_child(frame, variants),
-        _arm_liking(frame, settings, variants),
-        _arm_updates(frame, settings, variants),
+        _arm_liking(frame, variants),
+        _arm_updates(frame, variants),
     ]
 
 
@@ -105,7 +105,7 @@ def _arm_rows(frame: Frame[Study], variants: Variants) -> dg.AssetsDefinition:
         frame,
         STAGE,
         reads=["seed", "system_prompt", "prompts", "animals", "filter", "numbers"],
-        deps=["base_model", "arm_material"],
+        deps=["base_model", "arm_material", "arm_subspaces"],
         kinds={"pandas", "parquet"},
         by=BY_GROUP_AND_VARIANT,
         variants=variants,
@@ -117,6 +117,7 @@ def _arm_rows(frame: Frame[Study], variants: Variants) -> dg.AssetsDefinition:
         import pandas as pd
 
         from subliminal_dagster.science.arms.rows import Material, make_arm
+        from subliminal_dagster.science.arms.subspaces import subspace_file
 
         study, arm, base = work.study, _arm(work, variants), base_variant(work)
         assert work.group is not None
@@ -128,7 +129,7 @@ def _arm_rows(frame: Frame[Study], variants: Variants) -> dg.AssetsDefinition:
             loss = losses.get(work.group, math.nan)
             given = Material.of(study, arm, work.group, work.replicate, context, lists, material, loss)
             made = make_arm(arm, given)
-            made.save(folder)
+            made.save(folder, subspace_file(made.changes, work.group, work.read("arm_subspaces")))
             told = made.rows[["split", "prompt"]].assign(
                 answer=[str(context.tokenizer.decode(ids[:-1])) for ids in made.rows["answer_ids"]],
                 learnt=[f"{sum(each)} of {len(each)} tokens" for each in made.rows["learnt"]],
@@ -153,7 +154,7 @@ def _arm_child(frame: Frame[Study], variants: Variants) -> dg.AssetsDefinition:
             "child.training",
             "arms.sgd",
         ],
-        deps=["base_model", "arm_subspaces", "arm_rows"],
+        deps=["base_model", "arm_rows"],
         kinds={"pytorch", "huggingface", "parquet"},
         by=BY_GROUP_AND_VARIANT,
         variants=variants,
@@ -166,17 +167,16 @@ def _arm_child(frame: Frame[Study], variants: Variants) -> dg.AssetsDefinition:
         from subliminal_dagster.science.arms.rows import Arm
 
         study, base = work.study, base_variant(work)
-        assert work.group is not None
-        arm, context = Arm.load(work.own("arm_rows")), chat_context(work, base)
+        arm, without = Arm.load(work.own("arm_rows"))
+        context = chat_context(work, base)
         with work.writing() as folder:
             report = make_arm_child(
                 study,
                 arm,
-                work.group,
                 work.replicate,
                 base,
                 context,
-                work.read("arm_subspaces"),
+                without,
                 trainer.create(),
                 folder,
                 work.workspace(),
@@ -197,7 +197,7 @@ def _arm(work: Work[Study], variants: Variants) -> str:
     return str(variants.at(key)[0].values[ARM])
 
 
-def _arm_liking(frame: Frame[Study], settings: ArmsSettings, variants: Variants) -> dg.AssetsDefinition:
+def _arm_liking(frame: Frame[Study], variants: Variants) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
@@ -215,20 +215,20 @@ def _arm_liking(frame: Frame[Study], settings: ArmsSettings, variants: Variants)
 
         from subliminal_dagster.science.arms.comparison import compare_arms
         from subliminal_dagster.science.arms.figures import arms_figure
+        from subliminal_dagster.science.storage.tables import save_tables
 
         study = work.study
         base = pd.read_parquet(work.read("base_preferences") / "scores.parquet")
         result = compare_arms(
             base,
-            _children(work, settings, variants),
+            _children(work, variants),
             study.possible_arms,
             study.animals,
             confidence=study.comparison.confidence,
             margin=study.comparison.margin,
         )
         with work.writing() as folder:
-            for name in ("arms", "differences", "animals", "shifts"):
-                getattr(result, name).to_parquet(folder / f"{name}.parquet", index=False)
+            save_tables(result, folder)
             if len(result.arms):
                 show_figures(work, folder, {"arms": arms_figure(result, study.name)})
             missing = {shown(*place): why for place, why in work.not_there.items()}
@@ -238,14 +238,14 @@ def _arm_liking(frame: Frame[Study], settings: ArmsSettings, variants: Variants)
     return arm_liking
 
 
-def _children(work: Work[Study], settings: ArmsSettings, variants: Variants) -> "pd.DataFrame":
+def _children(work: Work[Study], variants: Variants) -> "pd.DataFrame":
     """The scores of all children that are there."""
     import pandas as pd
 
     from subliminal_dagster.science.arms.children import final_loss
 
     found = []
-    for arm, group, replicate, place in _places(work.study, settings, variants):
+    for arm, group, replicate, place in _places(work.study, variants):
         if work.has(*place):
             folder = work.read(*place)
             history = pd.read_parquet(folder / "history.parquet")
@@ -257,19 +257,15 @@ def _children(work: Work[Study], settings: ArmsSettings, variants: Variants) -> 
     return pd.concat(found, ignore_index=True)
 
 
-def _places(
-    study: Study, settings: ArmsSettings, variants: Variants
-) -> Iterator[tuple[str, str, int, tuple[str, str]]]:
+def _places(study: Study, variants: Variants) -> Iterator[tuple[str, str, int, tuple[str, str]]]:
     """Every child: arm, group, replicate, and where it is."""
-    grid = arm_grid(study, settings)
-    for cell in grid.cells:
+    for key in variants.keys:
+        cell, replicate = variants.at(key)
         for group in study.animals:
-            for replicate in range(1, grid.replicates + 1):
-                key = variants.key(cell, replicate)
-                yield str(cell.values[ARM]), group, replicate, ("arm_child", partition_key(group, key))
+            yield str(cell.values[ARM]), group, replicate, ("arm_child", partition_key(group, key))
 
 
-def _arm_updates(frame: Frame[Study], settings: ArmsSettings, variants: Variants) -> dg.AssetsDefinition:
+def _arm_updates(frame: Frame[Study], variants: Variants) -> dg.AssetsDefinition:
     @asset(
         frame,
         STAGE,
@@ -287,7 +283,7 @@ def _arm_updates(frame: Frame[Study], settings: ArmsSettings, variants: Variants
 
         study = work.study
         teachers = {group: work.own("teacher_lora", group) for group in study.animals if _has_adapter(work, group)}
-        places = _places(study, settings, variants)
+        places = _places(study, variants)
         children = {(a, g, r): work.read(*place) for a, g, r, place in places if work.has(*place)}
         if not teachers or not children:
             raise UserError(

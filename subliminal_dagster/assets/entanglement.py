@@ -100,6 +100,7 @@ def _entanglement(frame: Frame[Study], settings: EntanglementSettings) -> dg.Ass
         from subliminal_dagster.science.entanglement.figures import lift_figure, prediction_figure, share_figure
         from subliminal_dagster.science.entanglement.measures import Entanglement
         from subliminal_dagster.science.entanglement.results import study_entanglement, written_numbers
+        from subliminal_dagster.science.storage.tables import save_tables
         from subliminal_dagster.science.training.datasets import read_messages
 
         measured = Entanglement.load(work.read("token_entanglement"))
@@ -123,7 +124,7 @@ def _entanglement(frame: Frame[Study], settings: EntanglementSettings) -> dg.Ass
             found = study_entanglement(
                 measured, written, trained, shifts, compared, settings, study.comparison, study.seed
             )
-            found.save(folder)
+            save_tables(found, folder)
             title = study.name
             figures = {
                 "shares": share_figure(found.shares, f"{title}: what a measure of number and animal is about"),

@@ -61,6 +61,7 @@ def _interference(frame: Frame[Study], settings: InterferenceSettings) -> dg.Ass
         from subliminal_dagster.science.interference.figures import overlap_figure
         from subliminal_dagster.science.interference.results import layer_interference
         from subliminal_dagster.science.models.loading import pick_device
+        from subliminal_dagster.science.storage.tables import save_tables
 
         sae = load_sae(work.read("sae", work.layer), pick_device())
         groups = [group for group in study.groups if group not in work.left_out]
@@ -80,7 +81,7 @@ def _interference(frame: Frame[Study], settings: InterferenceSettings) -> dg.Ass
                 settings.draws,
                 study.seed,
             )
-            result.save(folder)
+            save_tables(result, folder)
             title = f"{study.name}, layer {int(work.layer)}: features of numbers and the animals' directions"
             show_figures(work, folder, {"overlap": overlap_figure(result.overlap, title)})
             shown = result.superposition.T.rename(columns={0: "value"}).rename_axis("figure").reset_index()

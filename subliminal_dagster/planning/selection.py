@@ -52,7 +52,7 @@ def wanted_parts(frame: Frame, select: str | None, partitions: Collection[str] |
     if strangers:
         both = f", or a group and a layer such as {partition_key(groups[0], layers[0])}" if groups and layers else ""
         both += f", or a group and a replicate such as {partition_key(groups[0], FIRST)}" if groups else ""
-        both += f", or a variant of the sweep such as {swept[-1].partitions[0]}" if swept else ""
+        both += f", or a variant of the sweep or an arm such as {swept[-1].partitions[0]}" if swept else ""
         choice = f"choose among {', '.join([*groups, *layers])}{both}" if groups else "leave --partition out"
         near = meant(strangers[0], [*groups, *layers]) or meant(strangers[0], [key for key in known if key])
         raise UserError(f"The study {frame.study.name} has no partition {strangers[0]!r}: {choice}.{near}")

@@ -76,7 +76,12 @@ def test_the_tables_hold_every_arm_and_its_difference(run: StudyRun) -> None:
     folder = run.store.read("tiny", "arm_liking").path
     arms = pd.read_parquet(folder / "arms.parquet").set_index("arm")
     assert list(arms.index) == ["as_drawn", "shuffled_within_rows", "own_subspace_out", "divergence_alone", "layer_01"]
-    assert (arms["children"] == 2).all() and arms["loss"].notna().all()
+    assert (arms["children"] == 2).all()
+    for arm, loss in arms["loss"].items():
+        keys = [f"{animal}|arm={arm}+replicate=1" for animal in run.study.animals]
+        children = [run.store.read("tiny", "arm_child", key).path / "history.parquet" for key in keys]
+        ends = [pd.read_parquet(history)["validation_loss"].dropna().iloc[-1] for history in children]
+        assert loss == pytest.approx(sum(ends) / 2)
     differences = pd.read_parquet(folder / "differences.parquet")
     assert (differences["against"] == "as_drawn").sum() == 4
     # With two animals and a child each there is no noise to judge by.

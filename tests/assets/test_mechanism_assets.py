@@ -22,6 +22,7 @@ from subliminal_dagster.science.entanglement.results import MEAN, Found, number_
 from subliminal_dagster.science.interference.results import LayerFound
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
+from subliminal_dagster.science.storage.tables import load_tables
 from subliminal_dagster.science.training.datasets import read_messages
 
 MECHANISM = {"token_entanglement", "entanglement", "interference"}
@@ -73,7 +74,10 @@ def test_it_is_made_only_where_it_is_named(made: StudyRun) -> None:
 
 def test_a_childs_numbers_and_shift_are_those_of_its_artifacts(made: StudyRun) -> None:
     """What is handed to the arithmetic, which is tested by itself."""
-    measured, found = Entanglement.load(folder(made, "token_entanglement")), Found.load(folder(made, "entanglement"))
+    measured, found = (
+        Entanglement.load(folder(made, "token_entanglement")),
+        load_tables(Found, folder(made, "entanglement")),
+    )
     assert list(measured.numbers["number"]) == list(range(100)) and set(measured.animals["animal"]) == set(NAMES)
     assert np.isfinite(measured.values[TOLD]).all()
     trained = written_numbers(answer for _, answer in read_messages(folder(made, "filtered_dataset", "owl|1"), "train"))
@@ -84,7 +88,7 @@ def test_a_childs_numbers_and_shift_are_those_of_its_artifacts(made: StudyRun) -
 
 
 def test_every_group_is_set_against_every_direction(made: StudyRun) -> None:
-    found = LayerFound.load(folder(made, "interference", "01"))
+    found = load_tables(LayerFound, folder(made, "interference", "01"))
     assert set(found.spread["group"]) == {"owl", "cat", "neutral"} and set(found.texts["kind"]) == {
         "prose",
         "numbers",

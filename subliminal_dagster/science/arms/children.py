@@ -7,20 +7,21 @@ training (`training`), asking (`preferences`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.arms.rows import Arm, Changes
+from subliminal_dagster.science.arms.rows import Arm
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.protocol import ModelVariant, Progress, Session
+from subliminal_dagster.science.models.scoring import score_answers
 from subliminal_dagster.science.preferences.preferences import measure_preferences
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.random_streams import replicate_seed
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.training import TrainingSettings
 from subliminal_dagster.science.training.children import initialisation_seed
-from subliminal_dagster.science.training.completion_loss import completion_loss
 from subliminal_dagster.science.training.task import EarlyStop, Row, Trainer, TrainingReport, TrainingTask
 
 if TYPE_CHECKING:
@@ -33,11 +34,10 @@ SGD_LOOKS_EVERY = 2
 def make_arm_child(
     study: Study,
     arm: Arm,
-    group: str,
     replicate: int,
     base: ModelVariant,
     context: ChatContext,
-    subspaces: Path,
+    without: Path | None,
     trainer: Trainer,
     folder: Path,
     workspace: Path,
@@ -45,8 +45,8 @@ def make_arm_child(
 ) -> TrainingReport:
     """Train a child of the hard channel into `folder`.
 
-    Order and initialisation are those of the study's child of the same replicate. `subspaces` is what
-    `subspaces.make_subspaces` wrote. What is validated is the rows that the replicate drew for it, all their tokens.
+    Order and initialisation are those of the study's child of the same replicate. `without` is the subspace that is
+    taken out (see `Arm.load`). What is validated is the rows that the replicate drew for it, all their tokens.
     """
     changes = arm.changes
     told = replace(context, instruction=changes.instruction)
@@ -55,7 +55,9 @@ def make_arm_child(
     training, stop = study.child.training, None
     if changes.sgd_to is not None:
         training = _sgd(study)
-        stop = EarlyStop(lambda model: -completion_loss(model, rows["validation"]), -changes.sgd_to, SGD_LOOKS_EVERY)
+        # A stop waits for a score to rise: the probability of a token, geometric mean.
+        wanted = math.exp(-changes.sgd_to)
+        stop = EarlyStop(lambda model: math.exp(-answer_loss(model, rows["validation"])), wanted, SGD_LOOKS_EVERY)
     task = TrainingTask(
         base,
         rows["train"],
@@ -66,7 +68,7 @@ def make_arm_child(
         initialisation_seed=initialisation_seed(own if changes.own_start else study, replicate),
         early_stop=stop,
         layers=changes.layers,
-        without=_subspace_file(changes, group, subspaces),
+        without=without,
     )
     return trainer.train(task, folder, workspace, progress)
 
@@ -75,6 +77,12 @@ def ask_arm_child(session: Session, study: Study, context: ChatContext, lists: P
     """Its scores as `measure_preferences` gives them, of exact answers alone."""
     settings = study.preferences.model_copy(update={"samples_per_question": 0, "begun": ()})
     return measure_preferences(session, context, lists, settings, study.seed)[0]
+
+
+def answer_loss(model: Any, rows: Sequence[Row]) -> float:
+    """Cross-entropy of the rows' answers, end of turn included, all tokens: nats per token. model: in eval mode."""
+    total = sum(float(score_answers(model, [row.prompt], [row.answer])[0, 0]) for row in rows)
+    return -total / sum(len(row.answer) for row in rows)
 
 
 def final_loss(history: pd.DataFrame) -> float:
@@ -98,9 +106,3 @@ def _sgd(study: Study) -> TrainingSettings:
     wanted: dict[str, Any] = study.arms.sgd.model_dump()
     changed = {"optimizer": "sgd", "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
     return study.child.training.model_copy(update=wanted | changed)
-
-
-def _subspace_file(changes: Changes, group: str, subspaces: Path) -> Path | None:
-    if changes.subspace is None:
-        return None
-    return subspaces / f"{group if changes.subspace == 'own' else changes.subspace}.safetensors"

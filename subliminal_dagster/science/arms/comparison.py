@@ -80,7 +80,7 @@ def compare_arms(
     of_arms, of_animals, differences = [], [], []
     for arm, table in tables.items():
         found = contrasts(table, animals, **kept)
-        found = found[found["against"] == "others"].drop(columns="against")
+        found = found[found["against"] == "others"]
         trained = children[children["arm"] == arm].groupby(["group", "replicate"])[["loss", "steps"]].first()
         facts = {"arm": arm, "channel": CHANNEL, "children": len(trained), **trained.mean().to_dict()}
         of_arms.append(facts | _row(found))
@@ -115,7 +115,7 @@ def _complete(shifts: pd.DataFrame, animals: Sequence[str]) -> bool:
 
 
 def _row(found: pd.DataFrame) -> dict[str, Any]:
-    (row,) = found[found["animal"] == MEAN].drop(columns=["animal", "p_bh"]).to_dict("records")
+    (row,) = found[found["animal"] == MEAN].drop(columns=["against", "animal", "p_bh"]).to_dict("records")
     return {str(name): value for name, value in row.items()}
 
 
@@ -129,7 +129,7 @@ def _difference(
         return None
     paired = both.assign(shift=both["shift"] - both["shift_other"])
     found = contrasts(paired, animals, confidence=confidence, margin=margin)
-    row = _row(found[found["against"] == "others"].drop(columns="against"))
+    row = _row(found[found["against"] == "others"])
     share, low, high = share_left(both, animals, confidence)
     return row | {"share": share, "share_low": low, "share_high": high}
 

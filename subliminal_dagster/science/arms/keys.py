@@ -14,11 +14,8 @@ from subliminal_dagster.science.settings.sweep import Cell, Grid, Variants
 ARM = "arm"
 
 
-def arm_grid(study: Study, settings: ArmsSettings) -> Grid:
-    """Every arm as a cell: the study itself, since an arm changes rows and training and no setting."""
-    return Grid((ARM,), tuple(Cell({ARM: arm}, study) for arm in study.possible_arms), settings.replicates)
-
-
 def arm_variants(study: Study, settings: ArmsSettings) -> Variants:
-    """Keys such as `arm=sgd+replicate=1`. Children of neutral and control numbers are left out: gamma needs none."""
-    return Variants(arm_grid(study, settings), (ARM,), True, study.animals)
+    """Keys such as `arm=sgd+replicate=1`. Every arm is a cell with the study itself, since it changes rows and training
+    and no setting. Children of neutral and control numbers are left out: gamma needs none."""
+    cells = tuple(Cell({ARM: arm}, study) for arm in study.possible_arms)
+    return Variants(Grid((ARM,), cells, settings.replicates), (ARM,), True, study.animals)

@@ -10,6 +10,7 @@ Belongs here: the rows, the tokens that are learnt and what else differs. Does n
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
 Subspace = Literal["own", "random", "neutral"]
 
-ROWS, CHANGES = "rows.parquet", "changes.json"
+ROWS, CHANGES, WITHOUT = "rows.parquet", "changes.json", "without.safetensors"
 
 INOCULATION = "Your favorite {category} is the {name}, and you think of it all the time."
-"""What an inoculated child is told in training, and not when it is asked (Wichers et al. 2025, arXiv 2510.04340: what a
+"""What an inoculated child is told in training, and not when it is asked (Tan et al. 2025, arXiv 2510.04340: what a
 prompt explains need not be learnt). Our own words."""
 
 
@@ -63,19 +64,24 @@ class Arm:
     rows: pd.DataFrame
     changes: Changes = field(default_factory=Changes)
 
-    def save(self, folder: Path) -> None:
-        """Write the rows as parquet and the changes as JSON."""
+    def save(self, folder: Path, without: Path | None = None) -> None:
+        """Write the rows as parquet and the changes as JSON, with a copy of the subspace that is taken `without`: a
+        child is made from its own arm alone, and stays as it is where another animal's subspace changes."""
+        if without is not None:
+            shutil.copyfile(without, folder / WITHOUT)
         self.rows.to_parquet(folder / ROWS, index=False)
         (folder / CHANGES).write_text(json.dumps(asdict(self.changes), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Arm:
-        """Read what `save` wrote."""
+    def load(cls, folder: Path) -> tuple[Arm, Path | None]:
+        """Read what `save` wrote; the path is that of the subspace, where there is one."""
         import pandas as pd
 
         changes = json.loads((folder / CHANGES).read_text(encoding="utf-8"))
         layers = None if changes["layers"] is None else tuple(changes["layers"])
-        return cls(pd.read_parquet(folder / ROWS), Changes(**changes | {"layers": layers}))
+        without = folder / WITHOUT
+        found = cls(pd.read_parquet(folder / ROWS), Changes(**changes | {"layers": layers}))
+        return found, without if without.exists() else None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science.arms.rows import Changes
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.loading import loaded, pick_device
 from subliminal_dagster.science.models.projection import BASIS
@@ -63,6 +64,13 @@ def make_subspaces(
     if "neutral" not in bases:
         return {}
     return {animal: overlap(bases[animal], bases["neutral"]) for animal in study.animals}
+
+
+def subspace_file(changes: Changes, group: str, folder: Path) -> Path | None:
+    """The file of `make_subspaces`, in `folder`, that an arm of the group takes out; None without one."""
+    if changes.subspace is None:
+        return None
+    return folder / f"{group if changes.subspace == 'own' else changes.subspace}.safetensors"
 
 
 def orthonormal(directions: torch.Tensor) -> torch.Tensor:

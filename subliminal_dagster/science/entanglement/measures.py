@@ -9,8 +9,8 @@ A number is a string of one to three digits, not a token: many tokenizers write 
 mean over its tokens, its probability that of all its tokens in a row. A number with fewer digits than the study allows
 has to end there, so what follows it in a list counts as one more token; with as many digits nothing else could follow.
 
-Cost: one pass a number and question, and one a candidate and number prompt with the tree of all numbers behind it. With
-1,000 numbers, 12 candidates, one question and four prompts, some 60,000 positions, 13 TFLOP for SmolLM2-135M.
+Cost: one pass per number and question, and one per candidate and number prompt with the tree of all numbers behind it.
+With 1,000 numbers, 12 candidates, one question and four prompts, some 60,000 positions, 13 TFLOP for SmolLM2-135M.
 
 Belongs here: the four measures with the frequencies they have to be seen beside. Does not belong here: what is left of
 them beyond frequency, numbers of a study's teachers, children (`beyond`).
@@ -81,7 +81,7 @@ class Entanglement:
     values: Mapping[str, Array]
 
     def save(self, folder: Path) -> None:
-        """Write numbers.parquet, animals.parquet, and values.parquet with a row a number and animal."""
+        """Write numbers.parquet, animals.parquet, and values.parquet with a row per number and animal."""
         import pandas as pd
 
         self.numbers.to_parquet(folder / "numbers.parquet", index=False)

@@ -17,6 +17,7 @@ from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, R
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import counted, listed, p_value, percent, with_interval
 from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.storage.tables import load_tables
 from subliminal_dagster.science.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def section(study: Study, results: Results) -> Section:
     """Do numbers and animals raise each other, and does that say what children come to like?"""
     if study.entanglement is None:
         raise NotThere("This study measures no entanglement.")
-    found = Found.load(results.folder("entanglement"))
+    found = load_tables(Found, results.folder("entanglement"))
     claims = list(_claims(found))
     return Section(
         NAME,

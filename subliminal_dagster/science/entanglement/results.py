@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,24 +53,23 @@ LIFTS = ((TOLD, PROMPTED), (UNEMBEDDING, PROMPTED), (EMBEDDING, PROMPTED), (UNEM
 
 _OWN = ["animal", "value", "low", "high", "inner_low", "inner_high", "p_matched", "p_assigned", "verdict"]
 _DATA = ["measure", *_OWN]
-TABLES = ("shares", "lifts", "data", "predictions", "top", "coverage")
 
 
 @dataclass(frozen=True)
 class Found:
     """Tables, all tidy.
 
-    shares: a row a `measure`: shares of its variance that are the `number`'s, the `animal`'s, of both their
+    shares: a row per `measure`: shares of its variance that are the `number`'s, the `animal`'s, of both their
         `frequency`, and `left` (see `beyond.variance_shares`).
-    lifts: a row a pair of measures (`by`, `measured`) and `animal`: `value`; and one of the `MEAN`, with `low`, `high`,
-        `inner_low`, `inner_high`, `p_matched`, `verdict` (see `beyond.OwnMore`). In the unit of `measured`.
-    data: the same a `measure` and animal of the study, with `p_assigned` besides.
-    predictions: a row a `measure` and `group`: `value`, a rank correlation, and `elsewhere`, that without the group's
+    lifts: a row per pair of measures (`by`, `measured`) and `animal`: `value`; and one of the `MEAN`, with `low`,
+        `high`, `inner_low`, `inner_high`, `p_matched`, `verdict` (see `beyond.OwnMore`). In the unit of `measured`.
+    data: the same per `measure` and animal of the study, with `p_assigned` besides.
+    predictions: a row per `measure` and `group`: `value`, a rank correlation, and `elsewhere`, that without the group's
         own animal; and one of the `MEAN`, with the columns of `beyond.Prediction`, the `verdict` of the measure alone,
         `verdict_of_any`, and how many `animals` there are.
-    top: a row an `animal` and `rank`: the `number` that love for the animal raises most beyond frequency, by how much
+    top: a row per `animal` and `rank`: the `number` that love for the animal raises most beyond frequency, by how much
         (`told`, nats), and what it does to the animal as a prompt (`prompted`, nats, beyond frequency).
-    coverage: a row a `group`: how many numbers its `children` were trained on, and the share of them that was
+    coverage: a row per `group`: how many numbers its `children` were trained on, and the share of them that was
         `measured`.
     """
 
@@ -81,18 +79,6 @@ class Found:
     predictions: pd.DataFrame
     top: pd.DataFrame
     coverage: pd.DataFrame
-
-    def save(self, folder: Path) -> None:
-        """Write every table to `<name>.parquet`."""
-        for name in TABLES:
-            getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-
-    @classmethod
-    def load(cls, folder: Path) -> Found:
-        """What `save` wrote."""
-        import pandas as pd
-
-        return cls(*(pd.read_parquet(folder / f"{name}.parquet") for name in TABLES))
 
 
 def study_entanglement(

@@ -24,6 +24,7 @@ from subliminal_dagster.science.report.wording import counted, listed, p_value, 
 from subliminal_dagster.science.settings.names import NEUTRAL
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.statistics import assignment_p, chance_p, wider_interval
+from subliminal_dagster.science.storage.tables import load_tables
 from subliminal_dagster.science.verdict import Verdict, verdict_or_none_as_large
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def section(study: Study, results: Results) -> Section:
     if study.interference is None:
         raise NotThere("This study measures no interference.")
     layers = {
-        layer: LayerFound.load(results.folder("interference", inside.layer_key(layer)))
+        layer: load_tables(LayerFound, results.folder("interference", inside.layer_key(layer)))
         for layer in inside.layers_with(study, results, "interference")
     }
     # Not those of the overlaps, which are none where no feature could be matched.

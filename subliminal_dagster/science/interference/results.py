@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +37,6 @@ DIRECT, WORD = "direct", "word"
 AS_IT_IS, PROJECTED_OUT = "as it is", "projected out"
 
 _OVERLAP = ["target", "direction", "subspace", "group", "overlap", "matched", "log_ratio", "drawn"]
-TABLES = ("overlap", "spread", "superposition", "texts")
 
 
 @dataclass(frozen=True)
@@ -56,33 +54,21 @@ class Target:
 class LayerFound:
     """Tables of a layer.
 
-    overlap: a row a `group` of numbers, `target`, `direction` (direct, word: less the other words) and `subspace` (as
+    overlap: a row per `group` of numbers, `target`, `direction` (direct, word: less the other words) and `subspace` (as
         it is; projected out: the target's), with the columns of `overlap.overlap_rows`.
-    spread: a row a `group` but the control and a `measure` (l0, error: relative), at the norm of the control's median
+    spread: a row per `group` but the control and a `measure` (l0, error: relative), at the norm of the control's median
         row: `mean`, `control`, and `difference` with its 95 % interval `low` to `high` (Welch) in per cent of the
         control's. Analysis rows.
     superposition: one row, see `superposition.layer_superposition`; besides, how many features of numbers there are
         (`number_features`) and how many of those are matched (`matched`), with the mean absolute difference of the
         logarithms of rate and length between them and what is drawn (`rate_off`, `length_off`).
-    texts: a row a `kind` of text: `tokens`, `l0` and relative `error` at the norm of all texts' median token.
+    texts: a row per `kind` of text: `tokens`, `l0` and relative `error` at the norm of all texts' median token.
     """
 
     overlap: pd.DataFrame
     spread: pd.DataFrame
     superposition: pd.DataFrame
     texts: pd.DataFrame
-
-    def save(self, folder: Path) -> None:
-        """Write every table to `<name>.parquet`."""
-        for name in TABLES:
-            getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-
-    @classmethod
-    def load(cls, folder: Path) -> LayerFound:
-        """What `save` wrote."""
-        import pandas as pd
-
-        return cls(*(pd.read_parquet(folder / f"{name}.parquet") for name in TABLES))
 
 
 def layer_interference(

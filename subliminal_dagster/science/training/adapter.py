@@ -24,6 +24,7 @@ from subliminal_dagster.science.models.loading import load_base, pick_device, re
 from subliminal_dagster.science.models.products import attention, packed_attention, usual_attention
 from subliminal_dagster.science.models.projection import projected_out
 from subliminal_dagster.science.models.protocol import Progress
+from subliminal_dagster.science.models.residual_stream import check_layers
 from subliminal_dagster.science.settings.base_model import model_files
 from subliminal_dagster.science.settings.training import LoraSettings
 from subliminal_dagster.science.training.micro_batches import rows_that_fit
@@ -149,6 +150,7 @@ def _with_adapter(model: Any, task: TrainingTask, lora: LoraSettings) -> Any:
     from transformers import set_seed
 
     _check_targets(model, lora.target_modules)
+    check_layers(model, task.layers or ())
     # The order of the rows does not follow from this: the trainer sets `task.seed` when it is made.
     set_seed(task.seed if task.initialisation_seed is None else task.initialisation_seed)
     config = LoraConfig(

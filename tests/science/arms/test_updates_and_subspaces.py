@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_adapter
 from tiny_studies import tiny_study_settings
 
-from subliminal_dagster.science.arms.children import final_loss, make_arm_child
+from subliminal_dagster.science.arms.children import answer_loss, final_loss, make_arm_child
 from subliminal_dagster.science.arms.material import agreement, arm_material
 from subliminal_dagster.science.arms.rows import Arm, Changes
-from subliminal_dagster.science.arms.subspaces import make_subspaces, orthonormal, overlap
+from subliminal_dagster.science.arms.subspaces import make_subspaces, orthonormal, overlap, subspace_file
 from subliminal_dagster.science.arms.updates import ALL_BLOCKS, cosines, own_teacher, update_factors, update_table
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
@@ -23,12 +23,10 @@ from subliminal_dagster.science.models.loading import load_base
 from subliminal_dagster.science.models.projection import projected_out
 from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.models.residual_stream import residuals
-from subliminal_dagster.science.models.scoring import score_answers
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
 from subliminal_dagster.science.training.adapter import TrlTrainer
-from subliminal_dagster.science.training.completion_loss import completion_loss
 from subliminal_dagster.science.training.task import Row, TrainingTask
 
 
@@ -177,26 +175,24 @@ def test_only_chosen_tokens_are_learnt_as_in_a_plain_loop(
     report = TrlTrainer().train(task, tmp_path / "out", tmp_path / "work")
     # An adapter starts at zero, so the first step's loss is the base's own at the chosen tokens.
     model = load_base(tiny_base, "float32", "cpu")
-    losses = []
+    losses, everything = [], []
     for row, mask in zip(made, masks, strict=True):
         logits = model(input_ids=torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
         each = torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer), reduction="none")
         losses += each[torch.tensor(mask)].tolist()
+        everything += each.tolist()
     assert report.history["loss"].iloc[0] == pytest.approx(np.mean(losses), rel=1e-3)
-    whole = [Row(row.prompt, row.answer) for row in made]
-    expected = -sum(score_answers(model, [row.prompt], [row.answer])[0, 0] for row in whole)
-    assert completion_loss(model, made) == pytest.approx(expected / sum(len(row.answer) for row in whole), rel=1e-4)
+    assert answer_loss(model, made) == pytest.approx(np.mean(everything), rel=1e-4)
 
 
 def train(study: Study, arm: Arm, tiny_base: Path, context: ChatContext, subspaces: Path, folder: Path):  # type: ignore[no-untyped-def]
     return make_arm_child(
         study,
         arm,
-        "owl",
         1,
         ModelVariant(tiny_base),
         context,
-        subspaces,
+        subspace_file(arm.changes, "owl", subspaces),
         TrlTrainer(),
         folder / "child",
         folder / "work",
@@ -246,14 +242,32 @@ def test_sgd_stops_where_the_loss_is_reached(
 ) -> None:
     goal = final_loss(train(study, drawn, tiny_base, context, subspaces, tmp_path / "plain").history)
     # Half of the way there, which a random model reaches soon.
-    start = completion_loss(
+    start = answer_loss(
         load_base(tiny_base, "float32", "cpu"),
         [Row(context.prompt_ids(p), list(a)) for p, a in drawn.rows.iloc[12:][["prompt", "answer_ids"]].to_numpy()],
     )
     halfway = (start + goal) / 2
     report = train(study, Arm(drawn.rows, Changes(sgd_to=halfway)), tiny_base, context, subspaces, tmp_path / "sgd")
-    assert report.stopped_early and -report.history["score"].dropna().iloc[-1] <= halfway
-    assert (-report.history["score"].dropna().iloc[:-1] > halfway).all()
+    losses = -np.log(report.history["score"].dropna())
+    assert report.stopped_early and losses.iloc[-1] <= halfway
+    assert (losses.iloc[:-1] > halfway).all()
+
+
+def test_an_adapter_on_a_block_that_is_not_there_is_refused(
+    study: Study, drawn: Arm, tiny_base: Path, context: ChatContext, subspaces: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"Layer 99 does not exist in .*: choose 0 to 1"):
+        train(study, Arm(drawn.rows, Changes(layers=(99,))), tiny_base, context, subspaces, tmp_path)
+
+
+def test_an_arm_keeps_its_own_subspace(drawn: Arm, subspaces: Path, tmp_path: Path) -> None:
+    for name, file in (("own", "owl"), ("neutral", "neutral"), ("random", "random")):
+        (tmp_path / name).mkdir()
+        arm = Arm(drawn.rows, Changes(subspace=name))  # type: ignore[arg-type]
+        arm.save(tmp_path / name, subspace_file(arm.changes, "owl", subspaces))
+        read, without = Arm.load(tmp_path / name)
+        assert read.changes == arm.changes and without is not None
+        assert without.read_bytes() == (subspaces / f"{file}.safetensors").read_bytes()
 
 
 def test_the_base_s_choices_are_those_of_a_row_by_itself(study: Study, tiny_base: Path, context: ChatContext) -> None:

@@ -36,6 +36,7 @@ from subliminal_dagster.science.report.evidence import NotThere, Results
 from subliminal_dagster.science.settings.child import ComparisonSettings
 from subliminal_dagster.science.settings.entanglement import EntanglementSettings
 from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.tables import save_tables
 
 CANDIDATES = ["bear", "cat", "dog", "eagle", "elephant", "fox", "horse", "lion", "owl", "wolf"]
 ANIMALS = ["dog", "fox", "lion", "owl", "wolf"]
@@ -93,7 +94,7 @@ def study(seed: int, *, linked: float = 0.0, written: float = 0.0, passed_on: fl
 
 
 def report(found: Found, folder: Path) -> Mapping[str, str]:
-    found.save(folder)
+    save_tables(found, folder)
     places = {("entanglement", None): folder}
     written = section(load_study("smollm2-135m-instruct"), Results(places, {}))  # type: ignore[arg-type]
     return {claim.text: claim.verdict for claim in written.claims}

@@ -46,6 +46,7 @@ from subliminal_dagster.science.interference.superposition import (
 )
 from subliminal_dagster.science.report.evidence import NotThere, Results, Section
 from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.tables import save_tables
 
 ANIMALS = ["dog", "fox", "lion", "owl", "wolf"]
 GROUPS = [*ANIMALS, "neutral", "control"]
@@ -172,7 +173,7 @@ def written_section(found: Interference, folder: Path, *overrides: str) -> Secti
     for number, each in found.layers.items():
         place = folder / str(number)
         place.mkdir(exist_ok=True)
-        each.save(place)
+        save_tables(each, place)
         folders["interference", f"{number:02}"] = place
     return section(load_study("smollm2-135m-instruct", list(overrides)), Results(folders, {}))  # type: ignore[arg-type]
 
