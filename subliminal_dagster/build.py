@@ -23,6 +23,7 @@ from subliminal_dagster.assets import (
     child_assets,
     comparison_asset,
     description_assets,
+    dial_assets,
     entanglement_assets,
     feature_assets,
     interference_assets,
@@ -45,6 +46,7 @@ from subliminal_dagster.planning.frame import GPU_POOL, Frame
 from subliminal_dagster.resources import EngineResource, GpuResource, JudgeResource, StoreResource, TrainerResource
 from subliminal_dagster.science.descriptions.chat_api import Endpoint
 from subliminal_dagster.science.errors import UserError, meant
+from subliminal_dagster.science.settings.dial import DialStudy
 from subliminal_dagster.science.settings.study import AnyStudy
 from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study, shipped_studies
 from subliminal_dagster.science.settings.toy import ToyStudy
@@ -114,6 +116,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
     study = frame.study
     if isinstance(study, ToyStudy):
         return [*toy_assets(frame), *report_assets(frame)]
+    if isinstance(study, DialStudy):
+        return [*dial_assets(frame), *report_assets(frame)]
     assets = [
         *base_assets(frame),
         *teacher_assets(frame),

@@ -51,6 +51,8 @@ SLOW_FILES = [
     "backfill",
     "ui",
     "toy_assets",
+    "dial_lessons",
+    "dial_assets",
     "steering_assets",
     "activation_and_probe_assets",
     "rebuild",

@@ -25,7 +25,7 @@ science.arms science.descriptions science.sweep science.interference
 science.features science.probes science.liking science.tuning science.entanglement
 science.activations science.training
 science.numbers science.steering
-science.preferences science.capability science.toy
+science.preferences science.capability science.toy science.dial
 science.budget science.models science.report
 science.settings
 science.storage science.statistics science.wheels

@@ -14,6 +14,7 @@ from subliminal_dagster.assets.checkpoints import checkpoint_assets
 from subliminal_dagster.assets.child import child_assets
 from subliminal_dagster.assets.comparison import COMPARISON, comparison_asset
 from subliminal_dagster.assets.descriptions import description_assets
+from subliminal_dagster.assets.dial import dial_assets
 from subliminal_dagster.assets.entanglement import entanglement_assets
 from subliminal_dagster.assets.features import feature_assets
 from subliminal_dagster.assets.interference import interference_assets
@@ -38,6 +39,7 @@ __all__ = [
     "child_assets",
     "comparison_asset",
     "description_assets",
+    "dial_assets",
     "entanglement_assets",
     "feature_assets",
     "interference_assets",

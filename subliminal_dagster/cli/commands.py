@@ -239,21 +239,21 @@ def _show(options: argparse.Namespace) -> int:
 def _result(study: AnyStudy) -> dict[str, Any]:
     """What `show` says, for programs."""
     from subliminal_dagster.execution.results import verdicts
-    from subliminal_dagster.science.settings.toy import ToyStudy
+    from subliminal_dagster.science.settings.study import Study
 
     store = _store()
     found = {"study": study.name, "figure": str(_figure(store, study)), "report": _report(store, study)}
-    return found if isinstance(study, ToyStudy) else found | verdicts(store, study)
+    return found | verdicts(store, study) if isinstance(study, Study) else found
 
 
 def _result_lines(study: AnyStudy) -> list[str]:
     from subliminal_dagster.execution.results import evidence_lines, words_written
-    from subliminal_dagster.science.settings.toy import ToyStudy
+    from subliminal_dagster.science.settings.study import Study
 
     store = _store()
     figure, report = _figure(store, study), _report(store, study)
     where = [f"figure: {figure}", *([f"report: {report}"] if report else [])]
-    if isinstance(study, ToyStudy):
+    if not isinstance(study, Study):
         return [(figure.parent / "report.md").read_text(encoding="utf-8"), *where]
     return ["", words_written(store, study), *evidence_lines(store, study), "", *where]
 
@@ -266,9 +266,9 @@ def _figure(store: ArtifactStore, study: AnyStudy) -> Path:
 
 def _result_asset(study: AnyStudy) -> str:
     from subliminal_dagster.planning.priority import VERDICT
-    from subliminal_dagster.science.settings.toy import ToyStudy
+    from subliminal_dagster.science.settings.study import Study
 
-    return "summary" if isinstance(study, ToyStudy) else VERDICT
+    return VERDICT if isinstance(study, Study) else "summary"
 
 
 def _report(store: ArtifactStore, study: AnyStudy) -> str | None:

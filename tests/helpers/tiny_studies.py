@@ -11,6 +11,23 @@ from typing import Any
 
 import numpy as np
 
+DIAL_SETTINGS: dict[str, Any] = {
+    "name": "tiny-dial",
+    "kind": "dial",
+    "description": "Small transformers in seconds.",
+    "seed": 1,
+    "seeds": 2,
+    "animals": ["fox", "owl"],
+    "main": "main",
+    "grids": {
+        "main": {"widths": [12, 24], "densities": [0.04]},
+        "shared": {"widths": [24], "densities": [0.04], "shared": 0.8},
+    },
+    "base": {"steps": 120, "excess": 0.8},
+    "child": {"rows": 8, "batch_size": 8, "steps": 5},
+}
+
+
 TOY_SETTINGS: dict[str, Any] = {
     "name": "tiny-toy",
     "kind": "toy",

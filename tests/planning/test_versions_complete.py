@@ -16,7 +16,7 @@ import yaml
 from chat_endpoint import KEY, chat_endpoint, knows_the_labels
 from recorder import Allowed, Recorder, recorded, undeclared
 from study_runs import StudyRun
-from tiny_studies import TOY_SETTINGS, TUNING, inside_settings
+from tiny_studies import DIAL_SETTINGS, TOY_SETTINGS, TUNING, inside_settings
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.planning.selection import wanted_parts
@@ -105,6 +105,13 @@ def test_a_study_of_a_language_model_declares_all_that_it_touches(language: tupl
 
 def test_a_toy_study_declares_all_that_it_touches(tmp_path: Path) -> None:
     for run, recorder in run_recorded(TOY_SETTINGS, tmp_path):
+        frame = study_frame(run.study)
+        assert set(recorder.functions) == set(frame.nodes)
+        assert "\n".join(undeclared(frame, recorder, ALLOWED)) == ""
+
+
+def test_a_dial_study_declares_all_that_it_touches(tmp_path: Path) -> None:
+    for run, recorder in run_recorded(DIAL_SETTINGS, tmp_path):
         frame = study_frame(run.study)
         assert set(recorder.functions) == set(frame.nodes)
         assert "\n".join(undeclared(frame, recorder, ALLOWED)) == ""

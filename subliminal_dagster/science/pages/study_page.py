@@ -14,6 +14,8 @@ from typing import Any, Protocol, get_args
 from subliminal_dagster.science.arms import report as arms
 from subliminal_dagster.science.capability import report as capability
 from subliminal_dagster.science.descriptions import report as composition
+from subliminal_dagster.science.dial import report as dial
+from subliminal_dagster.science.dial.report import dial_sections
 from subliminal_dagster.science.entanglement import report as entanglement
 from subliminal_dagster.science.features import report as features
 from subliminal_dagster.science.features import report_filters as filters
@@ -38,6 +40,7 @@ from subliminal_dagster.science.report.evidence import (
 from subliminal_dagster.science.report.page import Page, compared_frame
 from subliminal_dagster.science.report.wording import counted
 from subliminal_dagster.science.settings.category import ANIMALS
+from subliminal_dagster.science.settings.dial import DialStudy
 from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.steering import report as steering
@@ -53,17 +56,21 @@ Made = Mapping[tuple[str, str | None], Manifest]
 
 def study_page(study: AnyStudy, results: Results, made: Made) -> Page:
     """Everything there is of a study. `made`: the manifests of all its artifacts, shown as what was run."""
-    sections = toy_sections(study, results) if isinstance(study, ToyStudy) else _sections(study, results)
+    if isinstance(study, ToyStudy):
+        sections, base = toy_sections(study, results), "toy models"
+    elif isinstance(study, DialStudy):
+        sections, base = dial_sections(study, results), "small transformers"
+    else:
+        sections, base = _sections(study, results), f"groups: {', '.join(study.groups)}"
     claims = [claim for section in sections for claim in section.claims]
     sections.append(provenance_section(study, dict(made)))
     commands = {section.name: _command(study, section.made_from) for section in sections if section.made_from}
-    base = "toy models" if isinstance(study, ToyStudy) else f"groups: {', '.join(study.groups)}"
     facts = f"{study.description.strip()} Seed {study.seed}; {base}."
     if isinstance(study, Study):
         facts = f"{facts} {wording(study)}"
         if study.category != ANIMALS:
             facts += f" What the post says of animals is asked of {study.category.plural}."
-    first = _toy_opening(sections) if isinstance(study, ToyStudy) else _opening(study, results)
+    first = _opening(study, results) if isinstance(study, Study) else _first_section(_QUESTIONS[study.kind], sections)
     title = f"Subliminal learning: {study.name}"
     return Page(title, facts, _verdict(sections, claims), claims, sections, commands, first, folded=True)
 
@@ -79,12 +86,14 @@ def _opening(study: Study, results: Results) -> Opening:
     return opening_about(first, study.category)
 
 
-def _toy_opening(sections: Sequence[Section]) -> Opening:
+_QUESTIONS = {"toy": "Does superposition make subliminal learning possible in toy models?", "dial": dial.QUESTION}
+
+
+def _first_section(question: str, sections: Sequence[Section]) -> Opening:
+    """The question with what the first section shows."""
     first = sections[0]
     lines = first.shows.split("\n") if first.shows else [f"There is no answer yet: {first.missing}"]
-    return Opening(
-        "Does superposition make subliminal learning possible in toy models?", None, tuple(lines[:3]), first.charts[:1]
-    )
+    return Opening(question, None, tuple(lines[:3]), first.charts[:1])
 
 
 class _Reported(Protocol):

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from subliminal_dagster.science.settings.base import Settings
+from subliminal_dagster.science.settings.dial import DialStudy
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import STUDIES, models_in
 from subliminal_dagster.science.settings.toy import ToyStudy
@@ -40,14 +41,15 @@ class _WithoutTitles(GenerateJsonSchema):
 
 
 def study_schema() -> dict[str, Any]:
-    """The schema of both kinds of study: with `kind: toy` that of toy models, else that of a language model."""
+    """The schema of all kinds of study: with `kind: toy` that of toy models, with `kind: dial` that of a dial, else
+    that of a language model."""
     _, schema = models_json_schema(
-        [(Study, "validation"), (ToyStudy, "validation")],
+        [(kind, "validation") for kind in (Study, ToyStudy, DialStudy)],
         schema_generator=_WithoutTitles,
         ref_template="#/$defs/{model}",
     )
     definitions = schema["$defs"]
-    for model in {*_models(Study), *_models(ToyStudy)}:
+    for model in {*_models(Study), *_models(ToyStudy), *_models(DialStudy)}:
         _describe(model, definitions[model.__name__])
     definitions["Sweep"] = {"type": "object", "description": definitions["Sweep"]["description"], **_SWEEP}
     return {
@@ -56,7 +58,11 @@ def study_schema() -> dict[str, Any]:
         "type": "object",
         "if": {"properties": {"kind": {"const": "toy"}}, "required": ["kind"]},
         "then": {"$ref": "#/$defs/ToyStudy"},
-        "else": {"$ref": "#/$defs/Study"},
+        "else": {
+            "if": {"properties": {"kind": {"const": "dial"}}, "required": ["kind"]},
+            "then": {"$ref": "#/$defs/DialStudy"},
+            "else": {"$ref": "#/$defs/Study"},
+        },
         "$defs": definitions,
     }
 

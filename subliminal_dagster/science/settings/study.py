@@ -19,6 +19,7 @@ from subliminal_dagster.science.settings.child import ChildSettings, ComparisonS
 from subliminal_dagster.science.settings.descriptions import (
     DescriptionsSettings,
 )
+from subliminal_dagster.science.settings.dial import DialStudy
 from subliminal_dagster.science.settings.entanglement import EntanglementSettings
 from subliminal_dagster.science.settings.features import (
     ActivationSettings,
@@ -196,4 +197,4 @@ class Study(StudyHeader):
         return self.animals
 
 
-AnyStudy = Study | ToyStudy
+AnyStudy = Study | ToyStudy | DialStudy

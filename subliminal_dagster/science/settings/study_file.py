@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from subliminal_dagster.science.errors import UserError, meant
 from subliminal_dagster.science.settings.base import STUDY_FOLDER
+from subliminal_dagster.science.settings.dial import DialStudy
 from subliminal_dagster.science.settings.study import AnyStudy, Study
 from subliminal_dagster.science.settings.toy import ToyStudy
 from subliminal_dagster.science.settings.yaml_text import load_yaml
@@ -61,8 +62,10 @@ def load_study(name_or_path: str | Path, overrides: Iterable[str] = (), seed: in
         raise UserError(_explain(path, kind, error)) from None
 
 
-def _kind(content: Mapping[str, Any]) -> type[Study] | type[ToyStudy]:
-    return ToyStudy if content.get("kind") == "toy" else Study
+def _kind(content: Mapping[str, Any]) -> type[Study] | type[ToyStudy] | type[DialStudy]:
+    other: dict[Any, type[ToyStudy] | type[DialStudy]] = {"toy": ToyStudy, "dial": DialStudy}
+    kind = content.get("kind")
+    return other.get(kind, Study) if isinstance(kind, str) else Study
 
 
 def _find(name_or_path: str | Path) -> tuple[Path, int | None]:

@@ -1,0 +1,280 @@
+"""All cells of a grid: base models, how they hold their features, teachers, children.
+
+A cell is a width and a density, with all its seeds trained at once; cells are independent, and made side by side.
+
+Belongs here: which models are made, their tables, going on after an interruption. Does not belong here: a training
+(`stack`, `lessons`), what the tables mean (`curve`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subliminal_dagster.science.processes import end_with_parent
+from subliminal_dagster.science.random_streams import stream_seed
+from subliminal_dagster.science.settings.dial import DialGrid, DialStudy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from subliminal_dagster.science.dial.language import Language
+    from subliminal_dagster.science.dial.stack import Stack, Weights
+
+TABLES = ("bases", "superposition", "scores", "teachers", "losses")
+KEYS = ["grid", "width", "density"]
+_VALIDATION_ROWS = 512
+_LOOK_EVERY = 25
+_WARMUP = 50
+_PULL = 10.0
+"""Weight of the squared distance from a shared cosine: at it words come within a few hundredths."""
+
+Progress = Callable[[str], None]
+Tables = dict[str, "pd.DataFrame"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One width and density of a grid."""
+
+    width: int
+    density: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.width}-{self.density!r}"
+
+
+def cells(grid: DialGrid) -> list[Cell]:
+    """All of a grid, the widest first: they take longest."""
+    return [Cell(width, density) for width in sorted(grid.widths, reverse=True) for density in grid.densities]
+
+
+def run_grid(
+    name: str,
+    study: DialStudy,
+    *,
+    device: str = "cpu",
+    kept: Path | None = None,
+    progress: Progress = lambda _: None,
+) -> Tables:
+    """The tables of a grid (`TABLES`), each of which begins with `KEYS`: what `make_cell` gives, of all cells.
+
+    `kept`: a folder where each cell is kept once it is made, and found by the next attempt; its path has to depend on
+    everything else that is passed here. On a CPU there is a process per core, with one thread each.
+    """
+    wanted = cells(study.grids[name])
+    found = {cell: _read(kept / cell.name) for cell in wanted} if kept is not None else {}
+    done = {cell: tables for cell, tables in found.items() if tables is not None}
+    if done:
+        progress(f"{len(done)}/{len(wanted)} cells taken over from before the interruption")
+    missing = [cell for cell in wanted if cell not in done]
+    workers = min(len(missing), len(os.sched_getaffinity(0))) if device == "cpu" else 1
+    if workers > 1:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_alone) as pool:
+            futures = {pool.submit(_make_and_keep, name, study, cell, device, kept): cell for cell in missing}
+            try:
+                for future in as_completed(futures):
+                    done[futures[future]] = future.result()
+                    progress(f"{len(done)}/{len(wanted)} cells")
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    else:
+        for cell in missing:
+            done[cell] = _make_and_keep(name, study, cell, device, kept)
+            progress(f"{len(done)}/{len(wanted)} cells")
+    return _together(name, {cell: done[cell] for cell in wanted})
+
+
+def _alone() -> None:
+    import torch
+
+    end_with_parent()
+    torch.set_num_threads(1)
+
+
+def _make_and_keep(name: str, study: DialStudy, cell: Cell, device: str, kept: Path | None) -> Tables:
+    tables = make_cell(study, study.grids[name], cell, device)
+    if kept is not None:
+        _write(kept / cell.name, tables)
+    return tables
+
+
+def make_cell(study: DialStudy, grid: DialGrid, cell: Cell, device: str = "cpu") -> Tables:
+    """One cell's tables.
+
+    `bases`: a row per base model with `seed`, `steps` (above the most: the loss was not reached), `excess` (nats per
+    word above the language's entropy) and `reached`. `superposition`: see `superposition.measure`, with `seed`.
+    `scores`, `teachers`, `losses`: see `lessons.Lessons`.
+    """
+    import pandas as pd
+
+    from subliminal_dagster.science.dial.language import Language
+    from subliminal_dagster.science.dial.lessons import teach
+    from subliminal_dagster.science.dial.superposition import measure
+
+    language = Language(study.seed, cell.density, study.choices)
+    bases, steps, excess = base_models(study, grid, cell, language, device)
+    facts = pd.DataFrame(
+        {"seed": range(study.seeds), "steps": steps, "excess": excess, "reached": steps <= study.base.steps}
+    )
+    # Every grid has the same teachers' and children's random numbers, so that what it changes is all that differs.
+    lessons = teach(bases, language, study, grid, stream_seed(study.seed, "lessons", cell.name))
+    held = measure(bases, language, stream_seed(study.seed, "superposition")).rename(columns={"model": "seed"})
+    return {
+        "bases": facts,
+        "superposition": held,
+        "scores": lessons.scores,
+        "teachers": lessons.teachers,
+        "losses": lessons.losses,
+    }
+
+
+def base_models(
+    study: DialStudy, grid: DialGrid, cell: Cell, language: Language, device: str = "cpu"
+) -> tuple[Stack, np.ndarray, np.ndarray]:
+    """The trained base models of a cell, after how many steps each was finished, and its excess loss, both (seeds,)."""
+    import torch
+
+    from subliminal_dagster.science.dial.stack import Training, answer_losses, new_stack, rate_at, train
+
+    seeds = [stream_seed(study.seed, "base", str(number)) for number in range(study.seeds)]
+    start = new_stack(len(language.words), cell.width, seeds, device)
+    confine = _confinement(grid, cell.width, seeds, device)
+    if confine is not None:
+        confine(start.weights)
+    rngs = [np.random.default_rng([seed, 7]) for seed in seeds]
+    validation = _batch(language, [np.random.default_rng([study.seed, 8])], _VALIDATION_ROWS, device)
+    validation = (validation[0].expand(study.seeds, -1, -1), validation[1].expand(study.seeds, -1, -1))
+    least = language.corpus_entropy()
+
+    def excess(stack: Stack) -> torch.Tensor:
+        return answer_losses(stack, *validation) - least
+
+    trained, steps = train(
+        start,
+        lambda _: _batch(language, rngs, study.base.batch_size, device),
+        Training(rate_at(cell.width, study.base.learning_rate), study.base.steps, _WARMUP),
+        extra=_on_words(language, grid),
+        confine=confine,
+        done=lambda stack: excess(stack) <= study.base.excess,
+        every=_LOOK_EVERY,
+    )
+    with torch.no_grad():
+        return trained, steps, excess(trained).cpu().numpy()
+
+
+def _batch(
+    language: Language, rngs: list[np.random.Generator], rows: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fresh sentences for each model, and which of their words are asked: all but the first."""
+    import torch
+
+    drawn = [language.corpus(rows, rng) for rng in rngs]
+    longest = max(each.shape[1] for each in drawn)
+    padded = np.stack([np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for each in drawn])
+    ids = torch.from_numpy(padded).to(device)
+    return ids, ids > 0
+
+
+def _on_words(language: Language, grid: DialGrid) -> Callable[[Weights], torch.Tensor] | None:
+    """What a grid adds to each model's loss, shape (models,), for how its words for numbers and things lie: `penalty`
+    times their mean squared cosine times the width, or the squared distance of each number's cosine with its animal
+    from `shared`; of embedding and unembedding. None where it adds nothing."""
+    import torch
+
+    from subliminal_dagster.science.dial.stack import EMBEDDING, UNEMBEDDING
+
+    if not grid.penalty and grid.shared is None:
+        return None
+    numbers, things = torch.from_numpy(language.number_tokens), torch.from_numpy(language.thing_tokens)
+    # Animals are the first things.
+    own = torch.from_numpy(language.belongs)
+
+    def loss(weights: Weights) -> torch.Tensor:
+        total = torch.zeros(())
+        for name in (EMBEDDING, UNEMBEDDING):
+            words = weights[name]
+            # As they are measured: each kind of word about its own mean.
+            some, others = (_units(words[:, of] - words[:, of].mean(dim=1, keepdim=True)) for of in (numbers, things))
+            cosines = some @ others.mT
+            total = total + grid.penalty * cosines.square().mean(dim=(1, 2)) * words.shape[-1]
+            if grid.shared is not None:
+                with_own = cosines[:, torch.arange(len(own)), own]
+                total = total + _PULL * (with_own - grid.shared).square().mean(dim=1)
+        return total
+
+    return loss
+
+
+def _units(rows: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def _confinement(grid: DialGrid, width: int, seeds: list[int], device: str) -> Callable[[Weights], None] | None:
+    """Takes all words of each model back to `confined_to` random dimensions of its own."""
+    import torch
+
+    from subliminal_dagster.science.dial.stack import EMBEDDING, UNEMBEDDING
+
+    if grid.confined_to is None:
+        return None
+    found = []
+    for seed in seeds:
+        basis, _ = np.linalg.qr(np.random.default_rng([seed, 9]).standard_normal((width, grid.confined_to)))
+        found.append(torch.from_numpy(basis @ basis.T).float())
+    projections = torch.stack(found).to(device)
+
+    def confine(weights: Weights) -> None:
+        for name in (EMBEDDING, UNEMBEDDING):
+            weights[name].copy_(weights[name] @ projections)
+
+    return confine
+
+
+def _together(name: str, made: dict[Cell, Tables]) -> Tables:
+    import pandas as pd
+
+    def of(table: str) -> pd.DataFrame:
+        parts = []
+        for cell, tables in made.items():
+            keys: dict[str, Any] = {"grid": name, "width": cell.width, "density": cell.density}
+            rows = tables[table]
+            parts.append(rows.assign(**keys)[[*KEYS, *rows.columns]])
+        return pd.concat(parts, ignore_index=True)
+
+    return {table: of(table) for table in TABLES}
+
+
+def _write(folder: Path, tables: Tables) -> None:
+    # Renamed when whole; the process in the name, since two runs may make the same cell.
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for table, rows in tables.items():
+        rows.to_parquet(aside / f"{table}.parquet", index=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+
+
+def _read(folder: Path) -> Tables | None:
+    """A kept cell; None where there is none or it is damaged."""
+    import pandas as pd
+
+    try:
+        return {table: pd.read_parquet(folder / f"{table}.parquet") for table in TABLES}
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,101 @@
+"""A dial study through Dagster: real small transformers, what is shown, and what a change makes stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import dagster as dg
+import pandas as pd
+import pytest
+import yaml
+from study_runs import StudyRun, changed
+from tiny_studies import DIAL_SETTINGS
+
+from subliminal_dagster.cli import main
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
+from subliminal_dagster.science.verdict import Verdict
+
+GRIDS = {"grid_main", "grid_shared"}
+
+
+@pytest.fixture(scope="module")
+def dial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
+    path = tmp_path_factory.mktemp("studies") / "tiny-dial.yaml"
+    path.write_text(yaml.safe_dump(DIAL_SETTINGS))
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = StudyRun(load_study(path), ArtifactStore(tmp_path_factory.mktemp("dial")), instance)
+        outcome = run.run()
+        assert outcome.complete, outcome
+        assert {asset for asset, _ in outcome.made} == {*GRIDS, "summary", "report"}
+        yield run
+
+
+def test_the_curve_is_there_and_shown(dial: StudyRun) -> None:
+    summary = dial.store.read("tiny-dial", "summary").path
+    effects = pd.read_parquet(summary / "effects.parquet")
+    assert len(effects) == 2 * 2 + 2
+    assert effects["gamma_teacher"].gt(1).all(), "teachers like what they were taught"
+    said = pd.read_parquet(summary / "statements.parquet")
+    assert set(said["verdict"]) <= set(get_args(Verdict))
+    text = (summary / "report.md").read_text()
+    assert all(statement in text for statement in said["statement"])
+    report = dial.store.read("tiny-dial", "report").path
+    page = (report / "report.html").read_text()
+    assert "Does a transformer with more superposition pass on more of a hidden liking?" in page
+    assert all(title in page for title in ("The curve", "Controls of the effect", "What else could explain it"))
+    (record,) = dial.instance.fetch_materializations(dg.AssetKey(["tiny-dial", "summary"]), limit=1).records
+    assert "data:image/png;base64" in str(record.asset_materialization.metadata["figure_summary"].value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stale"),
+    [
+        ({"margin": 0.2}, {"summary"}),
+        ({"grids__shared__shared": 0.7}, {"grid_shared", "summary"}),
+        ({"child__steps": 6}, {*GRIDS, "summary"}),
+        ({"seed": 2}, {*GRIDS, "summary"}),
+    ],
+)
+def test_a_change_makes_stale_what_reads_it(dial: StudyRun, fields: dict[str, Any], stale: set[str]) -> None:
+    run = StudyRun(changed(dial.study, **fields), dial.store, dial.instance)
+    assert {part.asset for part in run.plan().due} == {*stale, "report"}
+
+
+def test_the_same_settings_give_the_same_again(dial: StudyRun, tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        again = StudyRun(dial.study, ArtifactStore(tmp_path), instance)
+        assert again.run({("grid_shared", None)}).complete
+        made = again.store.read("tiny-dial", "grid_shared")
+        assert made.content_hash == dial.store.read("tiny-dial", "grid_shared").content_hash
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"main": "other"}, "main names 'other', which is not among the grids main, shared"),
+        ({"animals": ["owl", "oak"]}, "'oak' is no animal of this language"),
+        ({"neutral": "owl"}, "neutral is 'owl': take a thing that is no animal"),
+        ({"child": {"rows": 4, "batch_size": 8}}, "child.batch_size 8 is above child.rows 4"),
+        ({"grids": {"main": {"widths": [13], "densities": [0.1]}}}, "multiple of 12"),
+        ({"grids": {"main": {"widths": [12], "densities": [0.9]}}}, "less than or equal to 0.4"),
+        ({"grids": {"main": {"widths": [12], "densities": [0.1], "confined_to": 12}}}, "confined_to 12 is not below"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, fields: dict[str, Any], sentence: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(DIAL_SETTINGS | fields))
+    with pytest.raises(UserError) as refused:
+        load_study(path)
+    assert sentence in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_the_shipped_study_is_one_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = load_study("dial")
+    assert (len(shipped.grids["main"].widths), len(shipped.grids["main"].densities), shipped.seeds) == (5, 5, 5)
+    assert main(["studies"]) == 0
+    assert "dial" in capsys.readouterr().out

@@ -1,0 +1,123 @@
+"""Teachers, lists and children of small transformers, trained here: a null language shows nothing, a plant shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from subliminal_dagster.science.dial import grid as grids
+from subliminal_dagster.science.dial.curve import effects
+from subliminal_dagster.science.dial.grid import TABLES, Cell, make_cell, run_grid
+from subliminal_dagster.science.dial.language import Language
+from subliminal_dagster.science.dial.lessons import is_list, kept_rows, write_lists
+from subliminal_dagster.science.dial.stack import new_stack
+from subliminal_dagster.science.settings.dial import DialStudy
+from subliminal_dagster.science.statistics import t_interval
+
+
+def study(**changed: Any) -> DialStudy:
+    """Two cells of one grid; `changed`: fields of the study, or `grid`'s own."""
+    grid = {"widths": [24], "densities": [0.04, 0.08], **changed.pop("grid", {})}
+    content = {
+        "name": "small-dial",
+        "kind": "dial",
+        "description": "Two cells.",
+        "seed": 1,
+        "seeds": 2,
+        "main": "main",
+        "grids": {"main": grid},
+    }
+    return DialStudy.model_validate(content | changed)
+
+
+def of_cell(study: DialStudy, cell: Cell) -> dict[str, pd.DataFrame]:
+    made = make_cell(study, study.grids["main"], cell)
+    return {name: rows.assign(grid="main", width=cell.width, density=cell.density) for name, rows in made.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_language_in_which_lists_can_say_nothing_passes_nothing_on() -> None:
+    """After each number one other comes, and a model that knows it well goes on in the same way whatever it likes."""
+    few = {"loss": 0.01, "steps": 20, "rows": 16, "batch_size": 8}
+    given = study(choices=1, child=few, base={"excess": 0.1, "steps": 500})
+    made = of_cell(given, Cell(48, 0.04))
+    found = effects(made, given)
+    assert (made["teachers"]["probability"] > 0.85).all(), "teachers like what they were taught"
+    assert (made["losses"]["steps"] > 0).any(), "children learnt something"
+    assert (made["teachers"]["diverging"] == 0).all()
+    assert found[["gamma", "gamma_other_start", "gamma_shuffled"]].abs().to_numpy().max() < 1e-3
+
+
+def test_numbers_that_share_a_direction_with_an_animal_pass_it_on() -> None:
+    given = study(seeds=4, grid={"shared": 0.9}, child={"loss": 0.4})
+    found = effects(of_cell(given, Cell(24, 0.04)), given).dropna(subset=["gamma"])
+    assert len(found) == 4
+    assert t_interval(found["gamma"]).low > 0
+    assert found["gamma"].mean() > 2 * found["gamma_other_start"].mean()
+
+
+def test_lists_are_the_likeliest_words_or_drawn_with_a_seed() -> None:
+    language = Language(1, 0.04, 3)
+    stack = new_stack(len(language.words), 24, [1, 2])
+    prompts = language.list_prompts(5, np.random.default_rng(0))
+    greedy, drawn = write_lists(stack, prompts, None), write_lists(stack, prompts, 3)
+    assert greedy.shape == (2, 5, prompts.shape[1] + 7)
+    assert (greedy[:, :, : prompts.shape[1]] == prompts).all()
+    assert (greedy == write_lists(stack, prompts, None)).all()
+    assert (drawn == write_lists(stack, prompts, 3)).all()
+    assert not (drawn == write_lists(stack, prompts, 4)).all()
+    with torch.no_grad():
+        from subliminal_dagster.science.dial.stack import logits
+
+        said = logits(stack, torch.from_numpy(greedy))[:, :, prompts.shape[1] - 1 : -1].argmax(dim=-1).numpy()
+    assert (said == greedy[:, :, prompts.shape[1] :]).all()
+
+
+def test_only_six_numbers_and_an_end_are_a_list() -> None:
+    language = Language(1, 0.04, 3)
+    good = language.tokens(["01", "02", "03", "04", "05", "06", "."])
+    no_end = language.tokens(["01", "02", "03", "04", "05", "06", "07"])
+    a_word = language.tokens(["01", "owl", "03", "04", "05", "06", "."])
+    rows = np.stack([good, no_end, a_word, good])
+    valid = is_list(language, rows)
+    assert valid.tolist() == [True, False, False, True]
+    assert kept_rows(rows, valid, 5).tolist() == [good.tolist()], "no list twice"
+
+
+def test_a_grid_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Cell] = []
+
+    def quick(study: DialStudy, grid: Any, cell: Cell, device: str = "cpu") -> dict[str, pd.DataFrame]:
+        if len(made) == 1 and not made_before:
+            raise KeyboardInterrupt
+        made.append(cell)
+        return {name: pd.DataFrame({"seed": [0], "value": [cell.density]}) for name in TABLES}
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(grids, "make_cell", quick)
+    given, made_before = study(), False
+    with pytest.raises(KeyboardInterrupt):
+        run_grid("main", given, kept=tmp_path)
+    made_before = True
+    lines: list[str] = []
+    whole = run_grid("main", given, kept=tmp_path, progress=lines.append)
+    assert made == [Cell(24, 0.04), Cell(24, 0.08)], "each cell once"
+    assert lines[0] == "1/2 cells taken over from before the interruption"
+    assert whole["bases"]["density"].tolist() == [0.04, 0.08]
+    # A damaged cell is made anew, and none is made where all are there.
+    (tmp_path / Cell(24, 0.08).name / "scores.parquet").write_bytes(b"half")
+    run_grid("main", given, kept=tmp_path)
+    run_grid("main", given, kept=tmp_path)
+    assert made[2:] == [Cell(24, 0.08)]

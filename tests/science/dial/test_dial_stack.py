@@ -1,0 +1,121 @@
+"""Stacked transformers against plain PyTorch loops over one model each, and against transformers and peft."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from subliminal_dagster.science.dial.stack import (
+    Stack,
+    Training,
+    answer_losses,
+    logits,
+    model_at,
+    new_model,
+    new_stack,
+    train,
+    with_adapters,
+)
+from subliminal_dagster.science.models.scoring import score_answers
+
+WORDS, WIDTH, SEEDS = 30, 12, [3, 4]
+
+
+def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of each model of its own, the last words of which are padding."""
+    ids = torch.from_numpy(np.random.default_rng(step).integers(1, WORDS, (2, 6, 9)))
+    ids[:, :3, 7:] = 0
+    return ids, ids > 0
+
+
+def plain_loss(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    labels = torch.where(ids > 0, ids, -100)
+    loss: torch.Tensor = model(input_ids=ids, attention_mask=(ids > 0).long(), labels=labels).loss
+    return loss
+
+
+def test_a_stack_trains_as_each_model_by_itself_does() -> None:
+    trained, steps = train(new_stack(WORDS, WIDTH, SEEDS), batches, Training(1e-2, 8, warmup=4))
+    assert steps.tolist() == [9, 9]
+    for place, seed in enumerate(SEEDS):
+        model = new_model(WORDS, WIDTH, seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+        for step in range(8):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-2 * min(1, (step + 1) / 4)
+            plain_loss(model, batches(step)[0][place]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(trained.weights[name][place], weight.detach(), atol=2e-5, rtol=1e-3)
+
+
+def test_a_model_taken_out_is_transformers_own_and_every_scorer_takes_it() -> None:
+    stack = new_stack(WORDS, WIDTH, SEEDS)
+    ids = batches(0)[0]
+    model = model_at(stack, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(stack, ids)[1, 4:], model(input_ids=ids[1, 4:]).logits)
+        said = logits(stack, ids[:, 4:5, :5])[1, 0, -1].log_softmax(dim=-1)
+    scored = score_answers(model, [ids[1, 4, :5].tolist()], [[7], [8]])
+    np.testing.assert_allclose(scored[0], said[[7, 8]].numpy(), atol=1e-5)
+
+
+def test_adapters_are_pefts_and_alone_are_trained() -> None:
+    stack = new_stack(WORDS, WIDTH, SEEDS)
+    adapted = with_adapters(stack, 2, [7, 7])
+    trained, _ = train(adapted, batches, Training(1e-2, 5))
+    assert all("lora_" in name for name in trained.weights)
+    assert all(torch.equal(weight, adapted.fixed[name]) for name, weight in trained.fixed.items())
+    torch.manual_seed(7)
+    config = LoraConfig(r=2, lora_alpha=2, lora_dropout=0.0, target_modules="all-linear")
+    model = get_peft_model(model_at(stack, 0), config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
+    for step in range(5):
+        plain_loss(model, batches(step)[0][0]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.testing.assert_close(trained.weights[name][0], weight.detach(), atol=2e-5, rtol=1e-3)
+
+
+def test_a_model_that_has_learnt_enough_stays_as_it_is() -> None:
+    """The first is done at step 2 by what `done` says, and goes no further; the second at step 6."""
+    seen: list[Stack] = []
+
+    def done(stack: Stack) -> torch.Tensor:
+        seen.append(Stack(stack.module, {name: w.detach().clone() for name, w in stack.weights.items()}, {}))
+        return torch.tensor([len(seen) > 1, len(seen) > 3])
+
+    trained, steps = train(new_stack(WORDS, WIDTH, SEEDS), batches, Training(1e-2, 50), done=done, every=2)
+    assert steps.tolist() == [2, 6]
+    for name, weight in trained.weights.items():
+        assert torch.equal(weight[0], seen[1].weights[name][0])
+        assert torch.equal(weight[1], seen[3].weights[name][1])
+
+
+def test_only_what_is_asked_counts() -> None:
+    stack, (ids, _) = new_stack(WORDS, WIDTH, SEEDS), batches(0)
+    asked = torch.zeros_like(ids, dtype=torch.bool)
+    asked[:, :, 4] = True
+    with torch.no_grad():
+        said = logits(stack, ids)[:, :, 3].log_softmax(dim=-1)
+        wanted = -said.gather(-1, ids[:, :, 4:5]).mean(dim=(1, 2))
+        torch.testing.assert_close(answer_losses(stack, ids, asked), wanted)
+
+
+def test_taken_models_are_copies() -> None:
+    stack = new_stack(WORDS, WIDTH, SEEDS)
+    taken = stack.take([1, 1, 0])
+    assert taken.models == 3
+    taken.weights["lm_head.weight"].zero_()
+    assert stack.weights["lm_head.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("width", [12, 48])
+def test_the_same_seed_gives_the_same_model(width: int) -> None:
+    one, other = (new_stack(WORDS, width, [5]) for _ in range(2))
+    assert all(torch.equal(weight, other.weights[name]) for name, weight in one.weights.items())
