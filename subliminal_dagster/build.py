@@ -33,6 +33,7 @@ from subliminal_dagster.assets import (
     probe_assets,
     report_assets,
     steering_assets,
+    superposition_asset,
     sweep_assets,
     teacher_assets,
     toy_assets,
@@ -75,13 +76,13 @@ def build_defs(
     assets = [asset for frame in frames for asset in study_assets(frame)]
     owners, tags = owners_from_environment(), tags_from_environment()
     cron = nightly_cron()
-    comparison = comparison_asset(chosen)
+    across = [comparison_asset(chosen), superposition_asset(chosen)]
     return dg.Definitions(
-        assets=dg.map_asset_specs(lambda spec: _as_shown(spec, owners, tags), [*assets, comparison]),
+        assets=dg.map_asset_specs(lambda spec: _as_shown(spec, owners, tags), [*assets, *across]),
         jobs=[
             *(make_job(frame, definitions_apart) for frame in frames),
             *(job for frame in frames for job in study_jobs(frame)),
-            comparison_job(comparison.key),
+            comparison_job([asset.key for asset in across]),
         ],
         schedules=[study_schedule(frame, cron) for frame in frames],
         sensors=[study_sensor(frame) for frame in frames],

@@ -148,8 +148,8 @@ def _shipped_study_of(model: str) -> dict[str, Any] | None:
     for name in shipped_studies():
         study = _shipped(name)
         if model in (name, study.get("base_model", {}).get("repo")):
-            if study.get("kind") == "toy":
-                raise UserError("The study toy has no base model to start from: copy its file and change that.")
+            if "base_model" not in study:
+                raise UserError(f"The study {name} has no base model to start from: copy its file and change that.")
             return study
     return None
 

@@ -24,6 +24,7 @@ from subliminal_dagster.assets.numbers import number_assets
 from subliminal_dagster.assets.probes import probe_assets
 from subliminal_dagster.assets.report import report_assets
 from subliminal_dagster.assets.steering import steering_assets
+from subliminal_dagster.assets.superposition import SUPERPOSITION, superposition_asset
 from subliminal_dagster.assets.sweep import sweep_assets
 from subliminal_dagster.assets.teacher import teacher_assets
 from subliminal_dagster.assets.toy import toy_assets
@@ -31,6 +32,7 @@ from subliminal_dagster.assets.tuning import tuning_assets
 
 __all__ = [
     "COMPARISON",
+    "SUPERPOSITION",
     "activation_assets",
     "arm_assets",
     "base_assets",
@@ -49,6 +51,7 @@ __all__ = [
     "probe_assets",
     "report_assets",
     "steering_assets",
+    "superposition_asset",
     "sweep_assets",
     "teacher_assets",
     "toy_assets",

@@ -364,14 +364,14 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _compared() -> str:
     """The path of the page of all studies, which is made."""
-    from subliminal_dagster.assets import COMPARISON
+    from subliminal_dagster.assets import COMPARISON, SUPERPOSITION
     from subliminal_dagster.build import build_defs
     from subliminal_dagster.cli.log_file import printing_to_log
     from subliminal_dagster.execution.instance import open_instance
     from subliminal_dagster.execution.runner import execute_here, failed_steps
 
     with open_instance() as instance, printing_to_log(sys.stdout):
-        events, run_id = execute_here(build_defs(), instance, [COMPARISON])
+        events, run_id = execute_here(build_defs(), instance, [COMPARISON, SUPERPOSITION])
         failed = failed_steps(events, run_id)
         if failed:
             raise UserError(failed[0][1])

@@ -4,7 +4,7 @@ two families would break the whole code location.
 Belongs here: which assets run together. Does not belong here: what is stale (`planner`).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import dagster as dg
@@ -94,10 +94,10 @@ def make_job(frame: Frame, definitions_of: Callable[[AnyStudy], dg.Definitions])
     return made
 
 
-def comparison_job(comparison: dg.AssetKey) -> Any:
-    """`comparison`: all studies on one page."""
+def comparison_job(keys: Sequence[dg.AssetKey]) -> Any:
+    """`comparison`: what is made of all studies."""
     return dg.define_asset_job(
-        "comparison", dg.AssetSelection.assets(comparison), description="all studies on one page"
+        "comparison", dg.AssetSelection.assets(*keys), description="all studies on one page, and their superposition"
     )
 
 

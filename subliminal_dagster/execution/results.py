@@ -124,9 +124,9 @@ def combined_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _differing_in_seed_alone(studies: Sequence[AnyStudy]) -> list[Study]:
-    toys = [study.name for study in studies if not isinstance(study, Study)]
-    if toys:
-        raise UserError(f"The study {toys[0]} has no animals, so there is no gamma to combine.")
+    others = [study.name for study in studies if not isinstance(study, Study)]
+    if others:
+        raise UserError(f"The study {others[0]} has no animals, so there is no gamma to combine.")
     same = [study for study in studies if isinstance(study, Study)]
     if len(same) < 2:
         raise UserError("Give two studies at least that differ in their seed, such as STUDY STUDY-seed2 STUDY-seed3.")

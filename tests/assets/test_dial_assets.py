@@ -51,6 +51,16 @@ def test_the_curve_is_there_and_shown(dial: StudyRun) -> None:
     assert "data:image/png;base64" in str(record.asset_materialization.metadata["figure_summary"].value)
 
 
+def test_all_studies_together_have_its_cells(dial: StudyRun) -> None:
+    key = dg.AssetKey(["all_studies", "superposition"])
+    job = dial.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={key})
+    assert job.execute_in_process(instance=dial.instance).success
+    doses = pd.read_parquet(dial.store.read("all_studies", "superposition").path / "doses.parquet")
+    assert set(doses["study"]) <= {"tiny-dial"}
+    (record,) = dial.instance.fetch_materializations(key, limit=1).records
+    assert "data:image/png;base64" in str(record.asset_materialization.metadata["figure"].value)
+
+
 @pytest.mark.parametrize(
     ("fields", "stale"),
     [
