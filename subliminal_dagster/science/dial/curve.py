@@ -39,10 +39,14 @@ _NAMES = {OWN_START: "gamma", OTHER_START: "gamma_other_start", SHUFFLED: "gamma
 
 
 def effects(tables: Tables, study: DialStudy) -> pd.DataFrame:
-    """A row per base model (`KEYS`, `seed`): `gamma` of its children, of those from another start, of those that learnt
-    shuffled numbers, of its teachers, and against the neutral teacher's child (`gamma_neutral`); `share` (gamma over
-    the teachers'), `excess`, `reached`, and for every place `features_<place>` (per dimension), `interference_<place>`
-    and `readability_<place>`. NaN where a teacher wrote too few lists."""
+    """A row per base model (`KEYS`, `seed`).
+
+    `gamma` of its children, `gamma_other_start` of those from another start, `gamma_shuffled` of those that learnt
+    shuffled numbers, `gamma_teacher` of its teachers, `gamma_neutral` against the neutral teacher's child, `share`
+    (gamma over the teachers'); `diverging` (see `lessons.Lessons`, mean over teachers), `child_loss`, `excess`,
+    `reached`; for every place `features_<place>` (per dimension), `interference_<place>` and `readability_<place>`. NaN
+    where a teacher wrote too few lists.
+    """
     import pandas as pd
 
     scores = tables["scores"]
@@ -69,6 +73,8 @@ def effects(tables: Tables, study: DialStudy) -> pd.DataFrame:
     losses = tables["losses"].rename(columns={"after": "child_loss"})
     after = losses[losses["model"] == OWN_START].groupby(by)[["child_loss"]].mean().reset_index()
     found = found.merge(after, on=by, how="left")
+    wrote = tables["teachers"].groupby(by)[["diverging"]].mean().reset_index()
+    found = found.merge(wrote, on=by, how="left")
     return found.assign(share=found["gamma"] / found["gamma_teacher"])
 
 

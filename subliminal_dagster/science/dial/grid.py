@@ -70,15 +70,17 @@ def run_grid(
     """The tables of a grid (`TABLES`), each of which begins with `KEYS`: what `make_cell` gives, of all cells.
 
     `kept`: a folder where each cell is kept once it is made, and found by the next attempt; its path has to depend on
-    everything else that is passed here. On a CPU there is a process per core, with one thread each.
+    everything else that is passed here. On a CPU there is a process per thread that PyTorch may use here.
     """
+    import torch
+
     wanted = cells(study.grids[name])
     found = {cell: _read(kept / cell.name) for cell in wanted} if kept is not None else {}
     done = {cell: tables for cell, tables in found.items() if tables is not None}
     if done:
         progress(f"{len(done)}/{len(wanted)} cells taken over from before the interruption")
     missing = [cell for cell in wanted if cell not in done]
-    workers = min(len(missing), len(os.sched_getaffinity(0))) if device == "cpu" else 1
+    workers = min(len(missing), torch.get_num_threads()) if device == "cpu" else 1
     if workers > 1:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_alone) as pool:
@@ -149,7 +151,8 @@ def base_models(
 
     from subliminal_dagster.science.dial.stack import Training, answer_losses, new_stack, rate_at, train
 
-    seeds = [stream_seed(study.seed, "base", str(number)) for number in range(study.seeds)]
+    # Of each cell their own, so that cells are independent; those of every grid alike, so that grids can be paired.
+    seeds = [stream_seed(study.seed, "base", cell.name, str(number)) for number in range(study.seeds)]
     start = new_stack(len(language.words), cell.width, seeds, device)
     confine = _confinement(grid, cell.width, seeds, device)
     if confine is not None:

@@ -179,6 +179,7 @@ def _models(study: DialStudy, results: Results) -> Section:
         "readability": "readability_block_2",
         "gamma": "gamma",
         "teachers": "gamma_teacher",
+        "diverging": ("diverging", 100),
         "child's loss": "child_loss",
     }
     return Section(
@@ -195,7 +196,8 @@ def _models(study: DialStudy, results: Results) -> Section:
                 "Cells",
                 columns(means, shown),
                 "reached: per cent; excess: nats per word above the language's entropy; readability: R^2 of features "
-                "in the residual stream; child's loss: nats per number.",
+                "in the residual stream; diverging: per cent of the numbers "
+                "in teachers' lists that the base model would not have written; child's loss: nats per number.",
             ),
         ),
     )

@@ -175,7 +175,7 @@ def test_gamma_is_own_less_others() -> None:
         "losses": pd.DataFrame(
             [{**keys, "taught": "owl", "model": "own start", "before": 2.0, "after": 0.6, "steps": 9}]
         ),
-        "teachers": pd.DataFrame(),
+        "teachers": pd.DataFrame([{**keys, "taught": "owl", "diverging": 0.1}]),
     }
     row = effects(tables, STUDY).iloc[0]
     assert row["gamma"] == pytest.approx(1.5)
@@ -183,6 +183,7 @@ def test_gamma_is_own_less_others() -> None:
     assert row["gamma_neutral"] == pytest.approx(1.75)
     assert row["share"] == pytest.approx(1.5 / 4.5)
     assert row["child_loss"] == 0.6
+    assert row["diverging"] == 0.1
     assert row["features_block_1"] == 2.0
     without_one = tables | {"scores": tables["scores"][tables["scores"]["taught"] != "owl"]}
     assert np.isnan(effects(without_one, STUDY).iloc[0]["gamma"])

@@ -105,7 +105,6 @@ def test_a_grid_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
         made.append(cell)
         return {name: pd.DataFrame({"seed": [0], "value": [cell.density]}) for name in TABLES}
 
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     monkeypatch.setattr(grids, "make_cell", quick)
     given, made_before = study(), False
     with pytest.raises(KeyboardInterrupt):

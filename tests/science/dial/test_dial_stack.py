@@ -11,6 +11,7 @@ from subliminal_dagster.science.dial.stack import (
     Stack,
     Training,
     answer_losses,
+    hidden,
     logits,
     model_at,
     new_model,
@@ -61,6 +62,19 @@ def test_a_model_taken_out_is_transformers_own_and_every_scorer_takes_it() -> No
         said = logits(stack, ids[:, 4:5, :5])[1, 0, -1].log_softmax(dim=-1)
     scored = score_answers(model, [ids[1, 4, :5].tolist()], [[7], [8]])
     np.testing.assert_allclose(scored[0], said[[7, 8]].numpy(), atol=1e-5)
+
+
+def test_the_last_stream_is_what_the_unembedding_reads() -> None:
+    stack, ids = new_stack(WORDS, WIDTH, SEEDS), batches(0)[0]
+    streams = hidden(stack, ids)
+    assert len(streams) == 3
+    with torch.no_grad():
+        read = streams[-1] @ stack.weights["lm_head.weight"][:, None].mT
+        torch.testing.assert_close(read, logits(stack, ids))
+        for place in (0, 1):
+            own = model_at(stack, place)(input_ids=ids[place, 4:], output_hidden_states=True).hidden_states
+            for one, other in zip(streams, own, strict=True):
+                torch.testing.assert_close(one[place, 4:], other)
 
 
 def test_adapters_are_pefts_and_alone_are_trained() -> None:
