@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from subliminal_dagster.science.dial.language import Language
-from subliminal_dagster.science.dial.stack import Training, new_stack, train
+from subliminal_dagster.science.dial.stack import Stack, Training, new_stack, train
 
 ROWS = 64
 
@@ -27,6 +27,11 @@ def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def step_seconds(stack: Stack, rows: np.ndarray, steps: int) -> float:
+    ids = torch.from_numpy(rows).expand(stack.models, -1, -1)
+    return seconds(lambda: train(stack, lambda _: (ids, ids > 0), Training(1e-3, steps))) / steps
 
 
 def main() -> None:
@@ -41,14 +46,8 @@ def main() -> None:
     rows = language.corpus(ROWS, np.random.default_rng(0))
     for width in (12, 24, 48, 96, 192):
         many = new_stack(len(language.words), width, list(range(options.seeds)))
-        training = Training(1e-3, options.steps)
-
-        def batches(models: int) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
-            ids = torch.from_numpy(rows).expand(models, -1, -1)
-            return lambda _: (ids, ids > 0)
-
-        together = seconds(lambda: train(many, batches(options.seeds), training)) / options.steps
-        alone = seconds(lambda: train(many.take([0]), batches(1), training)) / options.steps * options.seeds
+        together = step_seconds(many, rows, options.steps)
+        alone = step_seconds(many.take([0]), rows, options.steps) * options.seeds
         weights = sum(weight[0].numel() for weight in many.weights.values())
         reached = 6 * weights * rows.size * options.seeds / together / peak
         print(
