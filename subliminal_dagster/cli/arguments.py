@@ -97,8 +97,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ASSET",
-        help="leave out this asset's files too, as base_model's always are; only making more needs them "
-        "(repeatable)",
+        help="leave out this asset's files too, as base_model's always are; only making more needs them (repeatable)",
     )
     export.add_argument(
         "--to-hub",
