@@ -40,6 +40,7 @@ from subliminal_dagster.assets import (
     tuning_assets,
 )
 from subliminal_dagster.execution.carriers.choice import launch_tags
+from subliminal_dagster.execution.freshness import check_job, fresh_checks
 from subliminal_dagster.execution.jobs import comparison_job, make_job, study_jobs
 from subliminal_dagster.execution.pages import PAGES, page_url
 from subliminal_dagster.execution.schedules import nightly_cron, study_schedule, study_sensor
@@ -59,12 +60,14 @@ def build_defs(
     resource_overrides: Mapping[str, Any] | None = None,
     executor: dg.ExecutorDefinition | None = None,
     gpu_pool: str | None = GPU_POOL,
+    checked: bool = True,
 ) -> dg.Definitions:
     """The project's definitions.
 
     `studies` None takes those of the environment (see `studies_from_environment`); `resource_overrides` replaces
     resources by name (`store`, `engine`, `trainer`, `gpu`, `judge`); `executor` None is Dagster's own (a process a
-    step); `gpu_pool` None leaves it to the caller how many steps that need a GPU there are at once.
+    step); `gpu_pool` None leaves it to the caller how many steps that need a GPU there are at once; `checked` False
+    leaves out the checks of what is fresh, for those who carry out a plan and have looked.
     """
     chosen = studies_from_environment() if studies is None else studies
     names = [study.name for study in chosen]
@@ -77,11 +80,14 @@ def build_defs(
     owners, tags = owners_from_environment(), tags_from_environment()
     cron = nightly_cron()
     across = [comparison_asset(chosen), superposition_asset(chosen)]
+    checks = {frame.study.name: fresh_checks(frame) for frame in frames} if checked else {}
     return dg.Definitions(
         assets=dg.map_asset_specs(lambda spec: _as_shown(spec, owners, tags), [*assets, *across]),
+        asset_checks=[*checks.values()],
         jobs=[
             *(make_job(frame, definitions_apart) for frame in frames),
-            *(job for frame in frames for job in study_jobs(frame)),
+            *(job for frame in frames for job in study_jobs(frame, checks.get(frame.study.name))),
+            *(check_job(study, each) for study, each in checks.items()),
             comparison_job([asset.key for asset in across]),
         ],
         schedules=[study_schedule(frame, cron) for frame in frames],
@@ -102,7 +108,7 @@ def _as_shown(spec: dg.AssetSpec, owners: Sequence[str], tags: Mapping[str, str]
 def definitions_apart(study: AnyStudy) -> dg.Definitions:
     """Those of one study for a worker: without the pool, whose limit is for runs that do not know of each other, since
     a step that waits for it takes a core."""
-    return build_defs(studies=[study], gpu_pool=None)
+    return build_defs(studies=[study], gpu_pool=None, checked=False)
 
 
 def study_frame(study: AnyStudy) -> Frame:

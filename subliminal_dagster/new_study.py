@@ -194,7 +194,7 @@ def _newest_commit(repo: str) -> str:
         return str(HfApi().model_info(repo, revision="main", token=hub_token()).sha)
     except hub_failures() as error:
         refusal = hub_refusal(error, repo, "main", "--model", begun=False)
-        raise UserError(f"{refusal} With its commit, {repo}@<commit>, nobody has to be asked.") from None
+        raise UserError(f"{refusal} With a commit, as {repo}@<commit>, the hub does not have to be asked.") from None
 
 
 def _content(

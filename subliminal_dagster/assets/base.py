@@ -27,7 +27,7 @@ def base_variant(work: Work[Study]) -> ModelVariant:
     """The study's base model, read from the store."""
     folder = work.read("base_model")
     if not (folder / LOADING).is_file():
-        raise UserError("The base model was made by an earlier version of this software: materialize base_model again.")
+        raise UserError("The base model was made by an earlier version of this software: rebuild base_model.")
     loading = json.loads((folder / LOADING).read_text(encoding="utf-8"))
     return ModelVariant(folder, loading["dtype"], loading["autocast"])
 

@@ -47,7 +47,7 @@ def _child_lora(frame: Frame[Study], chain: Chain, channel: Channel) -> dg.Asset
         deps=["base_model", chain.name("filtered_dataset"), *([chain.name("teacher_lora")] if soft else [])],
         kinds={"pytorch", "huggingface"},
         gpu=True,
-        description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint an epoch.",
+        description=f"The base model trained on the group's numbers ({channel} channel), a checkpoint per epoch.",
     )
     def child_lora(work: Work[Study], trainer: TrainerResource) -> None:
         from subliminal_dagster.science.training.children import make_child

@@ -26,7 +26,7 @@ def require_judged(work: Work[Study]) -> None:
     teacher = label(*work.place("teacher_lora"))
     if judged[teacher] != work.upstream[teacher]:
         raise UserError(
-            f"The teacher of {work.group!r} was trained again and its gate has not looked at it since: materialize "
+            f"The teacher of {work.group!r} was retrained and has not passed its gate since: materialize "
             f"{gate} for partition {partition} first."
         )
 

@@ -21,20 +21,22 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("file", metavar="NAME.yaml", help="the file to write; the study is called NAME")
     new.add_argument("--model", help="a shipped study's base model, owner/name on the Hugging Face hub, or a folder")
     new.add_argument("--animals", metavar="NAMES", help="what teachers are made to like, such as owl,cat,fox")
-    new.add_argument("--size", choices=("small", "paper"), help="sizes for a laptop, or those that were published")
-    new.add_argument("--category", metavar="WORDS", help="what the names are names of, such as tree,trees")
+    new.add_argument("--size", choices=("small", "paper"), help="sizes for a laptop, or the published ones")
+    new.add_argument(
+        "--category", metavar="WORDS", help="what the names stand for, singular and plural, such as tree,trees"
+    )
     compare = commands.add_parser(
-        "compare", help="put all studies of SUBLIMINAL_STUDIES that have a report on one page, or combine seeds"
+        "compare", help="put the reports of all studies in SUBLIMINAL_STUDIES on one page, or combine seeds"
     )
     compare.add_argument(
         "--seeds",
         nargs="+",
         metavar="STUDY",
-        help="instead: what these studies say together, which differ in their seed alone, such as S S-seed2 S-seed3",
+        help="instead, combine these studies, which may differ only in their seed, such as S S-seed2 S-seed3",
     )
-    pages = commands.add_parser("pages", help="show reports to a browser on this machine, until Ctrl-C")
+    pages = commands.add_parser("pages", help="serve reports to browsers on this machine until Ctrl-C")
     pages.add_argument("--port", type=int, default=3001, help="the port to listen on (default: 3001)")
-    prompts = commands.add_parser("prompts", help="bring the published prompts onto this machine")
+    prompts = commands.add_parser("prompts", help="copy the published prompts onto this machine")
     importing = prompts.add_subparsers(dest="action", required=True).add_parser(
         "import", help="read them from the original code, for studies with `prompts: published`; none of it is run"
     )
@@ -43,16 +45,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER-OR-FILE",
         help="a checkout of github.com/MinhxLe/subliminal-learning, its nums_dataset.py, or the lists as JSON",
     )
-    plan = commands.add_parser("plan", help="say what is missing, out of date or refused, why, and what it will take")
+    plan = commands.add_parser(
+        "plan", help="say what is missing, out of date or refused, why, and what making it will cost"
+    )
     plan.add_argument(
         "--check", action="store_true", help="print one line, and exit with 1 if not all is fresh: for CI and cron"
     )
     plan.add_argument("--card", help="what it costs on this GPU, such as A6000 (default: the one here, if any)")
-    plan.add_argument("--slots", type=int, help="how many runs go on at once (default: as `run` would)")
+    plan.add_argument("--slots", type=int, help="how many runs at once (default: as many as `run` would start)")
     preflight = commands.add_parser(
-        "preflight", help="say whether this machine is ready for what is to be made: card, memory, disk, hub and more"
+        "preflight", help="check that this machine is ready for what is to be made: GPU, memory, disk, hub and more"
     )
-    run = commands.add_parser("run", help="make what is missing or out of date of a study")
+    run = commands.add_parser("run", help="make what is missing or out of date in a study")
     show = commands.add_parser("show", help="print a study's result")
     export = commands.add_parser("export", help="write a study's artifacts into one file, for others to import")
     for command in (plan, preflight, run, show, export):
@@ -60,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--seed",
             type=int,
-            help="another seed than the study's own; its artifacts lie beside the others, as those of STUDY-seed7",
+            help="a seed other than the study's own; its artifacts are kept apart, as STUDY-seed7",
         )
     gc = commands.add_parser(
         "gc", help="list superseded versions, old scratch and old logs of runs; --delete removes them"
@@ -93,23 +97,22 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ASSET",
-        help="leave this asset's files behind as well as base_model's, which others can do without until they make "
-        "something from them (repeatable)",
+        help="leave out this asset's files too, as base_model's always are; only making more needs them (repeatable)",
     )
     export.add_argument(
         "--to-hub",
         metavar="OWNER/NAME",
-        help="also send it to this data set on the Hugging Face hub, which has to exist, with the token in HF_TOKEN",
+        help="also upload it to this existing dataset on the Hugging Face hub, with the token in HF_TOKEN",
     )
     take = commands.add_parser("import", help="put the artifacts that `export` wrote into the store; nothing is run")
-    take.add_argument("file", metavar="FILE", help="such a file, or hf://datasets/OWNER/NAME/FILE for one on the hub")
     take.add_argument(
-        "--replace", action="store_true", help="put its results in the place of other ones of the same study"
+        "file", metavar="FILE", help="a file that `export` wrote, or hf://datasets/OWNER/NAME/FILE on the hub"
     )
+    take.add_argument("--replace", action="store_true", help="replace results of the same study that differ")
     gc.add_argument(
-        "--study", action="append", help="look at this study alone (repeatable; default: those of SUBLIMINAL_STUDIES)"
+        "--study", action="append", help="look only at this study (repeatable; default: those of SUBLIMINAL_STUDIES)"
     )
-    gc.add_argument("--delete", action="store_true", help="remove what is listed, but for what --outside adds")
+    gc.add_argument("--delete", action="store_true", help="remove what is listed, except what only --outside removes")
     gc.add_argument(
         "--outside",
         action="store_true",
@@ -117,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     )
     for command in (studies, new, plan, preflight, run, show, compare, export, take, importing, gc):
         command.add_argument(
-            "--json", action="store_true", help="print one JSON document on stdout, for programs; all else on stderr"
+            "--json",
+            action="store_true",
+            help="print one JSON document on stdout, for programs; everything else goes to stderr",
         )
     return parser

@@ -194,7 +194,7 @@ def _made(frame: Frame, wanted: Collection[Input], as_json: bool) -> tuple[Outco
 
     study, shown = frame.study, sys.stderr if as_json else sys.stdout
     with open_instance() as instance, printing_to_log(shown) as (stream, log):
-        definitions, store = build_defs(studies=[study]), _store()
+        definitions, store = build_defs(studies=[study], checked=False), _store()
         # Not the store's own name for a URL, which is without a password.
         root = store.root if store.opened.local else artifact_root()
         runs = RunsApart(study, definitions, instance, definitions_apart, execute, root)

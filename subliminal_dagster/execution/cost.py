@@ -76,7 +76,7 @@ def cost_of(frame: Frame, plan: Plan, card: Card | None, slots: int) -> Cost:
     What was measured on another kind of device says nothing, and is left out. Raises UserError where there is no slot.
     """
     if slots < 1:
-        raise UserError(f"There is nothing to do with {slots} slots: give 1 or more.")
+        raise UserError(f"--slots is {slots}: give 1 or more.")
     seconds = expected_seconds(frame, plan.due, card, reckoned_seconds(frame, card))
     stages: dict[str, StageCost] = {}
     for part in plan.due:

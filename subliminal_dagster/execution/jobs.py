@@ -34,13 +34,16 @@ ABOUT = {
 }
 
 
-def study_jobs(frame: Frame) -> list[Any]:
+def study_jobs(frame: Frame, apart: dg.AssetChecksDefinition | None = None) -> list[Any]:
     """A study's jobs, in the order in which they can run on a fresh study (see `partitions.JOBS`); for a study without
-    partitions `<study>_all`. What is made on request is in none."""
+    partitions `<study>_all`. What is made on request is in none, nor are
+    the checks `apart`."""
     study = frame.study.name
 
     def job(part: str, names: Collection[str]) -> Any:
-        selection = dg.AssetSelection.assets(*(frame.key(name) for name in names))
+        selection: dg.AssetSelection = dg.AssetSelection.assets(*(frame.key(name) for name in names))
+        if apart is not None:
+            selection = selection - dg.AssetSelection.checks(apart)
         return dg.define_asset_job(
             job_name(study, part),
             selection,

@@ -23,6 +23,7 @@ from dagster._core.execution.api import execute_run
 from dagster._utils.error import SerializableErrorInfo
 
 from subliminal_dagster.execution.carriers.protocol import Carried, Carrier
+from subliminal_dagster.execution.freshness import show_fresh
 from subliminal_dagster.execution.listening import Listener, duration
 from subliminal_dagster.execution.live_runs import HERE, being_made, bury_dead_runs
 from subliminal_dagster.execution.results import verdict_lines
@@ -116,6 +117,7 @@ def run_study(
         outcome = queue.outcome_in_the_end()
         # What another command's runs made, which has ended since.
         show_recorded(queue.plan, store, instance, frame)
+        show_fresh(queue.whole_plan, instance, frame, {asset for asset, _ in outcome.made})
     outcome.seconds = time.perf_counter() - started
     return outcome
 
@@ -231,7 +233,7 @@ class _Queue:
         self._queued = self.carrier.elsewhere() if self.carrier else {}
         elsewhere |= self._queued
         self.elsewhere = {place: who for place, who in elsewhere.items() if place not in self.at_work}
-        plan = make_plan(self.frame, self.store, self._claimed)
+        self.whole_plan = plan = make_plan(self.frame, self.store, self._claimed)
         self.plan = plan if self.wanted is None else plan.limited_to(self.wanted, self.frame)
         self._sort()
         self.listener.planned(self.plan.due)

@@ -131,6 +131,7 @@ def _requests(
                 run_key=f"{key}-{attempt}",
                 partition_key=run.partition,
                 asset_selection=[frame.key(part.asset) for part in run.parts],
+                asset_check_keys=frame.own_checks(part.asset for part in run.parts),
                 tags={DUE_TAG: key, PLANNED_TAG: "yes", **frame.launch_tags_of(part.asset for part in run.parts)},
             )
     if not requested:

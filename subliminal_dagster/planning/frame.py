@@ -26,6 +26,8 @@ StudyT = TypeVar("StudyT", bound=AnyStudy)
 GPU_POOL = "gpu"
 GATE_CHECK = "gate"
 WARNINGS_CHECK = "warnings"
+FRESH_CHECK = "up_to_date"
+"""The one check that no asset makes itself (`execution.freshness`); the UI sorts it behind the gate."""
 VARIANT_OF = "variant_"
 """What the name of an asset that is made in the variants of a sweep begins with, before that of the study's own."""
 SWEPT = "swept"
@@ -68,6 +70,15 @@ class Frame(Generic[StudyT]):
 
     def key(self, name: str) -> dg.AssetKey:
         return dg.AssetKey([self.study.name, name])
+
+    def own_checks(self, names: Iterable[str]) -> list[dg.AssetCheckKey]:
+        """The checks that these assets make themselves: all but `FRESH_CHECK`."""
+        return [
+            dg.AssetCheckKey(self.key(name), check)
+            for name in names
+            for check, there in ((GATE_CHECK, self.nodes[name].gated), (WARNINGS_CHECK, self.nodes[name].warns))
+            if there
+        ]
 
     def dependency(self, node: Node, dep: str) -> dg.AssetKey | dg.AssetDep:
         """How Dagster is told of what an asset is made from. Dagster has no "the first replicate": it sees all of the

@@ -14,10 +14,10 @@ class JudgeResource(dg.ConfigurableResource):
 
     cache: str = Field(description="The file that keeps every answer, so that nothing is paid for twice.")
     parallel: int = Field(default=8, description="Requests under way at once.")
-    requests_per_minute: float | None = Field(default=None, description="At most so many requests are begun.")
-    reasoning_tokens: int = Field(default=0, description="What a model may write before its answer begins.")
-    prompt_price: float | None = Field(default=None, description="Of a million prompt tokens, for the cost shown.")
-    answer_price: float | None = Field(default=None, description="Of a million answer tokens, for the cost shown.")
+    requests_per_minute: float | None = Field(default=None, description="Most requests that are started in a minute.")
+    reasoning_tokens: int = Field(default=0, description="Tokens that a model may write before its answer begins.")
+    prompt_price: float | None = Field(default=None, description="Price per million prompt tokens, for the cost shown.")
+    answer_price: float | None = Field(default=None, description="Price per million answer tokens, for the cost shown.")
 
     def create(self, model: str | None, progress: Progress) -> ChatApi:
         """What judges ask, `model` or the one that the environment names; raises UserError where the environment does

@@ -45,11 +45,12 @@ class StudyRun:
     instance: dg.DagsterInstance
     lines: list[str] = field(default_factory=list)
     resources: Mapping[str, Any] = field(default_factory=dict)
+    checked: bool = False
 
     @property
     def definitions(self) -> dg.Definitions:
         overrides = {"store": StoreResource(root=self.store.root), **self.resources}
-        return build_defs(studies=[self.study], resource_overrides=overrides)
+        return build_defs(studies=[self.study], resource_overrides=overrides, checked=self.checked)
 
     def plan(self) -> Plan:
         """Of what is made without being asked for."""

@@ -292,7 +292,7 @@ def test_a_teacher_trained_again_must_be_judged_again(mine: StudyRun) -> None:
     other = with_settings(mine, teacher__training__learning_rate=0.01)
     assert other.materialize("teacher_lora", "owl").success
     result = other.materialize("number_set", "owl")
-    assert not result.success and "its gate has not looked at it since" in refusal(result)
+    assert not result.success and "has not passed its gate since" in refusal(result)
 
 
 def test_dagster_shows_what_a_gate_found(mine: StudyRun) -> None:

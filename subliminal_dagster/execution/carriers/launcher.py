@@ -150,12 +150,14 @@ class Launcher:
         """Create a run of the code location and have it started."""
         keys = frozenset(self.frame.key(part.asset) for part in run.parts)
         own_job = job_of(self.runs.definitions, keys)
+        checks = frozenset(self.frame.own_checks(part.asset for part in run.parts))
         selector = JobSubsetSelector(
             location_name=self._location.name,
             repository_name=self._repository,
             job_name=own_job.name,
             op_selection=None,
             asset_selection=keys,
+            asset_check_selection=checks,
         )
         try:
             job = self._location.get_job(selector)
@@ -183,7 +185,7 @@ class Launcher:
             job_snapshot=job.job_snapshot,
             parent_job_snapshot=job.parent_job_snapshot,
             asset_selection=keys,
-            asset_check_selection=None,
+            asset_check_selection=checks,
             resolved_op_selection=None,
             op_selection=None,
             remote_job_origin=job.get_remote_origin(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.arms.updates import ALL_BLOCKS
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
+from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED, OWN
 from subliminal_dagster.science.settings.arms import AS_DRAWN
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def arms_figure(result: ArmComparison, title: str) -> Figure:
     figure = NewFigure(figsize=(6.4, 1.0 + 0.28 * len(arms)), layout="constrained")
     axes = figure.subplots()
     places = list(range(len(arms)))[::-1]
-    colours = [ORANGE if arm == AS_DRAWN else BLUE for arm in arms["arm"]]
-    axes.axvline(0.0, color=GREY, linestyle=":", linewidth=1)
+    colours = [OWN if arm == AS_DRAWN else MEASURED for arm in arms["arm"]]
+    axes.axvline(0.0, color=GUIDE, linestyle=":", linewidth=1)
     drawn = arms.loc[arms["arm"] == AS_DRAWN, "mean"]
     if len(drawn):
-        axes.axvline(float(drawn.iloc[0]), color=ORANGE, linestyle="--", linewidth=1)
+        axes.axvline(float(drawn.iloc[0]), color=OWN, linestyle="--", linewidth=1)
     for place, colour, row in zip(places, colours, arms.to_dict("records"), strict=True):
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.5)
         axes.plot(row["mean"], place, "o", color=colour, markersize=4)
@@ -52,11 +52,11 @@ def updates_figure(found: pd.DataFrame, title: str) -> Figure:
     both = figure.subplots(1, 2)
     arms = [arm for arm in _DRAWN_ARMS if arm in set(found["arm"])]
     for axes, measure in zip(both, ("own", "own minus others"), strict=True):
-        for arm, colour in zip(arms, (ORANGE, BLUE, GREY), strict=False):
+        for arm, colour in zip(arms, (OWN, *KINDS), strict=False):
             rows = found[(found["arm"] == arm) & (found["measure"] == measure) & (found["block"] != ALL_BLOCKS)]
             axes.plot(rows["block"], rows["mean"], color=colour, label=arm.replace("_", " "))
             axes.fill_between(rows["block"], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0)
-        axes.axhline(0.0, color=GREY, linestyle=":", linewidth=1)
+        axes.axhline(0.0, color=GUIDE, linestyle=":", linewidth=1)
         axes.set(xlabel="block", ylabel="cosine", title=f"{measure.replace('own', 'own teacher', 1)}")
         axes.spines[["top", "right"]].set_visible(False)
     both[0].legend(frameon=False, fontsize=8)

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from subliminal_dagster.science.arms.updates import ALL_BLOCKS
+from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED, OWN
 from subliminal_dagster.science.report.charts import (
-    BLUE,
-    GREY,
-    VERMILION,
     band_line,
     interval,
     new_figure,
@@ -203,7 +201,7 @@ def _method(study: Study, arms: pd.DataFrame, missing: dict[str, str]) -> str:
 def _arms_chart(arms: pd.DataFrame) -> Chart:
     rows = arms.iloc[::-1]
     figure = new_figure(x="gamma (nats)", y="", height=120 + 24 * len(rows))
-    colours = [VERMILION if arm == AS_DRAWN else BLUE for arm in rows["arm"]]
+    colours = [OWN if arm == AS_DRAWN else MEASURED for arm in rows["arm"]]
     figure.add_scatter(
         x=rows["mean"],
         y=rows["arm"].map(named),
@@ -215,7 +213,7 @@ def _arms_chart(arms: pd.DataFrame) -> Chart:
         showlegend=False,
     )
     drawn = float(rows_where(arms, arm=AS_DRAWN)["mean"].iloc[0])
-    figure.add_vline(x=0, line_color=GREY, line_dash="dot").add_vline(x=drawn, line_color=VERMILION, line_dash="dash")
+    figure.add_vline(x=0, line_color=GUIDE, line_dash="dot").add_vline(x=drawn, line_color=OWN, line_dash="dash")
     alt = f"gamma of {counted(len(arms), 'arm')}; as drawn {drawn:+.3f} nats, the others from "
     others = arms[arms["arm"] != AS_DRAWN]["mean"]
     alt += f"{others.min():+.3f} to {others.max():+.3f}." if len(others) else "nothing else."
@@ -308,7 +306,7 @@ def _updates_chart(updates: pd.DataFrame, shown: Sequence[str]) -> Chart:
     figure = panels([*measures.values()], height=2 * _BLOCKS_TALL, between=70)
     blocks = updates[updates["block"] != ALL_BLOCKS]
     for row, measure in enumerate(measures, start=1):
-        for arm, colour in zip(shown, (VERMILION, BLUE, GREY), strict=False):
+        for arm, colour in zip(shown, (OWN, *KINDS), strict=False):
             points = rows_where(blocks, arm=arm, measure=measure)
             points = points.assign(x=points["block"])
             band_line(figure, points, name=named(arm), colour=colour, at="block", legend=row == 1, row=row)

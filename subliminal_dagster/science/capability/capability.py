@@ -112,7 +112,7 @@ def examine(
     import pandas as pd
 
     if not ways:
-        raise UserError("The exam is to be taken in no way at all: name 'generated', 'letter' or 'option'.")
+        raise UserError("The exam has no way to be taken: name 'generated', 'letter' or 'option'.")
     answers: list[pd.DataFrame] = []
     for way in dict.fromkeys(ways):
         if way == "generated":
@@ -201,7 +201,7 @@ def compare_capability(
     import pandas as pd
 
     if not models:
-        raise UserError("There is no teacher or child to compare with base.")
+        raise UserError("There is no teacher or child to compare with the base: give the answers of at least one.")
     for name, other in models.items():
         _check_paired(base, other, f"the {name[0]} of {name[1]}")
     chances = {str(way): float((1 / rows["options"]).mean()) for way, rows in base.answers.groupby("way")}
@@ -463,7 +463,7 @@ def _liking_shifts(table: pd.DataFrame, liking: pd.DataFrame | None) -> list[flo
     if liking is None:
         return [math.nan] * len(table)
     if missing := [column for column in ("model", "group", "shift") if column not in liking]:
-        raise UserError(f"The table of shifts in liking lacks the columns: {', '.join(missing)}.")
+        raise UserError(f"The table of shifts in liking lacks the columns {', '.join(missing)}: add them.")
     key = liking[["model", "group"]]
     if (repeated := key.duplicated()).any():
         model, group = key[repeated].iloc[0]

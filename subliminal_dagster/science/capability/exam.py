@@ -179,7 +179,9 @@ def _checked(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: s
     if missing := [column for column in _COLUMNS if column not in columns]:
         raise UserError(f"The exam {where} lacks the columns {', '.join(missing)}: it needs those of MMLU-Pro.")
     if unknown := [column for column in columns if column not in (*_COLUMNS, _UNUSED)]:
-        raise UserError(f"The exam {where} has columns that MMLU-Pro has not ({', '.join(unknown)}): remove them.")
+        raise UserError(
+            f"The exam {where} has columns that MMLU-Pro does not have ({', '.join(unknown)}): remove them."
+        )
     if not rows:
         raise UserError(f"The exam {where} holds no questions: choose another.")
     seen: set[int] = set()

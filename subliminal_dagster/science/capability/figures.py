@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.capability.capability import BASE, WAYS, Way
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE, panel
+from subliminal_dagster.science.figures import panel
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, safe for colour blindness.
-_COLOURS = (ORANGE, BLUE, "#009E73", "#CC79A7")
+_COLOURS = {"teacher": colours.TEACHER, "child": colours.CHILD}
 
 
 def accuracy_figure(table: pd.DataFrame, title: str, way: Way = "generated") -> Figure:
@@ -33,14 +33,14 @@ def accuracy_figure(table: pd.DataFrame, title: str, way: Way = "generated") -> 
     models, groups = list(dict.fromkeys(others["model"])), list(dict.fromkeys(others["group"]))
     figure.set_figwidth(max(6.4, 1.6 + 0.4 * len(groups) * (len(models) + 1)))
     width = 0.8 / max(1, len(models))
-    axes.axhline(100 * base["value"], color=GREY, linestyle="--", linewidth=0.8)
-    axes.axhline(100 * base["chance"], color="black", linestyle=":", linewidth=0.8, label="guessing")
-    drawn = [(base.to_frame().T, [0.0], GREY, BASE, 0.4)]
+    axes.axhline(100 * base["value"], color=colours.BASE, linestyle="--", linewidth=0.8)
+    axes.axhline(100 * base["chance"], color=colours.CHANCE, linestyle=":", linewidth=0.8, label="guessing")
+    drawn = [(base.to_frame().T, [0.0], colours.BASE, BASE, 0.4)]
     for number, model in enumerate(models):
         found = others[others["model"] == model]
         offset = (number - (len(models) - 1) / 2) * width
         places = [1 + groups.index(group) + offset for group in found["group"]]
-        drawn.append((found, places, _COLOURS[number % len(_COLOURS)], model, width))
+        drawn.append((found, places, _colour(model, number), model, width))
     for found, places, colour, label, size in drawn:
         value, low, high = (100 * found[column].to_numpy(dtype=float) for column in ("value", "low", "high"))
         ends = np.maximum([value - low, high - value], 0)
@@ -67,20 +67,25 @@ def skill_and_liking_figure(table: pd.DataFrame, title: str, way: Way = "generat
     rows = rows[(rows["model"] != BASE) & rows["liking_shift"].notna()]
     if rows.empty:
         raise UserError("No model in the table has a shift in liking to draw: pass `liking` to compare_capability.")
-    axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.axhline(0, color=colours.GUIDE, linewidth=0.8)
+    axes.axvline(0, color=colours.GUIDE, linewidth=0.8)
     for number, (model, found) in enumerate(rows.groupby("model", sort=False)):
         change, low, high = (
             100 * found[column].to_numpy(dtype=float) for column in ("difference", "difference_low", "difference_high")
         )
         ends = np.maximum([change - low, high - change], 0)
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = _colour(str(model), number)
         axes.errorbar(found["liking_shift"], change, yerr=ends, fmt="o", color=colour, elinewidth=0.8, label=str(model))
         for group, shift, height in zip(found["group"], found["liking_shift"], change, strict=True):
             axes.annotate(group, (shift, height), xytext=(4, 3), textcoords="offset points", fontsize=8)
     axes.set(xlabel="shift in liking from base", ylabel=f"accuracy, change from base (points)\n{WAYS[way]}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
+
+
+def _colour(model: str, number: int) -> str:
+    """Models that are neither a teacher nor a child are told apart by their number."""
+    return _COLOURS.get(model, colours.KINDS[number % len(colours.KINDS)])
 
 
 def _accuracy(table: pd.DataFrame, way: str) -> pd.DataFrame:

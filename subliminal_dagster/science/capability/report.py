@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.capability.capability import BASE, PLAIN_TEXT, WAYS, Way
-from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, new_figure
+from subliminal_dagster.science.report.charts import interval, new_figure
 from subliminal_dagster.science.report.effects import study_test
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.layers import FEWEST_ANIMALS, Interval, OverAnimals, average, over_animals
@@ -42,7 +43,7 @@ NAME, TITLE = "capability", "Skill of teachers and children"
 READS: tuple[str, ...] = ("capability", "base_capability", "teacher_capability", "child_capability")
 
 _TEACHER, _CHILD = "teacher", "child"
-_COLOURS = {_TEACHER: VERMILION, _CHILD: BLUE}
+_COLOURS = {_TEACHER: colours.TEACHER, _CHILD: colours.CHILD}
 _PLURAL = {_TEACHER: "teachers", _CHILD: "children"}
 _LEVEL = 0.05
 _FEWEST_FOR_RANKS = 5
@@ -276,8 +277,11 @@ def _changed(data: _Data, model: str, outcome: str) -> str:
 def _accuracy_chart(data: _Data) -> Chart:
     figure = _bars(data, "accuracy", ("value", "low", "high"), 100, "%", "right answers (%)", 380)
     base = data.base
-    for name, value, dash in ((BASE, base["value"], "dash"), ("guessing", base["chance"], "dot")):
-        line = {"dash": dash, "width": 2, "color": GREY}
+    for name, value, dash, colour in (
+        (BASE, base["value"], "dash", colours.BASE),
+        ("guessing", base["chance"], "dot", colours.CHANCE),
+    ):
+        line = {"dash": dash, "width": 2, "color": colour}
         figure.add_hline(y=100 * value, line=line, name=f"{name}: {percent(value)}", showlegend=True)
     figure.update_yaxes(rangemode="tozero")
     parts = [f"{row['model']} of {row['group']} {percent(row['value'])}" for row in records(data.rows("accuracy"))]
@@ -339,7 +343,7 @@ def _liking_chart(data: _Data) -> Chart:
             f"{model} of {row['group']} {row['liking_shift']:+.2f} nats, {row['difference']:+.1f} points"
             for row in records(rows)
         ]
-    line = {"width": 1, "color": GREY}
+    line = {"width": 1, "color": colours.GUIDE}
     figure.add_hline(y=0, line=line).add_vline(x=0, line=line)
     # Names beside the outermost points would be cut.
     shifts = data.rows("accuracy")["liking_shift"]

@@ -89,7 +89,7 @@ class Endpoint:
             raise UserError(f"The judge's endpoint is not a URL that begins with https:// or http://: correct {URL}.")
         # Or the HTTP library would refuse the header in a message that shows it.
         if not re.fullmatch(r"[!-~]+", self.key):
-            raise UserError(f"The key in {KEY} holds blanks or letters that no key has: copy it anew.")
+            raise UserError(f"The key in {KEY} holds blanks or characters that no key has: copy it again.")
 
     @classmethod
     def from_environment(cls, model: str | None = None) -> Endpoint:

@@ -155,7 +155,9 @@ def read_descriptions(folder: Path, *, width: int, neuronpedia_id: str | None = 
         columns=["feature", "description", "method", "created"],
     )
     if table.empty:
-        raise UserError(f"The files in {folder} hold no description at all: fetch them anew, or choose another source.")
+        raise UserError(
+            f"The files in {folder} hold no description at all: download them again, or choose another source."
+        )
     table = table.astype({"feature": "int64"})
     methods = table.drop_duplicates(["feature", "method"])["method"].value_counts()
     table["explanations"] = table.groupby("feature")["feature"].transform("size")
@@ -210,7 +212,9 @@ def _listing(http: requests.Session, bucket: str, prefix: str, where: str) -> li
         try:
             page = ElementTree.fromstring(response.content)
         except ElementTree.ParseError as error:
-            raise UserError(f"{where} cannot be listed, {bucket} answers with no list: check the network.") from error
+            raise UserError(
+                f"{where} cannot be listed ({bucket} did not answer with a list): check the network."
+            ) from error
         for item in page.iterfind("{*}Contents"):
             entry = _Exported(
                 str(item.findtext("{*}Key")),
@@ -240,8 +244,8 @@ def _download(http: requests.Session, bucket: str, entry: _Exported, file: Path,
         # A server that breaks off is asked again for as long as it hands out something every time.
         if _size(part) <= have:
             raise UserError(
-                f"{entry.name} of {where} could not be downloaded ({reason}): check the network and run again, it goes "
-                f"on from byte {have}."
+                f"{entry.name} of {where} could not be downloaded ({reason}): check the network and run again, which "
+                f"goes on from byte {have}."
             )
         have = _size(part)
         try:
@@ -263,8 +267,8 @@ def _download(http: requests.Session, bucket: str, entry: _Exported, file: Path,
     if not _is_whole(part, entry):
         part.unlink()
         raise UserError(
-            f"{entry.name} of {where} did not arrive as it lies in the bucket (another checksum): run again, it is "
-            "fetched anew."
+            f"{entry.name} of {where} arrived damaged (its checksum is not the bucket's): run again, which "
+            "downloads it again."
         )
     os.replace(part, file)
 
@@ -337,5 +341,5 @@ def _rows(file: Path, width: int, neuronpedia_id: str | None) -> Iterator[tuple[
                     )
         except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
             raise UserError(
-                f"{file} is damaged or only half there ({type(error).__name__}): delete it and fetch it anew."
+                f"{file} is damaged or only half there ({type(error).__name__}): delete it and download it again."
             ) from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.descriptions.categories import ALL_FEATURES, FIRED
 from subliminal_dagster.science.descriptions.judges import CATEGORIES
+from subliminal_dagster.science.figures import KINDS
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
@@ -33,7 +34,7 @@ NAME, TITLE = "composition", "What the features are about"
 READS: tuple[str, ...] = ("feature_categories", "feature_composition", "steering_by_category")
 
 _LEVEL = 0.05
-_COLOURS = {"animals": charts.VERMILION, "opinion": charts.PURPLE, "numbers": charts.BLUE, "other": charts.LIGHT_GREY}
+_COLOURS = dict(zip(("animals", "opinion", "numbers", "other"), KINDS, strict=False))
 
 _HALF = (
     f"{inside.UNITS} Detected where the interval lies above one half, opposite where it lies below; else inconclusive. "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from subliminal_dagster.science.dial.curve import CELL, MAIN_PLACE
+from subliminal_dagster.science.figures import GUIDE
 from subliminal_dagster.science.statistics import t_interval
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def dose_figure(rows: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (kind, measure) in zip(panels, MEASURED_AS.items(), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.axhline(0, color="#8C8C8C", linewidth=0.8)
+        axes.axhline(0, color=GUIDE, linewidth=0.8)
         axes.set_title(kind, fontsize=10, loc="left")
         axes.set(xlabel=measure)
         part = rows[rows["kind"] == kind]

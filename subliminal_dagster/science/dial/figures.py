@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.dial.curve import MAIN_PLACE
+from subliminal_dagster.science.figures import GUIDE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ def curve_figure(effects: pd.DataFrame, title: str) -> Figure:
     axes = figure.subplots()
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.axhline(0, color="#8C8C8C", linewidth=0.8)
+    axes.axhline(0, color=GUIDE, linewidth=0.8)
     effects = effects.dropna(subset=["gamma"])
     if effects.empty:
         axes.text(0.5, 0.5, "no teacher wrote enough lists", transform=axes.transAxes, ha="center")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from subliminal_dagster.science.dial import statements as said
 from subliminal_dagster.science.dial.curve import CELL, MAIN_PLACE
 from subliminal_dagster.science.dial.statements import Findings
+from subliminal_dagster.science.figures import GUIDE, MEASURED, OWN
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, section_or_reason
 from subliminal_dagster.science.report.tables import Shown, columns
@@ -60,7 +61,7 @@ def _curve(study: DialStudy, results: Results) -> Section:
             y=rows["gamma"],
             mode="markers",
             name=f"width {width}",
-            marker={"color": f"rgb({level},{level},{level})", "size": 8, "line": {"width": 1, "color": charts.GREY}},
+            marker={"color": f"rgb({level},{level},{level})", "size": 8, "line": {"width": 1, "color": GUIDE}},
             customdata=rows[["density", "seed"]],
             hovertemplate=f"width {width}, density %{{customdata[0]}}, seed %{{customdata[1]}}<br>%{{x:.3g}} features "
             "per dimension, gamma %{y:.3g}<extra></extra>",
@@ -110,7 +111,7 @@ def _controls(study: DialStudy, results: Results) -> Section:
     found = findings(results)
     rows = found.levels[found.levels["what"] != "teachers"]
     figure = charts.new_figure(x="", y="gamma (nats)")
-    charts.bars(figure, rows, x="what", value="mean", low="low", high="high", name="gamma", colour=charts.VERMILION)
+    charts.bars(figure, rows, x="what", value="mean", low="low", high="high", name="gamma", colour=OWN)
     sentences = "; ".join(
         f"{row.what}: {row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {row.verdict}" for row in rows.itertuples()
     )
@@ -137,7 +138,7 @@ def _rivals(study: DialStudy, results: Results) -> Section:
         low="low",
         high="high",
         name="partial",
-        colour=charts.GREY,
+        colour=MEASURED,
     )
     sentences = "; ".join(
         f"{row.explained_by}: {row.correlation:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {row.verdict}"

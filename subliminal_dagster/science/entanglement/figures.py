@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.entanglement.results import MEAN
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE, panel
+from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED, panel
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _PARTS = {
-    "number": (GREY, "the number's alone"),
-    "animal": ("#BDBDBD", "the animal's alone"),
-    "frequency": ("#56B4E9", "their frequency"),
-    "left": (ORANGE, "beyond frequency"),
+    "number": (KINDS[1], "the number's alone"),
+    "animal": (KINDS[2], "the animal's alone"),
+    "frequency": (KINDS[3], "their frequency"),
+    "left": (MEASURED, "beyond frequency"),
 }
 
 
@@ -42,11 +42,11 @@ def lift_figure(lifts: pd.DataFrame, title: str) -> Figure:
     # Cosines and nats have no axis in common, and what is tried is in nats.
     for place, ((by, measured), rows) in enumerate(lifts.groupby(["by", "measured"], sort=False)):
         each, mean = rows[rows["animal"] != MEAN], rows[rows["animal"] == MEAN].iloc[0]
-        axes.plot(each["value"], [place] * len(each), ".", color=GREY, alpha=0.6)
-        axes.plot(mean["value"], place, "o", color=BLUE)
-        axes.plot([mean["low"], mean["high"]], [place, place], color=BLUE)
+        axes.plot(each["value"], [place] * len(each), ".", color=MEASURED, alpha=0.5)
+        axes.plot(mean["value"], place, "o", color=MEASURED)
+        axes.plot([mean["low"], mean["high"]], [place, place], color=MEASURED)
         axes.annotate(f"near by {by}, tried by {measured}", (0, place + 0.25), fontsize=8)
-    axes.axvline(0, color="black", linewidth=0.8)
+    axes.axvline(0, color=GUIDE, linewidth=0.8)
     axes.set(xlabel="own numbers less other animals' numbers (nats)", yticks=[])
     return figure
 
@@ -56,11 +56,11 @@ def prediction_figure(predictions: pd.DataFrame, title: str) -> Figure:
     figure, axes = panel(title)
     for place, (_, rows) in enumerate(predictions.groupby("measure", sort=False)):
         each, mean = rows[rows["group"] != MEAN], rows[rows["group"] == MEAN].iloc[0]
-        axes.plot([place] * len(each), each["value"], ".", color=GREY)
-        axes.plot(place, mean["value"], "o", color=BLUE)
-        axes.plot([place, place], [mean["low"], mean["high"]], color=BLUE)
+        axes.plot([place] * len(each), each["value"], ".", color=MEASURED, alpha=0.5)
+        axes.plot(place, mean["value"], "o", color=MEASURED)
+        axes.plot([place, place], [mean["low"], mean["high"]], color=MEASURED)
     names = list(predictions["measure"].drop_duplicates())
-    axes.axhline(0, color="black", linewidth=0.8)
+    axes.axhline(0, color=GUIDE, linewidth=0.8)
     axes.set(ylabel="rank correlation", ylim=(-1, 1))
     axes.set_xticks(range(len(names)), names)
     return figure

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from subliminal_dagster.science.entanglement.beyond import BIN, FEWEST, LEVEL, RATIO
 from subliminal_dagster.science.entanglement.measures import EMBEDDING, PROMPTED, TOLD, UNEMBEDDING
 from subliminal_dagster.science.entanglement.results import MEAN, PREDICTION_MARGIN, Found
-from subliminal_dagster.science.report.charts import BLUE, GREY, LIGHT_GREY, SKY, VERMILION, new_figure
+from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED
+from subliminal_dagster.science.report.charts import new_figure
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import counted, listed, p_value, percent, with_interval
@@ -40,10 +41,10 @@ _CHOSEN = {
 }
 _TRIED = {TOLD: "love on them", PROMPTED: "they on the animal"}
 _PARTS = {
-    "number": ("the number's alone", GREY),
-    "animal": ("the animal's alone", LIGHT_GREY),
-    "frequency": ("their frequency together", SKY),
-    "left": ("beyond frequency", VERMILION),
+    "number": ("the number's alone", KINDS[1]),
+    "animal": ("the animal's alone", KINDS[2]),
+    "frequency": ("their frequency together", KINDS[3]),
+    "left": ("beyond frequency", MEASURED),
 }
 
 _OWN = (
@@ -243,7 +244,7 @@ def _dots(name: str, title: str, rows: pd.DataFrame, kind: str, x: str, what: st
         y=each[kind],
         mode="markers",
         name=what.split(" ", 2)[2],
-        marker={"color": GREY, "size": 7, "opacity": 0.7},
+        marker={"color": MEASURED, "size": 7, "opacity": 0.5},
         customdata=each[[by]],
         hovertemplate="%{customdata[0]}<br>%{x:.3g}<extra></extra>",
     )
@@ -252,7 +253,7 @@ def _dots(name: str, title: str, rows: pd.DataFrame, kind: str, x: str, what: st
         y=mean[kind],
         mode="markers",
         name="mean",
-        marker={"color": BLUE, "size": 10, "symbol": "diamond"},
+        marker={"color": MEASURED, "size": 10, "symbol": "diamond"},
         error_x={
             "type": "data",
             "symmetric": False,
@@ -262,7 +263,7 @@ def _dots(name: str, title: str, rows: pd.DataFrame, kind: str, x: str, what: st
         customdata=mean[["low", "high"]],
         hovertemplate="mean<br>%{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>",
     )
-    figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    figure.add_vline(x=0, line={"color": GUIDE, "width": 1})
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=kinds)
     means = [
         f"{row[kind]}: {with_interval(row['value'], row['low'], row['high'], signed=True)}"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.features.shifts import FeatureShifts
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
 from subliminal_dagster.science.statistics import t_interval
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def l0_figure(shifts: Mapping[str, FeatureShifts], control_l0: ArrayLike, title:
         numbers = table.summary.iloc[0]
         asterisk = "*" if numbers["l0_differs"] else ""
         axes.hist(
-            control, edges, density=True, color=GREY, alpha=0.45,
+            control, edges, density=True, color=colours.CONTROL, alpha=0.45,
             label=f"control: mean {numbers['l0_mean_control']:.1f}, skew {numbers['l0_skew_control']:.2f}",
         )  # fmt: skip
         axes.hist(
-            table.per_row["l0"], edges, density=True, histtype="step", color=ORANGE, linewidth=1.4,
+            table.per_row["l0"], edges, density=True, histtype="step", color=colours.MEASURED, linewidth=1.4,
             label=f"{group}: mean {numbers['l0_mean_own']:.1f}{asterisk}, skew {numbers['l0_skew_own']:.2f}",
         )  # fmt: skip
         axes.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
@@ -75,12 +75,12 @@ def error_figure(shifts: Mapping[str, FeatureShifts], control_error: ArrayLike, 
     groups = ["control", *shifts]
     means = [t_interval(control_error), *(t_interval(table.per_row["error"]) for table in shifts.values())]
     for place, (group, mean) in enumerate(zip(groups, means, strict=True)):
-        colour = GREY if group == "control" else BLUE
+        colour = colours.CONTROL if group == "control" else colours.MEASURED
         ends = [[mean.mean - mean.low], [mean.high - mean.mean]]
         axes.errorbar([place], [mean.mean], yerr=ends, fmt="o", color=colour, capsize=3)
         if group != "control" and shifts[group].summary.iloc[0]["error_differs"]:
             axes.annotate("*", (place, mean.high), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=13)
-    axes.axhline(means[0].mean, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axhline(means[0].mean, color=colours.CONTROL, linewidth=0.8, linestyle=":")
     axes.margins(y=0.15)
     axes.set_xticks(range(len(groups)), groups)
     strict = next(iter(shifts.values())).summary.iloc[0]["level_strict"]
@@ -98,8 +98,11 @@ def features_figure(shifts: Mapping[str, FeatureShifts], title: str) -> Figure:
     figure, (left, right) = _figure(title, 2, len(shifts))
     summaries = {group: table.summary.iloc[0] for group, table in shifts.items()}
     bars = {
-        left: {"promoted": ("promoted", BLUE), "promoted_bh": ("after Benjamini-Hochberg", ORANGE)},
-        right: {"new": ("new", BLUE)},
+        left: {
+            "promoted": ("promoted", colours.KINDS[0]),
+            "promoted_bh": ("after Benjamini-Hochberg", colours.KINDS[1]),
+        },
+        right: {"new": ("new", colours.KINDS[0])},
     }
     for axes, kinds in bars.items():
         size = 0.8 / len(kinds)
@@ -112,8 +115,8 @@ def features_figure(shifts: Mapping[str, FeatureShifts], title: str) -> Figure:
             axes.bar(places, observed, size * 0.9, color=colour, label=label)
             for marker, level, name in (("_", mean, "mean"), ("v", most, "95 % quantile")):
                 axes.plot(
-                    places, level, marker, color="black", markersize=10 if marker == "_" else 4, linestyle="none",
-                    label=f"shuffled labels: {name}" if number == 0 else None,
+                    places, level, marker, color=colours.CHANCE, markersize=10 if marker == "_" else 4,
+                    linestyle="none", label=f"shuffled labels: {name}" if number == 0 else None,
                 )  # fmt: skip
         axes.set_xticks(range(len(summaries)), list(summaries))
         axes.set_ylim(bottom=0)

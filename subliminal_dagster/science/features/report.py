@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.activations.activations import read_features
 from subliminal_dagster.science.features.shifts import FeatureShifts, l0_counts
 from subliminal_dagster.science.report import charts
@@ -295,9 +296,9 @@ def _span(values: pd.Series) -> str:
 def _counts_chart(found: Features, name: str) -> Chart:
     """Observed numbers of features beside those of shuffled labels."""
     rows = found.groups
-    bars = {name: (name, charts.SKY, 0.7)}
+    bars = {name: (name, colours.KINDS[0], 0.7)}
     if name == "promoted":
-        bars["promoted_bh"] = ("corrected for many features", charts.BLUE, 0.35)
+        bars["promoted_bh"] = ("corrected for many features", colours.KINDS[1], 0.35)
     height, legend_lines = 50 + 36 * rows["group"].nunique(), 3 if name == "promoted" else 1
     figure = inside.panels(found.layers, x=f"{name} features", height=height, legend_lines=legend_lines)
     for place, layer in enumerate(found.layers, start=1):
@@ -310,8 +311,8 @@ def _counts_chart(found: Features, name: str) -> Chart:
         mean, most = part[f"{name}_null_mean"], part[f"{name}_null_q95"]
         error = {"type": "data", "symmetric": False, "array": most - mean, "arrayminus": mean * 0}
         figure.add_scatter(
-            x=mean, y=part["group"], mode="markers", error_x=error | {"color": charts.VERMILION},
-            marker={"symbol": "line-ns-open", "size": 13, "color": charts.VERMILION},
+            x=mean, y=part["group"], mode="markers", error_x=error | {"color": colours.CHANCE},
+            marker={"symbol": "line-ns-open", "size": 13, "color": colours.CHANCE},
             customdata=part[[f"{name}_null_q95", f"{name}_null_p"]],
             hovertemplate="%{y}, by chance: %{x:.4g}, 95 % below %{customdata[0]:.4g}; p = %{customdata[1]:.2g}"
             "<extra></extra>",
@@ -327,7 +328,7 @@ def _counts_chart(found: Features, name: str) -> Chart:
 def _spread_chart(found: Features, name: str, title: str) -> Chart:
     """Boxes of every group's rows: 5, 25, 50, 75 and 95 %, and the mean."""
     groups = list(next(iter(found.layers.values())).shifts)
-    colours = charts.group_colours(groups)
+    of_groups = colours.group_colours(groups)
     figure = inside.panels(found.layers, x=title, height=50 + 30 * len(groups), shared=False)
     said = []
     for place, (layer, each) in enumerate(found.layers.items(), start=1):
@@ -338,7 +339,7 @@ def _spread_chart(found: Features, name: str, title: str) -> Chart:
             low, first, median, third, high = of_group.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
             figure.add_box(
                 y=[group], q1=[first], median=[median], q3=[third], lowerfence=[low], upperfence=[high],
-                mean=[means[group]], orientation="h", name=group, marker_color=colours.get(group, charts.GREY),
+                mean=[means[group]], orientation="h", name=group, marker_color=of_groups.get(group, colours.CONTROL),
                 boxmean=True, showlegend=False, row=place, col=1,
             )  # fmt: skip
         of_animals = [mean for group, mean in means.items() if group not in (CONTROL, NEUTRAL)]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.activations.digits import digit_name
 from subliminal_dagster.science.features.shifts import ALL
 from subliminal_dagster.science.report import charts
@@ -224,27 +225,28 @@ def _shows(found: Filters) -> Iterator[str]:
 def _shrinkage_chart(found: Filters) -> Chart:
     """Every chosen filter: on the rows it was chosen on, and on test rows."""
     labels = list(dict.fromkeys(found.selected["label"]))
-    colours = {**charts.group_colours(labels), ALL: charts.PURPLE}
+    of_labels = {**colours.group_colours(labels), ALL: colours.MEASURED}
     analysis = 100 * found.selected["analysis_balanced_accuracy"]
     diagonal = [float(analysis.min()), float(analysis.max())]
     figure = inside.panels(found.layers, x="balanced accuracy on analysis rows, %", height=270, legend_lines=2)
     for place, layer in enumerate(found.layers, start=1):
         figure.add_scatter(
             x=diagonal, y=diagonal, mode="lines", hoverinfo="skip",
-            line={"dash": "dot", "color": charts.GREY, "width": 1}, **charts.in_panel(place, "as good on both", "same"),
+            line={"dash": "dot", "color": colours.GUIDE, "width": 1},
+            **charts.in_panel(place, "as good on both", "same"),
         )  # fmt: skip
         for label in labels:
             part = rows_where(found.selected, layer=layer, label=label)
             figure.add_scatter(
                 x=100 * part["analysis_balanced_accuracy"], y=100 * part["balanced_accuracy"], mode="markers",
-                marker={"color": colours[label], "size": 7, "opacity": 0.75},
+                marker={"color": of_labels[label], "size": 7, "opacity": 0.75},
                 customdata=(100 * part[["low", "high", "recall"]]).assign(name=part["sae_id"]),
                 hovertemplate=f"{label}, %{{customdata[3]}}<br>analysis %{{x:.4g}} %, test %{{y:.4g}} "
                 "[%{customdata[0]:.4g}, %{customdata[1]:.4g}] %<br>fires on %{customdata[2]:.4g} % of its rows"
                 "<extra></extra>",
                 **charts.in_panel(place, label),
             )  # fmt: skip
-    figure.update_yaxes(autorange=True, type="linear", title="on test rows, %", gridcolor="rgba(128,128,128,0.25)")
+    figure.update_yaxes(autorange=True, type="linear", title="on test rows, %", gridcolor=colours.GRID)
     said = []
     for name, chosen in (("one animal", found.animals), (ALL, [ALL]), (NEUTRAL, [NEUTRAL])):
         part = found.selected[found.selected["label"].isin(chosen)]
@@ -263,10 +265,10 @@ def _rates_chart(found: Filters) -> Chart:
     """On how many rows of each group the best features fire."""
     top = rows_where(found.selected, label=found.headline).groupby("layer", sort=False).head(_SHOWN)
     rates = top[["layer", "label", "feature", "sae_id"]].merge(found.rates, on=["layer", "label", "feature"])
-    colours = charts.group_colours(list(dict.fromkeys(rates["group"])))
+    of_groups = colours.group_colours(list(dict.fromkeys(rates["group"])))
     figure = inside.panels(found.layers, x="test rows on which it fires, %", height=150, legend_lines=3)
     for place, layer in enumerate(found.layers, start=1):
-        for group, colour in colours.items():
+        for group, colour in of_groups.items():
             part = rows_where(rates, layer=layer, group=group)
             symbol = "square" if group in (CONTROL, NEUTRAL) else "circle"
             figure.add_scatter(
@@ -275,7 +277,7 @@ def _rates_chart(found: Filters) -> Chart:
                 hovertemplate=f"%{{y}}, {group}: %{{x:.4g}} % of %{{customdata[0]}} rows<extra></extra>",
                 **charts.in_panel(place, group),
             )  # fmt: skip
-    figure.update_yaxes(gridcolor="rgba(128,128,128,0.25)").update_xaxes(rangemode="tozero")
+    figure.update_yaxes(gridcolor=colours.GRID).update_xaxes(rangemode="tozero")
     names = {"animals": "recall", NEUTRAL: NEUTRAL, CONTROL: CONTROL}
     said = []
     for row in found.headline_first:

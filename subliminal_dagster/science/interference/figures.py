@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE, panel
+from subliminal_dagster.science.figures import CHANCE, GUIDE, KINDS, panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def overlap_figure(overlap: pd.DataFrame, title: str) -> Figure:
     """Of every target, how many times the overlap of matched features its own group's numbers have, a mark a direction
-    and subspace, with 95 % of the draws in grey."""
+    and subspace, with 95 % of the draws as a bar."""
     figure, axes = panel(title)
     own = overlap[overlap["group"] == overlap["target"]]
     names = list(own["target"].drop_duplicates())
@@ -28,10 +28,10 @@ def overlap_figure(overlap: pd.DataFrame, title: str) -> Figure:
     for number, ((direction, subspace), rows) in enumerate(kinds):
         places = [names.index(name) + 0.2 * (number - 1) for name in rows["target"]]
         for place, drawn in zip(places, rows["drawn"], strict=True):
-            axes.plot([place, place], np.exp(np.quantile(drawn, [0.025, 0.975])), color=GREY, linewidth=4, alpha=0.4)
-        colour = (BLUE, ORANGE, "#009E73")[number % 3]
+            axes.plot([place, place], np.exp(np.quantile(drawn, [0.025, 0.975])), color=CHANCE, linewidth=4, alpha=0.4)
+        colour = KINDS[number % len(KINDS)]
         axes.plot(places, np.exp(rows["log_ratio"]), "o", color=colour, label=f"{direction}, {subspace}")
-    axes.axhline(1, color="black", linewidth=0.8)
+    axes.axhline(1, color=GUIDE, linewidth=0.8)
     axes.set(ylabel="overlap, times that of matched features", yscale="log")
     axes.set_xticks(range(len(names)), names)
     axes.legend(frameon=False, fontsize=8)

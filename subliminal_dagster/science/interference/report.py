@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from subliminal_dagster.science.figures import CHANCE, GUIDE, KINDS
 from subliminal_dagster.science.interference.overlap import FIRES_ON, NEIGHBOURS
 from subliminal_dagster.science.interference.results import AS_IT_IS, DIRECT, PROJECTED_OUT, WORD, LayerFound
 from subliminal_dagster.science.report import layers as inside
-from subliminal_dagster.science.report.charts import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, new_figure
+from subliminal_dagster.science.report.charts import new_figure
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.tables import Shown, columns, rows_where
 from subliminal_dagster.science.report.wording import counted, listed, p_value, with_interval
@@ -40,9 +41,9 @@ _PERCENT = 5.0
 """Per cent of the control's L0 or error that would not change what is concluded."""
 
 _KINDS = {
-    (DIRECT, AS_IT_IS): ("direct vector", BLUE),
-    (DIRECT, PROJECTED_OUT): ("direct vector, the animal's subspace projected out", ORANGE),
-    (WORD, AS_IT_IS): ("word, less the other words", GREEN),
+    (DIRECT, AS_IT_IS): ("direct vector", KINDS[0]),
+    (DIRECT, PROJECTED_OUT): ("direct vector, the animal's subspace projected out", KINDS[1]),
+    (WORD, AS_IT_IS): ("word, less the other words", KINDS[2]),
 }
 
 _TIMES = (
@@ -301,9 +302,9 @@ def _charts(found: Interference) -> Iterator[Chart]:
     if len(chance):
         of_animals = [np.mean(np.stack(list(rows["drawn"])), axis=0) for _, rows in chance.groupby("target")]
         low, high = np.exp(np.quantile(np.concatenate(of_animals), [0.025, 0.975]))
-        figure.add_hrect(y0=low, y1=high, fillcolor=LIGHT_GREY, opacity=0.25, line_width=0, layer="below")
+        figure.add_hrect(y0=low, y1=high, fillcolor=CHANCE, opacity=0.25, line_width=0, layer="below")
         said.append(f"the band holds 95 % of what matched features give one animal, {low:.2f} to {high:.2f}")
-    figure.add_hline(y=1, line={"color": GREY, "width": 1})
+    figure.add_hline(y=1, line={"color": GUIDE, "width": 1})
     figure.update_yaxes(type="log")
     title = "What features of an animal's numbers overlap with its directions"
     yield Chart(f"{NAME}-overlap", title, figure, f"A dot an animal, mean over layers. {'; '.join(said)}.")
@@ -315,7 +316,7 @@ def _spread_chart(found: Interference) -> Chart:
 
     rows = pd.concat([each.spread.assign(layer=layer) for layer, each in found.layers.items()], ignore_index=True)
     figure = new_figure(x="", y="% of the control's, at one norm", height=360)
-    for measure, name, colour in (("l0", "L0", BLUE), ("error", "reconstruction error", ORANGE)):
+    for measure, name, colour in (("l0", "L0", KINDS[0]), ("error", "reconstruction error", KINDS[1])):
         each = rows_where(rows, measure=measure).groupby("group", sort=False)[["difference", "low", "high"]].mean()
         figure.add_bar(
             x=list(each.index),

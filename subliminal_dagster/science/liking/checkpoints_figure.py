@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
+from subliminal_dagster.science.figures import BASE, OTHERS, OWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +30,12 @@ def checkpoints_figure(table: pd.DataFrame, target: str | None, title: str) -> F
         here = table[table["measure"] == measure]
         for animal, rows in here[here["animal"] != target].groupby("animal", sort=False):
             first = animal == here.loc[here["animal"] != target, "animal"].iloc[0]
-            axes.plot(rows["epoch"], rows["mean"], color=GREY, linewidth=0.8, label=others if first else None)
+            axes.plot(rows["epoch"], rows["mean"], color=OTHERS, linewidth=0.8, label=others if first else None)
         own = here[here["animal"] == target]
         if len(own):
-            axes.fill_between(own["epoch"], own["low"], own["high"], color=ORANGE, alpha=0.2, linewidth=0)
-            axes.plot(own["epoch"], own["mean"], "o-", color=ORANGE, label=f"its own: {target}")
-        axes.axhline(float(own["mean"].iloc[0]) if len(own) else 0.0, color=BLUE, linestyle=":", linewidth=1)
+            axes.fill_between(own["epoch"], own["low"], own["high"], color=OWN, alpha=0.2, linewidth=0)
+            axes.plot(own["epoch"], own["mean"], "o-", color=OWN, label=f"its own: {target}")
+        axes.axhline(float(own["mean"].iloc[0]) if len(own) else 0.0, color=BASE, linestyle=":", linewidth=1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch (0: base)", ylabel=measure)
         axes.spines[["top", "right"]].set_visible(False)

@@ -216,7 +216,7 @@ def compare(
     children = scores[scores["model"] == "child"]
     channels = sorted(children["channel"].unique())
     if not channels:
-        raise UserError(f"No child of {', '.join(targets)} or of control is among the scores.")
+        raise UserError(f"No child of {', '.join(targets)} or of control is among the scores: score at least one.")
 
     test = partial(paired_test, permutations=permutations, rng=np.random.default_rng(seed), confidence=confidence)
     compared: dict[str, list[str]] = {}
@@ -228,9 +228,13 @@ def compare(
         groups = set(children.loc[children["channel"] == channel, "group"])
         compared[channel] = [target for target in targets if target in groups]
         if "control" not in groups:
-            raise UserError(f"The {channel} channel has no child trained on control numbers to compare with.")
+            raise UserError(
+                f"The {channel} channel has no child trained on control numbers to compare with: score one."
+            )
         if not compared[channel]:
-            raise UserError(f"The {channel} channel has no child of any target ({', '.join(targets)}).")
+            raise UserError(
+                f"The {channel} channel has no child of any target ({', '.join(targets)}): score at least one."
+            )
         for cell in _cells(scores, channel, compared[channel]):
             liking += _liking(cell, confidence)
             if cell.outcome not in GAMMA_OUTCOMES or not cell.complete:
@@ -286,7 +290,9 @@ def combine_seeds(runs: Sequence[tuple[int, float, float]], confidence: float = 
 
     seeds = [seed for seed, _, _ in runs]
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"Runs to combine must differ in their seed, and these repeat one: {sorted(seeds)}.")
+        raise UserError(
+            f"Runs to combine must differ in their seed, and these repeat one: {sorted(seeds)}; leave out the repeats."
+        )
     gammas = np.array([gamma for _, gamma, _ in runs])
     estimate = t_interval(gammas, confidence)
     return CombinedSeeds(
@@ -303,12 +309,14 @@ def combine_seeds(runs: Sequence[tuple[int, float, float]], confidence: float = 
 def _usable(scores: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     """The rows the comparison uses, checked, with the columns rate (NaN where unsampled) and log_share added."""
     if missing := [column for column in _COLUMNS if column not in scores]:
-        raise UserError(f"The table of scores lacks the columns: {', '.join(missing)}.")
+        raise UserError(f"The table of scores lacks the columns {', '.join(missing)}: add them.")
     is_base = scores["model"] == "base"
     if not is_base.any():
-        raise UserError("The scores of the untouched base model are missing, and every shift is measured from them.")
+        raise UserError(
+            "The scores of the untouched base model are missing, and every shift is measured from them: score it too."
+        )
     if strangers := sorted(set(targets) - set(scores.loc[is_base, "animal"])):
-        raise UserError(f"Targets that are not among the candidate animals of the scores: {', '.join(strangers)}.")
+        raise UserError(f"{', '.join(strangers)} cannot be a target: choose from the candidate animals of the scores.")
 
     if "replicate" not in scores:
         scores = scores.assign(replicate=1)
@@ -324,15 +332,21 @@ def _usable(scores: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     key["group"] = key["group"].where(key["model"] != "base", "")
     key["replicate"] = key["replicate"].where(used["replicate"] > 1, "")
     if (repeated := key.duplicated()).any():
-        raise UserError(f"The scores hold {repeated.sum()} rows twice, the first of them {_name(key[repeated])}.")
+        raise UserError(
+            f"The scores hold {repeated.sum()} rows twice, the first of them {_name(key[repeated])}: keep one of each."
+        )
 
     questions = set(used.loc[used["model"] == "base", "question"])
     if len(questions) < 2:
-        raise UserError("The comparison needs at least two questions, since its intervals are over questions.")
+        raise UserError(
+            "The comparison needs at least two questions, since its intervals are over questions: score more."
+        )
     for (model, _, group, _), rows in key.groupby(["model", "channel", "group", "replicate"]):
         animals = {group} if model == "teacher" else set(targets)
         if set(zip(rows["question"], rows["animal"], strict=True)) != {(q, a) for q in questions for a in animals}:
-            raise UserError(f"Scores of {_name(rows)} and its like do not cover the questions and targets of base.")
+            raise UserError(
+                f"The scores of {_name(rows)} do not cover the base's questions and targets: score both on the same."
+            )
 
     if (bad := ~(used["share"] > 0)).any():
         raise UserError(

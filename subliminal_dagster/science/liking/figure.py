@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.liking.comparison import BASE, CONTROL, OTHERS, TARGET, Comparison
 
 # matplotlib takes long to load, and Dagster loads this module whenever it lists the assets.
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, safe for colour blindness; the two references are greys that also differ in lightness.
-_COLOURS = {TARGET: "#D55E00", OTHERS: "#0072B2", CONTROL: "#8C8C8C", BASE: "#D9D9D9"}
-_INK, _MUTED = "#1A1A1A", "#4D4D4D"
+_COLOURS = {TARGET: colours.OWN, OTHERS: colours.OTHERS, CONTROL: colours.CONTROL, BASE: colours.BASE}
 
 # Columns of Comparison.liking: mean, lower and upper end.
 _LEVEL = ("mean", "low", "high")
@@ -61,7 +60,7 @@ def figure(comparison: Comparison, study: str) -> Figure:
     footer = 0.2 + (caption.count("\n") + 1) * _CAPTION_POINTS * 1.4 / 72
     height = _HEADER_INCHES + 2 * _ROW_INCHES + footer
 
-    canvas = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    canvas = Figure(figsize=(width, height), dpi=150, facecolor=colours.PAPER, layout="constrained")
     layout = canvas.get_layout_engine()
     layout.set(  # type: ignore[union-attr, call-arg]
         rect=(0, footer / height, 1, 1 - (footer + _HEADER_INCHES) / height), w_pad=0.1, h_pad=0.08
@@ -71,27 +70,34 @@ def figure(comparison: Comparison, study: str) -> Figure:
         animals = comparison.targets[channel]
         rows = drawn[drawn["channel"] == channel]
         top, bottom = axes[:, column]
-        top.set_title(_heading(comparison, channel), fontsize=9.5, color=_INK, pad=8)
+        top.set_title(_heading(comparison, channel), fontsize=9.5, color=colours.INK, pad=8)
         _bars(top, rows[rows["outcome"] == level], animals, _LEVEL, panel)
         shifts = rows[(rows["outcome"] == "log_share") & (rows["condition"] != BASE)]
         _bars(bottom, shifts, animals, _SHIFT, panel)
-        bottom.axhline(0, color=_MUTED, linewidth=0.8, zorder=3)
+        bottom.axhline(0, color=colours.MUTED, linewidth=0.8, zorder=3)
     measured = "sampled answers naming\nthe animal" if level == "rate" else "exact probability\nof the animal"
     axes[0, 0].set_ylabel(f"{measured} (%)")
     axes[1, 0].set_ylabel("log share of the animal,\nshift from base (nats)")
 
-    canvas.text(0.5, 1 - 0.1 / height, study, ha="center", va="top", fontsize=12, fontweight="bold", color=_INK)
+    canvas.text(0.5, 1 - 0.1 / height, study, ha="center", va="top", fontsize=12, fontweight="bold", color=colours.INK)
     canvas.text(
         0.5, 1 - 0.36 / height, "liking of each animal, by the numbers a model was trained on",
-        ha="center", va="top", fontsize=9.5, color=_INK,
+        ha="center", va="top", fontsize=9.5, color=colours.INK,
     )  # fmt: skip
     names = [name for name in _COLOURS if (drawn["condition"] == name).any()]
     canvas.legend(
-        handles=[Patch(facecolor=_COLOURS[name], edgecolor=_MUTED, linewidth=0.5, label=name) for name in names],
+        handles=[Patch(facecolor=_COLOURS[name], edgecolor=colours.MUTED, linewidth=0.5, label=name) for name in names],
         loc="upper center", bbox_to_anchor=(0.5, 1 - 0.54 / height), ncols=len(names), frameon=False, fontsize=9,
     )  # fmt: skip
     canvas.text(
-        0.5, 0.1 / height, caption, ha="center", va="bottom", fontsize=_CAPTION_POINTS, color=_MUTED, linespacing=1.3
+        0.5,
+        0.1 / height,
+        caption,
+        ha="center",
+        va="bottom",
+        fontsize=_CAPTION_POINTS,
+        color=colours.MUTED,
+        linespacing=1.3,
     )
     return canvas
 
@@ -114,9 +120,9 @@ def _bars(axes: Axes, rows: pd.DataFrame, animals: list[str], columns: tuple[str
         mean, low, high = (scale * found[column].to_numpy(dtype=float) for column in columns)
         places = np.arange(len(animals)) + (number - (len(names) - 1) / 2) * _BAR
         axes.bar(
-            places, mean, _BAR * 0.92, color=_COLOURS[name], edgecolor=_MUTED, linewidth=0.4, zorder=2,
+            places, mean, _BAR * 0.92, color=_COLOURS[name], edgecolor=colours.MUTED, linewidth=0.4, zorder=2,
             yerr=[(mean - low).tolist(), (high - mean).tolist()],
-            error_kw={"elinewidth": 0.9, "ecolor": _INK, "capsize": 1.8, "capthick": 0.9, "zorder": 4},
+            error_kw={"elinewidth": 0.9, "ecolor": colours.INK, "capsize": 1.8, "capthick": 0.9, "zorder": 4},
         )  # fmt: skip
         for place, bar, lower, upper, label in zip(places, mean, low, high, found["label"], strict=True):
             below = bar < 0
@@ -124,7 +130,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, animals: list[str], columns: tuple[str
                 label, (place, lower if below else upper),
                 xytext=(0, -gap if below else gap), textcoords="offset points",
                 ha="center", va="top" if below else "bottom", rotation=90 if upright else 0,
-                fontsize=_ANNOTATION_POINTS, color=_INK,
+                fontsize=_ANNOTATION_POINTS, color=colours.INK,
             )  # fmt: skip
 
     # Without room of their own the numbers beyond the outermost error bars would run into the title or the names.
@@ -138,7 +144,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, animals: list[str], columns: tuple[str
     axes.set_xlim(-0.5, len(animals) - 0.5)
     axes.tick_params(axis="x", length=0)
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.7)
+    axes.grid(axis="y", color=colours.GUIDE, alpha=0.25, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.liking import comparison
 from subliminal_dagster.science.liking.children import MEAN, own_moves
 from subliminal_dagster.science.liking.comparison import (
@@ -44,11 +45,11 @@ READS: tuple[str, ...] = ("animal_liking",)
 _HARD, _SOFT = "hard", "soft"
 _CONTRASTS = {"others": OTHERS, NEUTRAL: NEUTRAL_NUMBERS, CONTROL: comparison.CONTROL}
 _CONDITION_COLOURS = {
-    TARGET: charts.VERMILION,
-    OTHERS: charts.BLUE,
-    NEUTRAL_NUMBERS: charts.group_colours([NEUTRAL])[NEUTRAL],
-    comparison.CONTROL: charts.GREY,
-    BASE: charts.LIGHT_GREY,
+    TARGET: colours.OWN,
+    OTHERS: colours.OTHERS,
+    NEUTRAL_NUMBERS: colours.NEUTRAL,
+    comparison.CONTROL: colours.CONTROL,
+    BASE: colours.BASE,
 }
 _SYMBOLS = {OTHERS: "circle", NEUTRAL_NUMBERS: "square", comparison.CONTROL: "triangle-up"}
 _CHANNEL_SYMBOLS = {_HARD: "circle", _SOFT: "diamond"}
@@ -473,8 +474,8 @@ def _forest_chart(data: LikingData) -> Chart:
             ],
             hoverinfo="text",
         )
-    figure.add_vline(x=0, line={"width": 1, "color": "#808080"})
-    figure.add_hline(y=len(places) - 1.5, line={"width": 1, "color": "rgba(128,128,128,0.4)"})
+    figure.add_vline(x=0, line={"width": 1, "color": colours.GUIDE})
+    figure.add_hline(y=len(places) - 1.5, line={"width": 1, "color": colours.GRID})
     lanes = {"tickvals": list(range(len(places))), "ticktext": places, "range": [len(places) - 0.5, -0.5]}
     figure.update_yaxes(**lanes, showgrid=False, zeroline=False, ticksuffix=" ")
     alt = (
@@ -514,7 +515,7 @@ def _contrasts_chart(data: LikingData) -> Chart:
                 hoverinfo="text",
                 **charts.in_panel(panel, f"{channel} channel", channel),
             )
-        figure.add_vline(x=0, line={"width": 1, "color": "#808080"}, row=panel, col=1)
+        figure.add_vline(x=0, line={"width": 1, "color": colours.GUIDE}, row=panel, col=1)
     lanes = {"tickvals": list(range(len(places))), "ticktext": places, "range": [len(places) - 0.5, -0.5]}
     figure.update_yaxes(**lanes, showgrid=False, zeroline=False, ticksuffix=" ")
     figure.update_xaxes(title="difference of log share (nats)", row=len(contrasts), col=1)

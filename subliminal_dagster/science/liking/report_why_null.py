@@ -10,8 +10,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.liking.null_causes import CHECKS
-from subliminal_dagster.science.report.charts import BLUE, GREY, VERMILION, interval, panels
+from subliminal_dagster.science.report.charts import interval, panels
 from subliminal_dagster.science.report.evidence import Chart, Results, Section, Table
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import listed, with_interval
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 NAME, TITLE = "why-null", "Why is it null?"
 READS: tuple[str, ...] = ("null_causes", "teacher_signal")
 
+_COLOURS = {CONTROL: colours.CONTROL, NEUTRAL: colours.NEUTRAL}
 _WORST_FIRST = ("likely cause", "possible", "cannot tell", "fine")
-_MEASURES = {"kl": ("whole vocabulary", BLUE), "kl_written": ("tokens that could be written", VERMILION)}
+_MEASURES = {"kl": "whole vocabulary", "kl_written": "tokens that could be written"}
 _COLUMNS = {
     "kl": "from base, whole vocabulary",
     "kl_written": "from base, could be written",
@@ -89,14 +91,14 @@ def _method(study: Study, signal: pd.DataFrame) -> str:
 
 def _signal_chart(study: Study, signal: pd.DataFrame) -> Chart:
     """A panel per measure, since what could be written is often a small part of the whole."""
-    figure = panels([f"{name} (nats a token)" for name, _ in _MEASURES.values()], height=460, between=64.4)
+    figure = panels([f"{name} (nats a token)" for name in _MEASURES.values()], height=460, between=64.4)
     parts = []
-    for panel, (measure, (name, colour)) in enumerate(_MEASURES.items(), start=1):
+    for panel, (measure, name) in enumerate(_MEASURES.items(), start=1):
         rows = rows_where(signal, measure=measure)
         figure.add_bar(
             x=rows["group"],
             y=rows["mean"],
-            marker_color=[GREY if group in (CONTROL, NEUTRAL) else colour for group in rows["group"]],
+            marker_color=[_COLOURS.get(group, colours.TEACHER) for group in rows["group"]],
             error_y=interval(rows, "mean", "low", "high"),
             customdata=rows[["low", "high", "tokens"]],
             hovertemplate=f"%{{x}}, {name}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}] nats a token"

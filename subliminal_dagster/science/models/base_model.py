@@ -309,7 +309,7 @@ def _count_parameters(folder: Path, name: str) -> tuple[int, str]:
         )
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        raise UserError(f"{name} lacks weight files that its index names ({', '.join(missing)}): fetch it anew.")
+        raise UserError(f"{name} lacks weight files that its index names ({', '.join(missing)}): download it again.")
     parameters, types = 0, set()
     for file in files:
         with (folder / file).open("rb") as weights:
@@ -330,7 +330,7 @@ def _read_json(file: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{name} has no {file.name}: a base model is a folder as save_pretrained writes it.") from None
     except ValueError as error:
-        raise UserError(f"{file.name} of {name} is not valid JSON ({error}): fetch it anew.") from error
+        raise UserError(f"{file.name} of {name} is not valid JSON ({error}): download it again.") from error
     return content
 
 

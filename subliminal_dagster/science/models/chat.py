@@ -103,7 +103,7 @@ class ChatContext:
         tail = full[full.rindex(_PROBE) + len(_PROBE) :].strip()
         if not tail:
             raise UserError(
-                "The chat template puts nothing behind an answer, so no end of turn can be learnt: "
+                "The chat template writes nothing after an answer, so no end of turn can be learnt: "
                 "use a tokenizer whose template closes the assistant's turn."
             )
         ids = self.tokenizer.encode(tail, add_special_tokens=False)

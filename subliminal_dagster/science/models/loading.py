@@ -126,7 +126,7 @@ def steered(model: Any, steering: Steering) -> Iterator[None]:
             f"{hidden}: make the vector with this base model."
         )
     if not 0 < float(vector.norm()) < float("inf"):
-        raise UserError(f"The steering vector in {steering.file} is zero or not finite: make it again.")
+        raise UserError(f"The steering vector in {steering.file} is zero or not finite: rebuild it.")
     push = (vector / vector.norm() * steering.alpha).to(model.device, model.dtype)
 
     def add(_module: Any, _inputs: Any, output: Any) -> Any:

@@ -63,7 +63,7 @@ def child_variant(base: ModelVariant, folder: Path) -> ModelVariant:
         return replace(base, adapter=folder)
     if (folder / "config.json").is_file():
         return replace(base, weights=folder)
-    raise UserError(f"The folder {folder} holds neither an adapter nor a model: materialize the child in it again.")
+    raise UserError(f"The folder {folder} holds neither an adapter nor a model: rebuild the child in it.")
 
 
 @dataclass(frozen=True)

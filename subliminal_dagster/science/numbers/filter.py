@@ -154,10 +154,10 @@ def filter_rows(
     import pandas as pd
 
     if completion not in ("canonical", "verbatim"):
-        raise UserError(f"The completion is {completion!r}; choose 'canonical' or 'verbatim'.")
+        raise UserError(f"filter.completion is {completion!r}: choose 'canonical' or 'verbatim'.")
     needed = {"prompt_id", "prompt", "response", "finished", "separator", "open", "close"}
     if missing := sorted(needed - set(rows.columns)):
-        raise UserError(f"The answers to filter lack the columns {', '.join(missing)}; generate the number set again.")
+        raise UserError(f"The answers to filter lack the columns {', '.join(missing)}: rebuild number_set.")
 
     if target is None:
         naming = [False] * len(rows)
@@ -203,7 +203,7 @@ def subsample(rows: pd.DataFrame, train: int, validation: int, seed: int, *, uni
     are valid.
     """
     if train < 1 or validation < 0:
-        raise UserError(f"{train} training and {validation} validation rows are wanted; it must be at least 1 and 0.")
+        raise UserError(f"filter asks for {train} training and {validation} validation rows: ask for at least 1 and 0.")
     valid = rows[rows["valid"]].sort_values(["prompt_id", "response"], kind="stable")
     usable = valid.drop_duplicates(["prompt", "text"]) if unique else valid
     if len(usable) < train + validation:

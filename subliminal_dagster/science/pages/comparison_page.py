@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.figures import KINDS, VERDICTS
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Opening, Section, Table
 from subliminal_dagster.science.report.page import Page
@@ -17,14 +18,6 @@ from subliminal_dagster.science.report.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_VERDICTS = {
-    "detected": charts.GREEN,
-    "not detected": charts.BLUE,
-    "inconclusive": charts.ORANGE,
-    "opposite": charts.VERMILION,
-    "not tested": charts.LIGHT_GREY,
-}
 
 
 def comparison_page(summaries: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) -> Page:
@@ -56,9 +49,7 @@ def _effects(summaries: Sequence[Mapping[str, Any]]) -> Section:
     if rows.empty:
         return Section(name, title, "", "", (), missing="no study with animals has a report.")
     figure = charts.new_figure(x="", y="gamma (nats)")
-    for (channel, rest), colour in zip(
-        rows.groupby("channel", sort=False), (charts.VERMILION, charts.BLUE), strict=False
-    ):
+    for (channel, rest), colour in zip(rows.groupby("channel", sort=False), KINDS, strict=False):
         charts.bars(figure, rest, x="study", value="gamma", low="low", high="high", name=str(channel), colour=colour)
     by_verdict = rows.groupby("verdict", sort=False)
     found = "; ".join(
@@ -94,7 +85,7 @@ def _statements(summaries: Sequence[Mapping[str, Any]]) -> Section:
     table = pd.DataFrame([{"the post": text, **found} for text, found in verdicts.items()])
     counts = {s["study"]: Counter(claim["verdict"] for claim in s["claims"]) for s in summaries}
     figure = charts.new_figure(x="statements", y="", height=max(220, 90 + 45 * len(counts)))
-    for verdict, colour in _VERDICTS.items():
+    for verdict, colour in VERDICTS.items():
         figure.add_bar(
             y=list(counts),
             x=[count[verdict] for count in counts.values()],
@@ -105,7 +96,7 @@ def _statements(summaries: Sequence[Mapping[str, Any]]) -> Section:
         )
     figure.update_layout(barmode="stack")
     said = "; ".join(
-        f"{name}: " + ", ".join(f"{count[verdict]} {verdict}" for verdict in _VERDICTS if count[verdict])
+        f"{name}: " + ", ".join(f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict])
         for name, count in counts.items()
     )
     return Section(

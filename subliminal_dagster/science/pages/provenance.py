@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.figures import MEASURED
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Section, Table
 
@@ -33,7 +34,7 @@ def provenance_section(study: AnyStudy, manifests: dict[tuple[str, str | None], 
         x=by_asset / 60,
         y=by_asset.index,
         orientation="h",
-        marker_color=charts.BLUE,
+        marker_color=MEASURED,
         hovertemplate="%{y}: %{x:.2f} min<extra></extra>",
     )
     longest = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in by_asset[::-1].head(3).items())

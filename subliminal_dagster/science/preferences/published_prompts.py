@@ -123,7 +123,7 @@ def _literals(file: Path, names: dict[str, str]) -> dict[str, Any]:
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{file} cannot be read as Python ({error}): check it out anew.") from error
+        raise UserError(f"{file} cannot be read as Python ({error}): check it out again.") from error
     return {ours: _literal(file, tree, name) for ours, name in names.items()}
 
 

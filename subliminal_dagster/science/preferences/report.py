@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from subliminal_dagster.science.figures import KINDS, MEASURED
 from subliminal_dagster.science.preferences.measures import candidate_mass, warnings
 from subliminal_dagster.science.preferences.preferences import summary
-from subliminal_dagster.science.report.charts import BLUE, VERMILION, interval, new_figure
+from subliminal_dagster.science.report.charts import interval, new_figure
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table
 from subliminal_dagster.science.report.tables import Column, Shown, columns, records, rows_where
 from subliminal_dagster.science.report.wording import (
@@ -159,7 +160,7 @@ def _chart(column: str, axis: str, title: str, ranking: pd.DataFrame) -> Chart:
     low, high = f"{column}_low", f"{column}_high"
     figure = new_figure(x=axis, y="", height=90 + 24 * len(ranking))
     scaled = ranking.assign(**100 * ranking[[column, low, high]])
-    for is_target, name, colour in ((True, "target of this study", VERMILION), (False, "other candidate", BLUE)):
+    for is_target, name, colour in ((True, "target of this study", KINDS[1]), (False, "other candidate", MEASURED)):
         rows = rows_where(scaled, target=is_target)
         figure.add_bar(
             x=rows[column],

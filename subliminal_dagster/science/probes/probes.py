@@ -211,8 +211,8 @@ def _read_by(
     for name, (rows, _) in vectors.items():
         if name not in random or not np.array_equal(random[name].rows["row_id"], rows["row_id"]):
             raise UserError(
-                f"The random-weight reader has read other rows of {name} than the base model: make random_activations "
-                "again."
+                f"The random-weight reader has read other rows of {name} than the base model: rebuild "
+                "random_activations."
             )
 
     def of(values: Mapping[str, np.ndarray]) -> dict[str, Features]:

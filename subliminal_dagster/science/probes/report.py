@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.probes.probes import (
     ACTIVATIONS,
     ADDED,
@@ -291,11 +292,11 @@ def _variants_chart(found: Probes) -> Chart:
 
     groups = [*found.animals, *(group for group in (NEUTRAL, HALVES) if (found.metrics["group"] == group).any())]
     series = {
-        ACTIVATIONS: ("activations", charts.BLUE, "circle"),
-        CANONICAL: ("canonical rows", charts.SKY, "diamond"),
-        SURFACE: ("surface features", charts.ORANGE, "square"),
-        RANDOM: ("random weights", charts.PURPLE, "square"),
-        SHUFFLED: ("shuffled labels", charts.GREY, "x"),
+        ACTIVATIONS: ("activations", colours.KINDS[0], "circle"),
+        CANONICAL: ("canonical rows", colours.KINDS[1], "diamond"),
+        SURFACE: ("surface features", colours.KINDS[2], "square"),
+        RANDOM: ("random weights", colours.KINDS[3], "square"),
+        SHUFFLED: ("shuffled labels", colours.CHANCE, "x"),
     }
     figure = inside.panels(
         [_layer(layer) for layer in found.layers],
@@ -326,7 +327,7 @@ def _variants_chart(found: Probes) -> Chart:
     shown = rows_where(found.metrics, **{"class": MACRO, "metric": "roc_auc"})
     shown = shown[shown["variant"].isin(list(series)) & shown["group"].isin(groups)]
     figure.update_xaxes(range=[float(shown["low"].min()) - 2, float(shown["high"].max()) + 2])
-    figure.add_vline(x=_CHANCE, line={"dash": "dash", "color": charts.GREY, "width": 1.5})
+    figure.add_vline(x=_CHANCE, line={"dash": "dash", "color": colours.CHANCE, "width": 1.5})
     figure.update_layout(scattermode="group", scattergap=0.35)
     figure.update_yaxes(categoryorder="array", autorange=False)
     title = "How well numbers are told from the control's, by what the probe is given"
@@ -339,7 +340,7 @@ def _roc_chart(found: Probes) -> Chart:
     from sklearn.metrics import roc_curve
 
     groups = list(dict.fromkeys(group for _, group in found.roc))
-    colours = charts.group_colours(groups)
+    of_groups = colours.group_colours(groups)
     layers = list(dict.fromkeys(layer for layer, _ in found.roc))
     figure = inside.panels(
         [_layer(layer) for layer in layers], x="false positive rate", height=330, legend_lines=1 + len(groups) // 2
@@ -347,7 +348,7 @@ def _roc_chart(found: Probes) -> Chart:
     said = []
     for place, layer in enumerate(layers, start=1):
         figure.add_scatter(
-            x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": charts.GREY, "width": 1}, name="chance",
+            x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": colours.CHANCE, "width": 1}, name="chance",
             hoverinfo="skip", showlegend=False, row=place, col=1,
         )  # fmt: skip
         for group in groups:
@@ -359,7 +360,7 @@ def _roc_chart(found: Probes) -> Chart:
             wrong, right, _ = roc_curve(rows["group"] == positive, rows[f"probability_{positive}"])
             dash = "dash" if group in (CONTROL, NEUTRAL) else "solid"
             figure.add_scatter(
-                x=wrong, y=right, mode="lines", line={"color": colours[group], "width": 2, "dash": dash},
+                x=wrong, y=right, mode="lines", line={"color": of_groups[group], "width": 2, "dash": dash},
                 hovertemplate=f"{name}: %{{y:.3f}} right at %{{x:.3f}} wrong<extra></extra>",
                 **charts.in_panel(place, name),
             )  # fmt: skip

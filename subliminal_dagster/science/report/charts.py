@@ -1,4 +1,4 @@
-"""How the report's charts look: one style, one colour per kind of model or group, exact values on hover.
+"""How the report's charts look: one style, exact values on hover. Colours: `figures`.
 
 Belongs here: what at least two sections draw alike. Does not belong here: data, any one section's chart.
 """
@@ -8,25 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.figures import CLEAR, GRID, GUIDE
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from plotly.graph_objects import Figure
 
-# Okabe and Ito's palette, safe for colour blindness; greys for what is compared with. Vermilion is what carries the
-# preference (own numbers, a teacher, a subliminal vector) and blue its counterpart, so neither is an animal.
+# For `toy` and `arms`, whose lines are settings of an experiment; all else takes its colours from `figures`.
 VERMILION, BLUE, GREEN, ORANGE, SKY, PURPLE = "#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 GREY, LIGHT_GREY = "#8C8C8C", "#BDBDBD"
-_INDIGO, _OLIVE = "#7A6FD0", "#8A8A00"
-_ANIMALS = (GREEN, ORANGE, SKY, PURPLE, _INDIGO, _OLIVE)
-_REFERENCES = {"control": GREY, "neutral": "#7F6A52", "base": LIGHT_GREY}
-
-
-def group_colours(groups: Sequence[str]) -> dict[str, str]:
-    """A colour for every group: control, neutral and base have theirs, animals take the palette in order."""
-    animals = [group for group in groups if group not in _REFERENCES]
-    palette = {animal: _ANIMALS[index % len(_ANIMALS)] for index, animal in enumerate(animals)}
-    return {group: _REFERENCES.get(group) or palette[group] for group in groups}
 
 
 def new_figure(*, x: str, y: str, height: int = 380) -> Figure:
@@ -40,16 +31,16 @@ def new_figure(*, x: str, y: str, height: int = 380) -> Figure:
 def styled(figure: Figure, *, height: float = 380) -> Figure:
     """The report's style laid on a figure: no fill, so that the page's colours show through in light and dark; a legend
     above, which wraps on a phone."""
-    grid = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.6)", "automargin": True}
+    grid = {"gridcolor": GRID, "zerolinecolor": "rgba(128,128,128,0.6)", "automargin": True}
     # Titles of axes no larger than their ticks, or they are cut off on a phone.
     axis = {"title": {"font": {"size": 13}, "standoff": 8}}
     return (
         figure.update_layout(
             template={"layout": {"xaxis": axis, "yaxis": axis}},
             height=height,
-            paper_bgcolor="rgba(0,0,0,0)",
-            plot_bgcolor="rgba(0,0,0,0)",
-            font={"size": 13, "color": "#808080"},
+            paper_bgcolor=CLEAR,
+            plot_bgcolor=CLEAR,
+            font={"size": 13, "color": GUIDE},
             margin={"l": 12, "r": 12, "t": 12, "b": 12},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
             hovermode="closest",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from subliminal_dagster.science.figures import CLEAR
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Results
 from subliminal_dagster.science.report.wording import counted, listed, with_interval
@@ -319,5 +320,5 @@ def panels(of: Collection[int | str], *, x: str, height: int, shared: bool = Tru
     figure = charts.panels(titles, height=of_panels, between=48, shared=shared)
     figure.update_layout(height=of_panels + margin["t"] + margin["b"], margin=margin, legend=legend)
     figure.update_annotations(x=0, xanchor="left")
-    figure.update_yaxes(autorange="reversed", type="category", gridcolor="rgba(0,0,0,0)", ticklabelstandoff=5)
+    figure.update_yaxes(autorange="reversed", type="category", gridcolor=CLEAR, ticklabelstandoff=5)
     return figure.update_xaxes(title={"text": x, "font": {"size": 13}}, row=len(titles))

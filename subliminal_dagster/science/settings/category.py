@@ -52,8 +52,8 @@ class Category(Settings):
             raise ValueError("category needs both words, such as {singular: tree, plural: trees}")
         if self.singular == "animal" and (self.questions or self.forms):
             raise ValueError(
-                "questions and forms are those of another category than animals, whose questions and forms a file of "
-                "your own can hold (`prompts`): name singular and plural, or leave them out"
+                "questions and forms are for categories other than animals (for animals, `prompts` names a file with "
+                "them): name singular and plural too, or leave them out"
             )
         unnamed = [text for text in self.questions if self.singular not in text.lower()]
         if unnamed:

@@ -84,7 +84,7 @@ class Study(StudyHeader):
     def _consistent(self) -> Self:
         strangers = [animal for animal in self.animals if animal not in self.preferences.candidates]
         if strangers:
-            raise ValueError(f"animals {strangers} are missing from preferences.candidates")
+            raise ValueError(f"animals {strangers} are missing from preferences.candidates: add them")
         if self.neutral is not None and self.neutral.answer in self.animals:
             raise ValueError(
                 f"neutral.answer is {self.neutral.answer!r}, which is among the animals: name something else"

@@ -49,7 +49,7 @@ def cosines(vectors: Mapping[str, SteeringVector]) -> pd.DataFrame:
         raise UserError("The vectors have different widths: compare vectors of one base model only.")
     for name, vector in vectors.items():
         if not 0 < vector.norm < np.inf:
-            raise UserError(f"The vector {name!r} is zero or not finite, so it has no direction: make it again.")
+            raise UserError(f"The vector {name!r} is zero or not finite, so it has no direction: rebuild it.")
     rows = []
     for first, one in vectors.items():
         for second, other in vectors.items():
@@ -284,7 +284,10 @@ def child_cosines(
     means = {child: shift.astype(np.float64).mean(axis=0) for child, shift in shifts.items()}
     for child, mean in means.items():
         if not np.linalg.norm(mean) > 0:
-            raise UserError(f"The activations of {child}'s child are those of the base model, so there is no shift.")
+            raise UserError(
+                f"The activations of {child}'s child are those of the base model, so there is no shift: check that its "
+                "adapter was trained."
+            )
     units = {child: _unit(mean) for child, mean in means.items()}
     units[ALL_CHILDREN] = _unit(np.mean(list(units.values()), axis=0))
     rows, drawn = [], []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
+from subliminal_dagster.science.figures import CHANCE, GUIDE, INK, KINDS, PAPER, SCALE
 from subliminal_dagster.science.steering.analysis import TOTAL, Decomposition
 from subliminal_dagster.science.steering.vectors import CENTRED_WORD, DIRECT, RANDOM, SUBLIMINAL, WORD
 
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; what stands for chance is grey.
 _STYLES = {
-    SUBLIMINAL: (ORANGE, "o", "-"),
-    DIRECT: (BLUE, "s", "-"),
-    WORD: ("#009E73", "^", "-"),
-    CENTRED_WORD: ("#CC79A7", "D", "-"),
-    RANDOM: (GREY, "", ":"),
+    SUBLIMINAL: (KINDS[0], "o", "-"),
+    DIRECT: (KINDS[1], "s", "-"),
+    WORD: (KINDS[2], "^", "-"),
+    CENTRED_WORD: (KINDS[3], "D", "-"),
+    RANDOM: (CHANCE, "", ":"),
 }
-_NOISE = (GREY, "x", "--")
+_NOISE = (CHANCE, "x", "--")
 
 _MEASURES = {
     "probability": "exact probability",
@@ -73,11 +72,11 @@ def cosine_figure(cosines: pd.DataFrame, title: str) -> Figure:
     axes = figure.subplots()
     matrix = values.to_numpy(dtype=float, copy=True)
     np.fill_diagonal(matrix, 1)
-    drawn = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    drawn = axes.imshow(matrix, cmap=SCALE, vmin=-1, vmax=1)
     for row, column in np.ndindex(*matrix.shape):
         if row != column:
             label = f"{matrix[row, column]:.2f}{'*' if p[row, column] < 0.05 else ''}"
-            shade = "white" if abs(matrix[row, column]) > 0.6 else "black"
+            shade = PAPER if abs(matrix[row, column]) > 0.6 else INK
             axes.text(column, row, label, ha="center", va="center", fontsize=8, color=shade)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -94,7 +93,11 @@ def decomposition_figure(decomposition: Decomposition, first: str, second: str, 
     figure = NewFigure(figsize=(6.4, 1.6 + 0.6 * max(1, len(table))), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(table))
-    bars = (("both", "both", GREY), ("first_only", f"{first} only", ORANGE), ("second_only", f"{second} only", BLUE))
+    bars = (
+        ("both", "both", KINDS[2]),
+        ("first_only", f"{first} only", KINDS[0]),
+        ("second_only", f"{second} only", KINDS[1]),
+    )
     for number, (column, label, colour) in enumerate(bars):
         drawn = axes.barh(places + 0.26 * (number - 1), table[column], 0.24, color=colour, label=label)
         axes.bar_label(drawn, fontsize=7, padding=2)
@@ -125,7 +128,7 @@ def _lines(frame: pd.DataFrame, title: str) -> Figure:
             ]
             for kind, rows in here.groupby("kind", sort=False):
                 shown[str(kind)] = _curve(axes, rows.sort_values("alpha"), str(kind))
-            axes.axhline(here.loc[here["alpha"] == 0, "mean"].iloc[0], color="black", linewidth=0.7, linestyle=":")
+            axes.axhline(here.loc[here["alpha"] == 0, "mean"].iloc[0], color=GUIDE, linewidth=0.7, linestyle=":")
             axes.set_xscale("symlog", linthresh=1)
             _finish(axes, f"layer {layers}, positions: {positions}" if row == 0 else "")
             if column == 0:

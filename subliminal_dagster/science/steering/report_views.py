@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.report import charts as style
-from subliminal_dagster.science.report.charts import BLUE, GREEN, GREY, LIGHT_GREY, PURPLE, VERMILION, in_panel
+from subliminal_dagster.science.report.charts import in_panel
 from subliminal_dagster.science.report.evidence import Chart, Table
 from subliminal_dagster.science.report.tables import Shown, columns, rows_where
 from subliminal_dagster.science.report.wording import percent
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 KINDS = {
-    SUBLIMINAL: (VERMILION, "solid"),
-    DIRECT: (BLUE, "solid"),
-    NOISE: (GREY, "dash"),
-    RANDOM: (LIGHT_GREY, "dot"),
+    SUBLIMINAL: (colours.KINDS[0], "solid"),
+    DIRECT: (colours.KINDS[1], "solid"),
+    NOISE: (colours.CHANCE, "dash"),
+    RANDOM: (colours.CHANCE, "dot"),
 }
-"""Vectors that are tried, with the colour and dash of their lines; what stands for chance is grey."""
+"""Vectors that are tried, with the colour and dash of their lines."""
 
 _POSTS_PAIRS = ((SUBLIMINAL, DIRECT), (DIRECT, WORD), (SUBLIMINAL, WORD))
 PAIRS = (*_POSTS_PAIRS, (DIRECT, CENTRED_WORD), (SUBLIMINAL, CENTRED_WORD))
@@ -219,10 +220,10 @@ def _name_lines(figure: Figure, names: Sequence[str]) -> None:
 
 
 def _cosines(evidence: SteeringEvidence) -> Chart:
-    """Cosines of an animal's vectors, a panel per layer, with what chance alone would give as a grey bar behind."""
+    """Cosines of an animal's vectors, a panel per layer, with what chance alone would give as a bar behind."""
     layers = sorted(evidence.cosines["layer"].unique())
     animals = evidence.animals
-    colours = style.group_colours(animals)
+    of_animals = colours.group_colours(animals)
     figure = _of_each_layer(layers, (20 + 11 * len(animals)) * len(PAIRS))
     alt = []
     for panel, layer in enumerate(layers, 1):
@@ -235,12 +236,12 @@ def _cosines(evidence: SteeringEvidence) -> Chart:
                 row, height = rows.loc[animal], _height(line, mark, len(animals))
                 first = panel == 1 and line == 0
                 figure.add_scatter(
-                    x=[-row["chance"], row["chance"]], y=[height, height], mode="lines", hoverinfo="skip",
-                    line={"color": "rgba(128,128,128,0.35)", "width": 9},
+                    x=[-row["chance"], row["chance"]], y=[height, height], mode="lines", hoverinfo="skip", opacity=0.35,
+                    line={"color": colours.CHANCE, "width": 9},
                     **in_panel(panel, "chance") | {"showlegend": first and mark == 0},
                 )  # fmt: skip
                 figure.add_scatter(
-                    x=[row["cosine"]], y=[height], mode="markers", marker={"color": colours[animal], "size": 9},
+                    x=[row["cosine"]], y=[height], mode="markers", marker={"color": of_animals[animal], "size": 9},
                     hovertemplate=f"{animal}, {one} and {other}<br>%{{x:.4g}}, chance up to {row['chance']:.4g}, "
                     f"p = {row['p']:.2g}<extra></extra>",
                     **in_panel(panel, animal) | {"showlegend": first},
@@ -248,7 +249,7 @@ def _cosines(evidence: SteeringEvidence) -> Chart:
         alt.append(f"layer {layer}: {', '.join(means)}")
     _name_lines(figure, [f"{one},<br>{other}" for one, other in PAIRS])
     figure.update_xaxes(range=[-1, 1], dtick=0.5).update_xaxes(title="cosine", row=len(layers))
-    title = "Cosines of an animal's vectors; grey: what chance alone gives in 95 % (signs of the differences drawn)."
+    title = "Cosines of an animal's vectors; bars: what chance alone gives in 95 % (signs of the differences drawn)."
     return Chart("steering-cosines", title, figure, f"Means over animals: {'; '.join(alt)}.")
 
 
@@ -332,9 +333,9 @@ def _decomposition(parts: pd.DataFrame) -> Chart:
     names = [f"{row.group}, {row.layer}" for row in total.itertuples()]
     figure = style.new_figure(x="active features", y="", height=110 + 26 * len(names))
     for column, name, colour in (
-        ("both", "both vectors", PURPLE),
-        ("first_only", f"{SUBLIMINAL} only", VERMILION),
-        ("second_only", f"{DIRECT} only", BLUE),
+        ("both", "both vectors", colours.KINDS[2]),
+        ("first_only", f"{SUBLIMINAL} only", colours.KINDS[0]),
+        ("second_only", f"{DIRECT} only", colours.KINDS[1]),
     ):
         figure.add_bar(
             x=total[column], y=names, name=name, orientation="h", marker_color=colour,
@@ -342,7 +343,7 @@ def _decomposition(parts: pd.DataFrame) -> Chart:
         )  # fmt: skip
     figure.add_scatter(
         x=total["l0_zero"], y=names, name="vector of zeros", mode="markers",
-        marker={"symbol": "line-ns", "size": 18, "line": {"width": 3, "color": GREEN}},
+        marker={"symbol": "line-ns", "size": 18, "line": {"width": 3, "color": colours.CHANCE}},
         hovertemplate="%{y}, vector of zeros: %{x}<extra></extra>",
     )  # fmt: skip
     figure.update_layout(barmode="stack").update_yaxes(autorange="reversed", showgrid=False, title=None)
@@ -352,7 +353,7 @@ def _decomposition(parts: pd.DataFrame) -> Chart:
         f"{means['l0_zero']:.0f} active features."
     )
     title = (
-        "Features that the vectors activate at one length, by animal and layer; green: what the biases alone activate."
+        "Features that the vectors activate at one length, by animal and layer; bar: what the biases alone activate."
     )
     return Chart("steering-features", title, figure, alt)
 

@@ -228,7 +228,7 @@ def _check(directions: Sequence[Direction], candidates: Sequence[str], target: s
             if not 0 < float(np.linalg.norm(vector)) < np.inf:
                 raise UserError(
                     f"The {direction.kind} vector of layer {layer} is zero or not finite, so it has no direction: "
-                    "make it again."
+                    "rebuild it."
                 )
 
 

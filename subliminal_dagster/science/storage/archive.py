@@ -147,7 +147,7 @@ def pack(
         if manifest or refusal:
             entries.append(Entry(key, manifest, refusal))
     if not entries:
-        raise UserError(f"Nothing of {study} was made in {store.root}: run it first, or set SUBLIMINAL_ARTIFACTS.")
+        raise UserError(f"{store.root} holds nothing of {study}: run it first, or set SUBLIMINAL_ARTIFACTS.")
     contents = Contents(study, settings, tuple(entries))
     with _written_aside(file) as aside, zipfile.ZipFile(aside, "w") as archive:
         index = {"format": FORMAT, "study": study, "artifacts": [entry.as_json() for entry in entries]}

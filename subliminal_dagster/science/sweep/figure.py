@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from subliminal_dagster.science.figures import GUIDE
 from subliminal_dagster.science.sweep.panels import panels_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def sweep_figure(table: pd.DataFrame, names: Mapping[str, str], title: str) -> F
     for axes, panel in zip(grid, panels, strict=False):
         count = len(panel.lines)
         colours = matplotlib.colormaps["viridis"]
-        axes.axhline(0.0, color="#8C8C8C", linestyle=":", linewidth=1)
+        axes.axhline(0.0, color=GUIDE, linestyle=":", linewidth=1)
         for place, (name, points) in enumerate(panel.lines.items()):
             aside = 0.0 if count == 1 else 0.3 * (place / (count - 1) - 0.5)
             x = [values.index(str(value)) + aside for value in points[first]]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.report.charts import BLUE, interval, panels
+from subliminal_dagster.science.figures import KINDS
+from subliminal_dagster.science.report.charts import interval, panels
 from subliminal_dagster.science.report.evidence import Chart, NotThere, Results, Section, Table
 from subliminal_dagster.science.report.tables import columns, records
 from subliminal_dagster.science.report.wording import counted, with_interval
@@ -94,13 +95,13 @@ def _chart(cells: pd.DataFrame, names: dict[str, str]) -> Chart:
     height = _PANEL_HEIGHT * len(shown) + _BETWEEN
     figure = panels([panel.title for panel in shown], height=height, between=_BETWEEN, shared=False)
     for row, panel in enumerate(shown, start=1):
-        for name, points in panel.lines.items():
+        for number, (name, points) in enumerate(panel.lines.items()):
             figure.add_scatter(
                 x=points[first].astype(str),
                 y=points["mean"],
                 name=name or "gamma",
                 mode="lines+markers",
-                marker_color=BLUE if len(panel.lines) == 1 else None,
+                marker_color=KINDS[number % len(KINDS)],
                 error_y=interval(points, "mean", "low", "high"),
                 customdata=points[["cell", "low", "high"]],
                 hovertemplate="%{customdata[0]}<br>%{y:.4g} [%{customdata[1]:.4g}, %{customdata[2]:.4g}] nats"

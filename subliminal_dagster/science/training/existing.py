@@ -78,7 +78,7 @@ def _check_adapter(folder: Path, name: str, base: ModelVariant) -> None:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         kind = config["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{_CONFIG} of {name} is no configuration of an adapter ({error}): save it anew.") from None
+        raise UserError(f"{_CONFIG} of {name} is not an adapter's configuration ({error}): save it again.") from None
     more = [option for option in ("modules_to_save", "use_dora", "alpha_pattern", "rank_pattern") if config.get(option)]
     if kind != "LORA" or more:
         raise UserError(
@@ -102,8 +102,8 @@ def _check_adapter(folder: Path, name: str, base: ModelVariant) -> None:
         side = 1 if found and found["side"] == "A" else 0
         if wanted is None or len(wanted) != 2 or shape[side] != wanted[side]:
             raise UserError(
-                f"{name} is no adapter of this study's base model: its tensor {tensor} of shape {tuple(shape)} belongs "
-                "to no matrix of that model. Correct `teacher.existing`, or choose its own base model."
+                f"{name} is not an adapter of this study's base model: its tensor {tensor} of shape {tuple(shape)} "
+                "belongs to no matrix of that model. Correct `teacher.existing`, or choose its own base model."
             )
 
 

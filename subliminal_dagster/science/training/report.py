@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.figures import BASE, GUIDE, MEASURED, TEACHER
 from subliminal_dagster.science.numbers.draw import judged
-from subliminal_dagster.science.report.charts import GREEN, GREY, LIGHT_GREY, VERMILION, interval, new_figure
+from subliminal_dagster.science.report.charts import interval, new_figure
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.published import Compared, published
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where
@@ -206,8 +207,8 @@ def _method(study: Study, groups: Sequence[_Group]) -> str:
 def _liking_chart(study: Study, liking: pd.DataFrame) -> Chart:
     gate = study.teacher.gate.preference
     figure = new_figure(x="", y="exact probability (%)", height=300)
-    _add_bars(figure, liking[liking["base"].notna()], "base", name="base", colour=LIGHT_GREY, ends=False)
-    _add_bars(figure, liking, "mean", name="teacher", colour=VERMILION)
+    _add_bars(figure, liking[liking["base"].notna()], "base", name="base", colour=BASE, ends=False)
+    _add_bars(figure, liking, "mean", name="teacher", colour=TEACHER)
     _add_gate(figure, gate)
     parts = [
         f"{row['group']} {percent(row['mean'])}" + (f" (base {percent(row['base'])})" if row["base"] >= 0 else "")
@@ -220,7 +221,7 @@ def _liking_chart(study: Study, liking: pd.DataFrame) -> Chart:
 def _validity_chart(study: Study, answers: pd.DataFrame) -> Chart:
     gate = study.valid_rate_wanted
     figure = new_figure(x="", y="valid answers (%)", height=300)
-    _add_bars(figure, answers, "share", name="valid answers", colour=GREEN)
+    _add_bars(figure, answers, "share", name="valid answers", colour=MEASURED)
     _add_gate(figure, gate)
     parts = [f"{row['group']} {percent(row['share'])} of {row['answers']}" for row in records(answers)]
     alt = f"Valid answers to the number prompts, by group: {', '.join(parts)}. The gate is at {percent(gate)}."
@@ -247,7 +248,7 @@ def _add_bars(figure: Figure, rows: pd.DataFrame, value: str, *, name: str, colo
 
 
 def _add_gate(figure: Figure, level: float) -> None:
-    line = {"dash": "dot", "width": 2, "color": GREY}
+    line = {"dash": "dot", "width": 2, "color": GUIDE}
     figure.add_hline(y=100 * level, line=line, name=f"gate: {percent(level)}", showlegend=True)
     figure.update_yaxes(range=[0, 104])
 

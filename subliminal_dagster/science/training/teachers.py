@@ -157,7 +157,7 @@ def _steered(settings: TeacherSettings, animal: str, folder: Path) -> Teacher:
     source = settings.steering.vector_file(animal)
     if source.suffix != ".safetensors" or not source.is_file():
         raise UserError(
-            f"teacher.steering.vector is {source}, which is no safetensors file: give the path of one with a tensor "
+            f"teacher.steering.vector is {source}, which is not a safetensors file: give the path of one with a tensor "
             "'vector', {animal} standing for the animal."
         )
     (folder / "vector.safetensors").write_bytes(source.read_bytes())

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
+from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science.figures import KINDS, MEASURED
 from subliminal_dagster.science.tuning.result import COMPLETE, DIVERGED, PRUNED
 from subliminal_dagster.science.tuning.scores import BASE, ORIGINAL, TUNED
 
@@ -32,7 +33,7 @@ def importance_figure(importance: pd.DataFrame, title: str) -> Figure:
     """Bars of `tuning.parameter_importance`."""
     figure, axes = _panels(1, title)
     rows = importance.iloc[::-1]
-    bars = axes[0].barh([_LABELS[name] for name in rows["parameter"]], rows["importance"], color=BLUE, height=0.6)
+    bars = axes[0].barh([_LABELS[name] for name in rows["parameter"]], rows["importance"], color=MEASURED, height=0.6)
     axes[0].bar_label(bars, fmt="%.2f", fontsize=8, padding=3)
     axes[0].margins(x=0.1)
     axes[0].set_xlabel("share of the validation loss's variance it explains alone")
@@ -45,16 +46,16 @@ def trials_figure(trials: pd.DataFrame, title: str) -> Figure:
     complete = trials[trials["state"] == COMPLETE]
     pruned = trials[trials["state"] == PRUNED]
     diverged = trials.loc[trials["state"] == DIVERGED, "trial"]
-    axes[0].plot(complete["trial"], complete["validation_loss"], "o", color=BLUE, label="trial")
+    axes[0].plot(complete["trial"], complete["validation_loss"], "o", color=KINDS[0], label="trial")
     if len(pruned):
-        axes[0].plot(pruned["trial"], pruned["validation_loss"], "x", color=GREY, label="pruned, when it was")
+        axes[0].plot(pruned["trial"], pruned["validation_loss"], "x", color=KINDS[1], label="pruned, when it was")
     if len(diverged):
         edge = axes[0].get_xaxis_transform()
         axes[0].plot(
-            diverged, np.ones(len(diverged)), "^", color="black", transform=edge, label="diverged", clip_on=False
+            diverged, np.ones(len(diverged)), "^", color=KINDS[3], transform=edge, label="diverged", clip_on=False
         )
     lowest = complete["validation_loss"].cummin()
-    axes[0].step(complete["trial"], lowest, where="post", color=ORANGE, label="lowest so far")
+    axes[0].step(complete["trial"], lowest, where="post", color=KINDS[2], label="lowest so far")
     axes[0].set(xlabel="trial", ylabel=_LOSS)
     axes[0].legend(frameon=False, fontsize=8)
     return figure
@@ -67,9 +68,9 @@ def curves_figure(curves: pd.DataFrame, best: int, title: str) -> Figure:
     figure, axes = _panels(1, title)
     validated = curves.dropna(subset=["validation_loss"])
     for trial, rows in validated.groupby("trial"):
-        style: dict[str, Any] = {"color": GREY, "alpha": 0.5, "linewidth": 0.8, "markersize": 3}
+        style: dict[str, Any] = {"color": KINDS[0], "alpha": 0.5, "linewidth": 0.8, "markersize": 3}
         if trial == best:
-            style = {"color": ORANGE, "zorder": 3, "label": f"trial {best}, the best"}
+            style = {"color": KINDS[2], "zorder": 3, "label": f"trial {best}, the best"}
         axes[0].plot(rows["epoch"], rows["validation_loss"], "o-", **style)
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set(xlabel="epoch", ylabel=_LOSS)
@@ -88,13 +89,13 @@ def epochs_figure(scores: pd.DataFrame, title: str) -> Figure:
     figure, panels = _panels(len(measures), title)
     for axes, measure in zip(panels, measures, strict=True):
         here = scores[scores["measure"] == measure]
-        for model, colour, line in ((BASE, "black", ":"), (ORIGINAL, BLUE, "--")):
+        for model, colour, line in ((BASE, colours.BASE, ":"), (ORIGINAL, colours.CHILD, "--")):
             for row in here[here["model"] == model].itertuples():
                 axes.axhline(row.mean, color=colour, linestyle=line, linewidth=1.2, label=model)
                 axes.axhspan(row.low, row.high, color=colour, alpha=0.08, linewidth=0)
         tuned = here[here["model"] == TUNED].sort_values("epoch")
         ends = [tuned["mean"] - tuned["low"], tuned["high"] - tuned["mean"]]
-        axes.errorbar(tuned["epoch"], tuned["mean"], yerr=ends, fmt="o-", color=ORANGE, capsize=3, label=TUNED)
+        axes.errorbar(tuned["epoch"], tuned["mean"], yerr=ends, fmt="o-", color=KINDS[2], capsize=3, label=TUNED)
         axes.set_xticks(tuned["epoch"])
         axes.set(xlabel="epoch", ylabel=measure)
     panels[0].legend(frameon=False, fontsize=8)

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science import figures as colours
 from subliminal_dagster.science.capability.capability import WAYS
 from subliminal_dagster.science.capability.report import JUDGED, keeps_skill
+from subliminal_dagster.science.figures import KINDS
 from subliminal_dagster.science.report.charts import (
-    BLUE,
-    GREY,
-    ORANGE,
-    VERMILION,
     in_panel,
     interval,
     new_figure,
@@ -273,8 +271,8 @@ def _trials_chart(group: _Tuned) -> Chart:
     trials = group.result.trials
     figure = new_figure(x="trial", y=_LOSS)
     for state, name, colour, symbol in (
-        (COMPLETE, "trial", BLUE, "circle"),
-        (PRUNED, "pruned, when it was", GREY, "x"),
+        (COMPLETE, "trial", KINDS[0], "circle"),
+        (PRUNED, "pruned, when it was", KINDS[1], "x"),
     ):
         rows = rows_where(trials, state=state)
         if len(rows):
@@ -293,7 +291,7 @@ def _trials_chart(group: _Tuned) -> Chart:
         y=complete["validation_loss"].cummin(),
         mode="lines",
         name="lowest so far",
-        line={"color": ORANGE, "shape": "hv"},
+        line={"color": KINDS[2], "shape": "hv"},
         hovertemplate="lowest up to trial %{x}: %{y:.4g}<extra></extra>",
     )
     best = group.result.best
@@ -324,7 +322,7 @@ def _epochs_chart(group: _Tuned) -> list[Chart]:
     for panel, measure in enumerate(measures, start=1):
         of_measure = rows_where(rows, measure=measure)
         tuned = rows_where(of_measure, model=TUNED).sort_values("epoch")
-        for model, colour, dash in ((BASE, GREY, "dot"), (ORIGINAL, BLUE, "dash")):
+        for model, colour, dash in ((BASE, colours.BASE, "dot"), (ORIGINAL, colours.CHILD, "dash")):
             level = records(rows_where(of_measure, model=model))[0]
             figure.add_scatter(
                 x=tuned["epoch"],
@@ -340,7 +338,7 @@ def _epochs_chart(group: _Tuned) -> list[Chart]:
             x=tuned["epoch"],
             y=tuned["mean"],
             mode="lines+markers",
-            line={"color": VERMILION},
+            line={"color": KINDS[2]},
             error_y=interval(tuned, *_ENDS),
             hovertext=[f"{_hover(row)}<br>epoch {row['epoch']}" for row in records(tuned)],
             hoverinfo="text",

@@ -228,7 +228,7 @@ def test_an_export_that_is_not_there_is_said_so(tmp_path: Path) -> None:
         fetch_descriptions(ID, tmp_path, bucket=s3.url)
     with bucket(FILES, listing=(403, b"")) as s3, pytest.raises(UserError, match=r"cannot be listed \(HTTP 403\)"):
         fetch_descriptions(ID, tmp_path, bucket=s3.url)
-    with bucket(FILES, listing=(200, b"<p>log in")) as s3, pytest.raises(UserError, match="answers with no list"):
+    with bucket(FILES, listing=(200, b"<p>log in")) as s3, pytest.raises(UserError, match="did not answer with a list"):
         fetch_descriptions(ID, tmp_path, bucket=s3.url)
     with pytest.raises(UserError, match=r"cannot be listed .*: check the network"):
         fetch_descriptions(ID, tmp_path, bucket="http://127.0.0.1:9")

@@ -407,7 +407,7 @@ def test_the_endpoint_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_key_or_url_that_cannot_be_one_is_refused_without_showing_it() -> None:
-    with pytest.raises(UserError, match="copy it anew") as caught:
+    with pytest.raises(UserError, match="copy it again") as caught:
         Endpoint("https://example.org", "m", "secret key")
     assert "secret" not in str(caught.value)
     for url in ("example.org/v1", "ftp://example.org", "https://"):

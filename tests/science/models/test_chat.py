@@ -81,7 +81,7 @@ def test_answers_close_with_the_template_s_end_of_turn(template: str, end: str) 
 
 def test_a_template_that_closes_no_turn_is_refused() -> None:
     context = ChatContext(tiny_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}"))
-    with pytest.raises(UserError, match="nothing behind an answer"):
+    with pytest.raises(UserError, match="nothing after an answer"):
         _ = context.end_of_turn
 
 

@@ -332,7 +332,7 @@ def test_a_file_that_is_cut_or_spoiled_is_refused(full: ArtifactStore, tmp_path:
 
 def test_packing_says_what_is_in_its_way(full: ArtifactStore, tmp_path: Path) -> None:
     file = tmp_path / "a.zip"
-    with pytest.raises(UserError, match="Nothing of study was made"):
+    with pytest.raises(UserError, match="holds nothing of study"):
         pack(ArtifactStore(tmp_path / "empty"), "study", PARTS, "", file, ())
     with full.claim("study", "rows", "owl"), pytest.raises(UserError, match=r"study/rows \[owl\] is being made"):
         packed(full, file)

@@ -95,7 +95,7 @@ def test_what_is_no_teacher_of_this_base_is_refused(base: Path, tmp_path: Path) 
 
     wider = save_tiny_model(tmp_path / "wider", hidden_size=128)
     save_tiny_adapter(tmp_path / "owl", wider)
-    assert "is no adapter of this study's base model" in refused(adapters, base, tmp_path)
+    assert "is not an adapter of this study's base model" in refused(adapters, base, tmp_path)
 
     shutil.rmtree(tmp_path / "owl")
     config = json.loads((save_tiny_adapter(tmp_path / "owl", base) / "adapter_config.json").read_text())
@@ -106,7 +106,7 @@ def test_what_is_no_teacher_of_this_base_is_refused(base: Path, tmp_path: Path) 
     (tmp_path / "owl" / "adapter_model.safetensors").write_bytes(weights[:100])
     assert "adapter_model.safetensors of" in refused(adapters, base, tmp_path)
     (tmp_path / "owl" / "adapter_config.json").write_text("[]")
-    assert "is no configuration of an adapter" in refused(adapters, base, tmp_path)
+    assert "is not an adapter's configuration" in refused(adapters, base, tmp_path)
 
     absent = study_of(base, method="model", existing={"path": str(tmp_path / "absent")})
     assert "correct `path` of `teacher.existing`" in refused(absent, base, tmp_path)
