@@ -205,7 +205,7 @@ def test_what_arrives_otherwise_than_it_lies_there_is_refused(tmp_path: Path) ->
         return 200, rest[:-1] + b"?" if name == "batch-0.jsonl.gz" and attempt == 0 else rest
 
     with bucket(FILES, serve) as s3:
-        with pytest.raises(UserError, match=r"batch-0.*another checksum"):
+        with pytest.raises(UserError, match=r"batch-0.*arrived damaged"):
             fetch_descriptions(ID, tmp_path, bucket=s3.url)
         fetch_descriptions(ID, tmp_path, bucket=s3.url)
     assert (tmp_path / "batch-0.jsonl.gz").read_bytes() == FILES["batch-0.jsonl.gz"]

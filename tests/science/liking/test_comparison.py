@@ -336,7 +336,7 @@ def test_what_is_missing_or_wrong_is_said() -> None:
         (scores[scores["model"] != "base"], targets, "base model are missing"),
         (scores, ["owl", "unicorn"], "unicorn cannot be a target"),
         (pd.concat([scores, scores.iloc[:3]]), targets, "twice.*model=base question=0 animal=owl"),
-        (scores.drop(columns="share"), targets, "columns: share"),
+        (scores.drop(columns="share"), targets, "lacks the columns share"),
         (scores.drop(index=scores[scores["group"] == "cat"].index[-len(CANDIDATES):]), targets, "do not cover"),
         (scores[scores["question"] == 0], targets, "at least two questions"),
         (no_children, targets, "No child of"),

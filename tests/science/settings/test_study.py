@@ -29,12 +29,12 @@ def write(folder: Path, settings: dict[str, object]) -> Path:
 def test_shipped_study_is_valid_and_named_like_its_file(name: str) -> None:
     study = load_study(name)
     assert study.name == name
-    assert study.groups[-1:] == ([] if name == "toy" else ["control"])
+    assert study.groups[-1:] == ([] if name in ("toy", "dial") else ["control"])
 
 
 def test_the_studies_that_were_promised_ship() -> None:
     sizes = ("270m", "1b", "4b", "12b", "27b")
-    promised = {"toy", "gemma-2-9b-it", "gemma-2-2b-it", "qwen2.5-7b-instruct", "smollm2-135m-instruct"}
+    promised = {"toy", "dial", "gemma-2-9b-it", "gemma-2-2b-it", "qwen2.5-7b-instruct", "smollm2-135m-instruct"}
     promised |= {"llama-3.2-1b-instruct", "qwen3-4b"}
     assert promised | {f"gemma-3-{size}-it" for size in sizes} == set(shipped_studies())
 
