@@ -30,7 +30,8 @@ science.budget science.models science.report
 science.settings
 science.storage science.statistics science.wheels
 science.hub
-science.errors science.figures science.processes science.random_streams science.verdict science.well_formed
+science.errors science.figures
+science.colours science.processes science.random_streams science.verdict science.well_formed
 """
 """From the top down; those on a line do not know of each other."""
 

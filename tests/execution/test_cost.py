@@ -87,6 +87,6 @@ def test_the_command_prints_it_and_names_what_it_does_not_know(
     assert main([*ask, "--card", "L40S", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cost"]["card"] == "L40S"
     assert main([*ask, "--card", "B200"]) == 2 and "name one of A6000" in capsys.readouterr().err
-    assert main([*ask, "--slots", "0"]) == 2 and "0 slots" in capsys.readouterr().err
+    assert main([*ask, "--slots", "0"]) == 2 and "--slots is 0" in capsys.readouterr().err
     with pytest.raises(UserError, match="no card 'T4'"):
         named_card("T4")

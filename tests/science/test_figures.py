@@ -1,4 +1,4 @@
-"""One colour, one meaning: every figure takes its colours from `science/figures.py`, by what they mean."""
+"""One colour, one meaning: every figure takes its colours from `science/colours.py`, by what they mean."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import is_color_like
 
-from subliminal_dagster.science import figures
+from subliminal_dagster.science import colours, figures
 from subliminal_dagster.science.report import page
 
 SCIENCE = Path(figures.__file__).parent
 # Its lines are settings of an experiment, and have hues of their own on pages of their own.
 APART = {"toy"}
-PALETTES = {SCIENCE / "figures.py", SCIENCE / "report" / "charts.py"}
+PALETTES = {SCIENCE / "colours.py", SCIENCE / "report" / "charts.py"}
 # Plotly's own words for a colour; shades of one grey are lines of the grid.
 _WRITTEN = re.compile(r"(#[0-9a-f]{3,8}|rgba?\([\d., ]+\)|C\d|tab:\w+)", re.IGNORECASE)
 
@@ -54,12 +54,12 @@ def test_a_colour_of_its_own_is_seen(code: str) -> None:
 
 
 def test_each_meaning_has_a_colour_of_its_own() -> None:
-    alone = [figures.OWN, figures.OTHERS, figures.TEACHER, figures.CHILD, figures.CHANCE, figures.GUIDE]
-    animals = figures.group_colours([*"abcdef", "control", "neutral", "base"])
-    every = [*alone, *animals.values(), *figures.KINDS, *figures.VERDICTS.values()]
+    alone = [colours.OWN, colours.OTHERS, colours.TEACHER, colours.CHILD, colours.CHANCE, colours.GUIDE]
+    animals = colours.group_colours([*"abcdef", "control", "neutral", "base"])
+    every = [*alone, *animals.values(), *colours.KINDS, *colours.VERDICTS.values()]
     assert len({colour.lower() for colour in every}) == len(every)
     css = (Path(page.__file__).parent / "page.css").read_text(encoding="utf-8")
     badges = dict(re.findall(r"\.badge\.([\w-]+) \{ background: (#\w+)", css))
     assert {
         name.replace("-", " "): colour.upper() for name, colour in badges.items()
-    }.items() <= figures.VERDICTS.items()
+    }.items() <= colours.VERDICTS.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from subliminal_dagster.science.arms.updates import ALL_BLOCKS
-from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED, OWN
+from subliminal_dagster.science.colours import GUIDE, KINDS, MEASURED, OWN
 from subliminal_dagster.science.settings.arms import AS_DRAWN
 
 if TYPE_CHECKING:

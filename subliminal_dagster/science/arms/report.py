@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from subliminal_dagster.science.arms.updates import ALL_BLOCKS
-from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED, OWN
+from subliminal_dagster.science.colours import GUIDE, KINDS, MEASURED, OWN
 from subliminal_dagster.science.report.charts import (
     band_line,
     interval,

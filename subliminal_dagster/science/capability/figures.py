@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.capability.capability import BASE, WAYS, Way
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.figures import panel

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.capability.capability import BASE, PLAIN_TEXT, WAYS, Way
 from subliminal_dagster.science.report.charts import interval, new_figure
 from subliminal_dagster.science.report.effects import study_test

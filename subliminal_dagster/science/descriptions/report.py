@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.colours import KINDS
 from subliminal_dagster.science.descriptions.categories import ALL_FEATURES, FIRED
 from subliminal_dagster.science.descriptions.judges import CATEGORIES
-from subliminal_dagster.science.figures import KINDS
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report import layers as inside
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Statement, Table

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subliminal_dagster.science.colours import GUIDE
 from subliminal_dagster.science.dial.curve import CELL, MAIN_PLACE
-from subliminal_dagster.science.figures import GUIDE
 from subliminal_dagster.science.statistics import t_interval
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from subliminal_dagster.science.colours import GUIDE
 from subliminal_dagster.science.dial.curve import MAIN_PLACE
-from subliminal_dagster.science.figures import GUIDE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from subliminal_dagster.science.colours import GUIDE, MEASURED, OWN
 from subliminal_dagster.science.dial import statements as said
 from subliminal_dagster.science.dial.curve import CELL, MAIN_PLACE
 from subliminal_dagster.science.dial.statements import Findings
-from subliminal_dagster.science.figures import GUIDE, MEASURED, OWN
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, section_or_reason
 from subliminal_dagster.science.report.tables import Shown, columns

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from subliminal_dagster.science.colours import GUIDE, KINDS, MEASURED
 from subliminal_dagster.science.entanglement.results import MEAN
-from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED, panel
+from subliminal_dagster.science.figures import panel
 
 if TYPE_CHECKING:
     import pandas as pd

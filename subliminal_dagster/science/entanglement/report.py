@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from subliminal_dagster.science.colours import GUIDE, KINDS, MEASURED
 from subliminal_dagster.science.entanglement.beyond import BIN, FEWEST, LEVEL, RATIO
 from subliminal_dagster.science.entanglement.measures import EMBEDDING, PROMPTED, TOLD, UNEMBEDDING
 from subliminal_dagster.science.entanglement.results import MEAN, PREDICTION_MARGIN, Found
-from subliminal_dagster.science.figures import GUIDE, KINDS, MEASURED
 from subliminal_dagster.science.report.charts import new_figure
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table
 from subliminal_dagster.science.report.tables import Shown, columns, records, rows_where

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.activations.activations import read_features
 from subliminal_dagster.science.features.shifts import FeatureShifts, l0_counts
 from subliminal_dagster.science.report import charts

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.activations.digits import digit_name
 from subliminal_dagster.science.features.shifts import ALL
 from subliminal_dagster.science.report import charts

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subliminal_dagster.science.figures import CHANCE, GUIDE, KINDS, panel
+from subliminal_dagster.science.colours import CHANCE, GUIDE, KINDS
+from subliminal_dagster.science.figures import panel
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science.figures import CHANCE, GUIDE, KINDS
+from subliminal_dagster.science.colours import CHANCE, GUIDE, KINDS
 from subliminal_dagster.science.interference.overlap import FIRES_ON, NEIGHBOURS
 from subliminal_dagster.science.interference.results import AS_IT_IS, DIRECT, PROJECTED_OUT, WORD, LayerFound
 from subliminal_dagster.science.report import layers as inside

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from subliminal_dagster.science.figures import BASE, OTHERS, OWN
+from subliminal_dagster.science.colours import BASE, OTHERS, OWN
 
 if TYPE_CHECKING:
     import pandas as pd

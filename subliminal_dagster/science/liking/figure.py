@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.liking.comparison import BASE, CONTROL, OTHERS, TARGET, Comparison
 
 # matplotlib takes long to load, and Dagster loads this module whenever it lists the assets.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.liking import comparison
 from subliminal_dagster.science.liking.children import MEAN, own_moves
 from subliminal_dagster.science.liking.comparison import (

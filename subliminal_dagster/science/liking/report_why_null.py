@@ -10,7 +10,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.liking.null_causes import CHECKS
 from subliminal_dagster.science.report.charts import interval, panels
 from subliminal_dagster.science.report.evidence import Chart, Results, Section, Table

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.figures import KINDS, VERDICTS
+from subliminal_dagster.science.colours import KINDS, VERDICTS
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Opening, Section, Table
 from subliminal_dagster.science.report.page import Page

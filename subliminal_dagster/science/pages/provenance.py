@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.figures import MEASURED
+from subliminal_dagster.science.colours import MEASURED
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Section, Table
 

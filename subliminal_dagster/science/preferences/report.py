@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from subliminal_dagster.science.figures import KINDS, MEASURED
+from subliminal_dagster.science.colours import KINDS, MEASURED
 from subliminal_dagster.science.preferences.measures import candidate_mass, warnings
 from subliminal_dagster.science.preferences.preferences import summary
 from subliminal_dagster.science.report.charts import interval, new_figure

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.figures import panel
 from subliminal_dagster.science.probes.probes import ACTIVATIONS, MACRO, SHUFFLED, VARIANTS, ProbeResult
 from subliminal_dagster.science.settings.probes import KINDS, Kind

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.probes.probes import (
     ACTIVATIONS,
     ADDED,

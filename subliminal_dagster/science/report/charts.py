@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.figures import CLEAR, GRID, GUIDE
+from subliminal_dagster.science.colours import CLEAR, GRID, GUIDE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from subliminal_dagster.science.figures import CLEAR
+from subliminal_dagster.science.colours import CLEAR
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Results
 from subliminal_dagster.science.report.wording import counted, listed, with_interval

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.figures import CHANCE, GUIDE, INK, KINDS, PAPER, SCALE
+from subliminal_dagster.science.colours import CHANCE, GUIDE, INK, KINDS, PAPER, SCALE
 from subliminal_dagster.science.steering.analysis import TOTAL, Decomposition
 from subliminal_dagster.science.steering.vectors import CENTRED_WORD, DIRECT, RANDOM, SUBLIMINAL, WORD
 

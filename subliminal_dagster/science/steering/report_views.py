@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.report import charts as style
 from subliminal_dagster.science.report.charts import in_panel
 from subliminal_dagster.science.report.evidence import Chart, Table

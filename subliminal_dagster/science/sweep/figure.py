@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from subliminal_dagster.science.figures import GUIDE
+from subliminal_dagster.science.colours import GUIDE
 from subliminal_dagster.science.sweep.panels import panels_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.figures import KINDS
+from subliminal_dagster.science.colours import KINDS
 from subliminal_dagster.science.report.charts import interval, panels
 from subliminal_dagster.science.report.evidence import Chart, NotThere, Results, Section, Table
 from subliminal_dagster.science.report.tables import columns, records

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.figures import BLUE, GREY, ORANGE
+from subliminal_dagster.science.colours import BLUE, GREY, ORANGE
 from subliminal_dagster.science.statistics import t_interval
 from subliminal_dagster.science.toy.digits import CLASSES, digits_summary
 from subliminal_dagster.science.toy.sweep import Sweep

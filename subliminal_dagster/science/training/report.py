@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.figures import BASE, GUIDE, MEASURED, TEACHER
+from subliminal_dagster.science.colours import BASE, GUIDE, MEASURED, TEACHER
 from subliminal_dagster.science.numbers.draw import judged
 from subliminal_dagster.science.report.charts import interval, new_figure
 from subliminal_dagster.science.report.evidence import Chart, Claim, NotThere, Results, Section, Statement, Table

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science import figures as colours
-from subliminal_dagster.science.figures import KINDS, MEASURED
+from subliminal_dagster.science import colours
+from subliminal_dagster.science.colours import KINDS, MEASURED
 from subliminal_dagster.science.tuning.result import COMPLETE, DIVERGED, PRUNED
 from subliminal_dagster.science.tuning.scores import BASE, ORIGINAL, TUNED
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science import figures as colours
+from subliminal_dagster.science import colours
 from subliminal_dagster.science.capability.capability import WAYS
 from subliminal_dagster.science.capability.report import JUDGED, keeps_skill
-from subliminal_dagster.science.figures import KINDS
+from subliminal_dagster.science.colours import KINDS
 from subliminal_dagster.science.report.charts import (
     in_panel,
     interval,

@@ -395,8 +395,9 @@ def test_an_adapter_is_scored_and_drawn_from_as_it_was_trained(
             logits = [model(torch.tensor([prompt])).logits[0, -1].float() for prompt in PROMPTS]
         return torch.stack(logits).log_softmax(dim=-1)[:, tokens].numpy()
 
-    # In float32 an adapter is merged, which moves nothing but the last digits.
-    exact = 1e-4 if dtype == "float32" else 1e-6
+    # In float32 an adapter is merged, which moves nothing but the last digits. A processor that adds in float16 itself
+    # rounds a logit to another of its neighbours where rows stand otherwise: half a step at 4, and merging moves more.
+    exact = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-6}[dtype]
     np.testing.assert_allclose(found, plain(unmerged), atol=exact)
     assert (np.abs(found - plain(merged)).max() > 0.01) == (dtype != "float32")
     for completion, row in zip(drawn, found, strict=True):
