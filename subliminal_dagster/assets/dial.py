@@ -1,7 +1,5 @@
 """The dial: a grid of small transformers per setting, and what they come to."""
 
-from typing import TYPE_CHECKING
-
 import dagster as dg
 
 from subliminal_dagster.assets.declared import asset
@@ -9,9 +7,6 @@ from subliminal_dagster.assets.shared import show_figures, table
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.science.settings.dial import DialGrid, DialStudy
-
-if TYPE_CHECKING:
-    pass
 
 STAGE = "dial"
 
@@ -77,6 +72,7 @@ def _summary_asset(frame: Frame[DialStudy], grids: list[str]) -> dg.AssetsDefini
         from subliminal_dagster.science.dial.curve import curves, levels, pairs, rivals
         from subliminal_dagster.science.dial.figures import curve_figure
         from subliminal_dagster.science.dial.statements import Findings, markdown, statements
+        from subliminal_dagster.science.storage.tables import save_tables
 
         rows: pd.DataFrame = pd.concat(
             [pd.read_parquet(work.read(grid) / "effects.parquet") for grid in grids], ignore_index=True
@@ -85,8 +81,7 @@ def _summary_asset(frame: Frame[DialStudy], grids: list[str]) -> dg.AssetsDefini
         found = Findings(rows, curves(main, study.margin), rivals(main), levels(main, study.margin), pairs(rows, study))
         said = statements(found, study)
         with work.writing() as folder:
-            for name, each in vars(found).items():
-                each.to_parquet(folder / f"{name}.parquet", index=False)
+            save_tables(found, folder)
             said.to_parquet(folder / "statements.parquet", index=False)
             (folder / "report.md").write_text(markdown(found, said, study), encoding="utf-8")
             show_figures(work, folder, {"summary": curve_figure(main, f"{study.name}: gamma against superposition")})

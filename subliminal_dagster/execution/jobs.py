@@ -36,8 +36,7 @@ ABOUT = {
 
 def study_jobs(frame: Frame, apart: dg.AssetChecksDefinition | None = None) -> list[Any]:
     """A study's jobs, in the order in which they can run on a fresh study (see `partitions.JOBS`); for a study without
-    partitions `<study>_all`. What is made on request is in none, nor are
-    the checks `apart`."""
+    partitions `<study>_all`. What is made on request is in none, nor are the checks `apart`."""
     study = frame.study.name
 
     def job(part: str, names: Collection[str]) -> Any:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 MAIN_PLACE = "block_2"
 """Where superposition is measured for the curve itself, fixed beforehand: the residual stream that the unembedding
 reads, where numbers and likings are told from. The other places are shown beside it."""
-CELL = ["grid", "width", "density"]
-_OWN_NEUTRAL = "own start, against neutral"
 _NAMES = {OWN_START: "gamma", OTHER_START: "gamma_other_start", SHUFFLED: "gamma_shuffled", "teacher": "gamma_teacher"}
 
 
@@ -98,14 +96,14 @@ def _against_neutral(shifts: pd.DataFrame, study: DialStudy) -> float:
 
 
 def slope(rows: pd.DataFrame, outcome: str, predictor: str, confidence: float = 0.95) -> dict[str, float]:
-    """The change of `outcome` per unit of `predictor`, from a mixed model in which the rows of a cell (`CELL`) share a
+    """The change of `outcome` per unit of `predictor`, from a mixed model in which the rows of a cell (`KEYS`) share a
     random intercept: `slope`, `se`, `low`, `high`, `inner_low`, `inner_high` (at twice the error rate), `p`, `cells`,
     `models`. All NaN where fewer than four cells are there or the predictor does not vary."""
     import statsmodels.formula.api as smf
     from scipy import stats
 
     known = rows.dropna(subset=[outcome, predictor])
-    cells = known.groupby(CELL, sort=False).ngroup()
+    cells = known.groupby(KEYS, sort=False).ngroup()
     count = int(cells.max()) + 1 if len(known) else 0
     nothing = {"cells": count, "models": len(known)}
     names = ("slope", "se", "low", "high", "inner_low", "inner_high", "p")
@@ -161,7 +159,7 @@ def rivals(rows: pd.DataFrame) -> pd.DataFrame:
     from scipy import stats
 
     rows = rows.dropna(subset=["gamma"])
-    means = rows.groupby(CELL, as_index=False).mean(numeric_only=True)
+    means = rows.groupby(KEYS, as_index=False).mean(numeric_only=True)
     columns = {
         "superposition": np.log2(means[f"features_{MAIN_PLACE}"]),
         "width": np.log2(means["width"]),
@@ -260,7 +258,7 @@ def levels(rows: pd.DataFrame, margin: float) -> pd.DataFrame:
     }
     found = []
     for what, values in outcomes.items():
-        means = values.groupby([rows[name] for name in CELL]).mean().dropna()
+        means = values.groupby([rows[name] for name in KEYS]).mean().dropna()
         known: Verdict = "not tested"
         mean = low = high = np.nan
         if len(means) > 1:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from subliminal_dagster.science.colours import GUIDE
-from subliminal_dagster.science.dial.curve import CELL, MAIN_PLACE
+from subliminal_dagster.science.dial.curve import MAIN_PLACE
+from subliminal_dagster.science.dial.grid import KEYS
 from subliminal_dagster.science.statistics import t_interval
 
 if TYPE_CHECKING:
@@ -32,13 +33,11 @@ def dial_rows(study: str, effects: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for (grid, width, density), part in effects.dropna(subset=["gamma"]).groupby(CELL, sort=False):
-        mean = low = high = float(part["gamma"].mean())
+    for (grid, width, density), part in effects.dropna(subset=["gamma"]).groupby(KEYS, sort=False):
+        mean, low, high = float(part["gamma"].mean()), np.nan, np.nan
         if len(part) > 1:
             found = t_interval(part["gamma"])
             low, high = found.low, found.high
-        else:
-            low = high = np.nan
         where = f"{grid}, width {width}, density {density:g}"
         held = float(part[f"features_{MAIN_PLACE}"].mean())
         rows.append((study, "dial", where, MEASURED_AS["dial"], held, mean, low, high))

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int64]
 
 OWN_START, OTHER_START, SHUFFLED = "own start", "other start", "shuffled numbers"
-CHILDREN = (OWN_START, OTHER_START, SHUFFLED)
 _LOOK_EVERY = 2
 _CHILD_LOOKS_EVERY = 5
 _SPARE_PROMPTS = 3
@@ -77,17 +76,16 @@ def teach(bases: Stack, language: Language, study: DialStudy, grid: DialGrid, se
     rows = [kept_rows(each, ok, study.child.rows) for each, ok in zip(written, valid, strict=True)]
     enough = [len(each) == study.child.rows for each in rows]
     first = prompts.shape[1]
+    said = {kind: _answers(teachers, language.question(kind)).exp() for kind in {_kind(liking) for liking in taught}}
     facts = []
     for number, (place, liking) in enumerate(zip(places, likings, strict=True)):
-        asked = language.question(_kind(liking))
-        said = _answers(teachers.take([number]), asked)[0]
         differs = (said_by_base[number, :, first - 1 :] != written[number, :, first:])[valid[number]]
         facts.append(
             {
                 "seed": place,
                 "taught": liking,
                 "steps": int(steps[number]),
-                "probability": float(said[language.token[liking]].exp()),
+                "probability": float(said[_kind(liking)][number, language.token[liking]]),
                 "valid": float(valid[number].mean()),
                 "enough": enough[number],
                 "diverging": float(differs.mean()) if differs.size else np.nan,

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from subliminal_dagster.science.colours import GUIDE, MEASURED, OWN
 from subliminal_dagster.science.dial import statements as said
-from subliminal_dagster.science.dial.curve import CELL, MAIN_PLACE
+from subliminal_dagster.science.dial.curve import MAIN_PLACE
+from subliminal_dagster.science.dial.grid import KEYS
 from subliminal_dagster.science.dial.statements import Findings
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Claim, Results, Section, Table, section_or_reason
 from subliminal_dagster.science.report.tables import Shown, columns
 from subliminal_dagster.science.report.wording import counted
 from subliminal_dagster.science.settings.dial import DialStudy
+from subliminal_dagster.science.storage.tables import load_tables
 
 if TYPE_CHECKING:
     from subliminal_dagster.science.verdict import Verdict
 
 QUESTION = "Does a transformer with more superposition pass on more of a hidden liking?"
-FINDINGS = ("effects", "curves", "rivals", "levels", "pairs")
 _MADE_FROM = ("summary",)
 
 
@@ -38,10 +39,7 @@ def dial_sections(study: DialStudy, results: Results) -> list[Section]:
 
 def findings(results: Results) -> Findings:
     """The tables of `summary`. Raises NotThere where it was not made."""
-    import pandas as pd
-
-    folder = results.folder("summary")
-    return Findings(*(pd.read_parquet(folder / f"{name}.parquet") for name in FINDINGS))
+    return load_tables(Findings, results.folder("summary"))
 
 
 def _curve(study: DialStudy, results: Results) -> Section:
@@ -167,7 +165,7 @@ def _rivals(study: DialStudy, results: Results) -> Section:
 
 def _models(study: DialStudy, results: Results) -> Section:
     found = findings(results)
-    means = found.effects.groupby(CELL, as_index=False).mean(numeric_only=True)
+    means = found.effects.groupby(KEYS, as_index=False).mean(numeric_only=True)
     reached = found.effects["reached"].astype(bool)
     shown: Shown = {
         "grid": "grid",

@@ -46,10 +46,6 @@ class Stack:
         """Copies of the models at these places; one may be taken several times."""
         return Stack(self.module, _taken(self.weights, places), _taken(self.fixed, places))
 
-    def difference(self, other: Stack) -> Weights:
-        """What the weights of this stack have more than those of another of the same shape."""
-        return {name: weight - other.weights[name] for name, weight in self.weights.items()}
-
 
 def _taken(weights: Weights, places: list[int]) -> Weights:
     return {name: weight[places].clone() for name, weight in weights.items()}
