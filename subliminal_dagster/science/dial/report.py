@@ -65,18 +65,25 @@ def _curve(study: DialStudy, results: Results) -> Section:
             "per dimension, gamma %{y:.3g}<extra></extra>",
         )
     claims = pd.read_parquet(results.folder("summary") / "statements.parquet")
-    sentence = said.first_sentence(found, study)
+    curve = said.first_sentence(found, study)
     return Section(
         "dial-curve",
         "The curve",
-        sentence,
+        f"{curve}\n{said.rival_sentence(found)}",
         f"{counted(len(main), 'base model')}, trained from nothing on a language whose features are known; gamma as in "
         "the studies of language models (own animal less other animals' teachers). Features per dimension: features "
         "over the sum of their dimensionalities. Mixed model, seeds within cells of one width and density; the "
         "residual stream that the unembedding reads is the place that was fixed beforehand, the others are adjusted "
         "for four looks.",
         _MADE_FROM,
-        charts=(Chart("dial-curve", "Gamma of every base model against superposition.", figure, sentence),),
+        charts=(
+            Chart(
+                "dial-curve",
+                "Gamma of every base model against superposition.",
+                figure,
+                said.first_sentence(found, study),
+            ),
+        ),
         tables=(
             Table(
                 "dial-curves",
@@ -116,7 +123,7 @@ def _controls(study: DialStudy, results: Results) -> Section:
     return Section(
         "dial-controls",
         "Controls of the effect",
-        f"Mean over cells of the main grid, in nats. {sentences}.",
+        f"Mean gamma over cells of the main grid, in nats: {sentences}.",
         "Other start: the child begins as another base model of the cell, which learnt the same language from other "
         "random weights. Shuffled numbers: the same numbers in another order in every answer. t intervals over cells.",
         _MADE_FROM,
@@ -155,7 +162,7 @@ def _rivals(study: DialStudy, results: Results) -> Section:
     return Section(
         "dial-rivals",
         "What else could explain it",
-        f"Partial correlations with gamma over cells, each with the others held. {sentences}.",
+        f"Partial correlations with gamma over cells, each with the others held: {sentences}.",
         "Superposition and width are taken in doublings. Pairs are the same cells and seeds with one thing changed.",
         _MADE_FROM,
         charts=(Chart("dial-rivals", "Partial correlations.", figure, f"{sentences}."),),

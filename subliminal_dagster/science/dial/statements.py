@@ -14,7 +14,7 @@ import numpy as np
 
 from subliminal_dagster.science.dial.curve import MAIN_PLACE
 from subliminal_dagster.science.report.tables import records, rows_where
-from subliminal_dagster.science.report.wording import counted, with_interval
+from subliminal_dagster.science.report.wording import counted, listed, with_interval
 from subliminal_dagster.science.settings.dial import DialStudy
 from subliminal_dagster.science.verdict import Verdict
 
@@ -52,6 +52,25 @@ def first_sentence(found: Findings, study: DialStudy) -> str:
         return f"{said}: fewer than four cells, or one superposition in all."
     slope = with_interval(row["slope"], row["low"], row["high"], "nats", signed=True)
     return f"{said}: {slope} per doubling of features per dimension ({_models(row)}; {verdict})."
+
+
+def rival_sentence(found: Findings) -> str:
+    """What the curve comes to once what else could explain it is held: it belongs beside the first sentence."""
+    rows = {row["explained_by"]: row for row in records(found.rivals)}
+    own = rows.pop("superposition")
+    if not np.isfinite(own["correlation"]):
+        return "What else could explain it was not tested: too few cells."
+    does = {"detected": "grows", "opposite": "falls"}
+    others = [
+        f"{does[row['verdict']]} with {name} ({_interval(row, 'correlation', '')})"
+        for name, row in rows.items()
+        if row["verdict"] in does
+    ]
+    return (
+        f"With {listed([*rows])} held, the partial correlation of gamma with superposition is "
+        f"{_interval(own, 'correlation', '')} ({own['verdict']})"
+        + (f"; held likewise, gamma {listed(others)}." if others else ".")
+    )
 
 
 def statements(found: Findings, study: DialStudy) -> pd.DataFrame:
@@ -120,8 +139,8 @@ def _pair_statement(row: Row) -> Row:
 
 
 def markdown(found: Findings, rows: pd.DataFrame, study: DialStudy) -> str:
-    """The result for a terminal: the curve, then every statement."""
-    lines = [first_sentence(found, study), ""]
+    """The result for a terminal: the curve, what else could explain it, then every statement."""
+    lines = [first_sentence(found, study), rival_sentence(found), ""]
     lines += [f"- {row.verdict}: {row.statement} {row.measured}" for row in rows.itertuples()]
     return "\n".join([*lines, ""])
 

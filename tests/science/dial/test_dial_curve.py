@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 
 from subliminal_dagster.science.dial.curve import PLACES, curves, effects, levels, pairs, rivals, slope
-from subliminal_dagster.science.dial.statements import Findings, first_sentence, markdown, statements
+from subliminal_dagster.science.dial.statements import (
+    Findings,
+    first_sentence,
+    markdown,
+    rival_sentence,
+    statements,
+)
 from subliminal_dagster.science.settings.dial import DialStudy
 
 WIDTHS, DENSITIES, SEEDS = (12, 24, 48, 96, 192), (0.02, 0.04, 0.08, 0.16, 0.25), 5
@@ -203,6 +209,18 @@ def test_the_first_sentence_says_what_was_found_flat_curves_included() -> None:
     assert said[1].startswith("Gamma falls with superposition: -0.")
     assert said[2].startswith("The curve is flat")
     assert all("125 base models in 25 cells" in sentence for sentence in said)
+
+
+def test_a_curve_is_never_told_without_what_else_could_explain_it() -> None:
+    """An effect of width alone gives a slope on superposition, and the sentence beside it takes that back."""
+    found = all_findings(grid(np.random.default_rng(5), by_width=-0.4, between_cells=0.1))
+    assert first_sentence(found, STUDY).startswith("Gamma grows with superposition")
+    beside = rival_sentence(found)
+    assert "correlation of gamma with superposition" in beside
+    assert "(inconclusive); held likewise, gamma falls with width (-" in beside
+    assert beside in markdown(found, statements(found, STUDY), STUDY)
+    of_it = rival_sentence(all_findings(grid(np.random.default_rng(6), by_superposition=0.4, between_cells=0.1)))
+    assert "(detected)" in of_it
 
 
 def test_statements_without_anything_measured_are_not_tested() -> None:
