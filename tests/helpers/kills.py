@@ -7,6 +7,7 @@ on disk, and the state after it. Does not belong here: which kills (`test_kills`
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -183,7 +184,7 @@ class Home:
     def checkpoints(self, asset: str, partition: str | None) -> list[int]:
         """The steps of the whole checkpoints that are kept of an unfinished training."""
         states = found(self._workspace(asset, partition), "*/checkpoint-*/trainer_state.json")
-        return sorted(int(state.parent.name.rpartition("-")[2]) for state in states)
+        return sorted(int(state.parent.name.rpartition("-")[2]) for state in states if _is_json(state))
 
     def chunks(self, asset: str, partition: str | None) -> int:
         """How many chunks of answers are kept of an unfinished generation."""
@@ -376,6 +377,15 @@ class Launch:
 def found(folder: Path, pattern: str) -> list[Path]:
     """What matches; unlike with Path.glob, folders may vanish meanwhile."""
     return [folder / name for name in glob(pattern, root_dir=folder)]
+
+
+def _is_json(file: Path) -> bool:
+    """Whether it is written to its end: a process may be halted in the midst of it."""
+    try:
+        json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _halted(process: psutil.Process) -> bool:
