@@ -136,11 +136,24 @@ def curves(rows: pd.DataFrame, margin: float) -> pd.DataFrame:
             for place in PLACES
         ]
     )
-    known = found["p"].notna()
-    found["p_adjusted"] = np.nan
-    found.loc[known, "p_adjusted"] = holm(found.loc[known, "p"])
+    found["p_adjusted"] = _adjusted(found["p"])
     found["verdict"] = [_of_place(row, margin) for row in records(found)]
     return found
+
+
+def _adjusted(p: pd.Series) -> pd.Series:
+    """Over those that are known (Holm 1979), NaN elsewhere."""
+    known = p.notna()
+    adjusted = p.astype(float)
+    adjusted[known] = holm(adjusted[known])
+    return adjusted
+
+
+def _verdict_among(low: float, high: float, p_adjusted: float) -> Verdict:
+    """That of one of several looks, whose own interval is not enough."""
+    if not np.isfinite(low):
+        return "not tested"
+    return verdict(low, high) if p_adjusted < 0.05 else "inconclusive"
 
 
 def _of_place(row: dict[str, Any], margin: float) -> Verdict:
@@ -154,7 +167,7 @@ def _of_place(row: dict[str, Any], margin: float) -> Verdict:
 def rivals(rows: pd.DataFrame) -> pd.DataFrame:
     """Partial correlations of gamma, over cell means, with superposition, width (both as doublings), excess loss and
     the teachers' own strength, each with the others held: `explained_by`, `correlation`, `low`, `high` (Fisher), `p`,
-    `verdict`, `cells`."""
+    `cells`, `p_adjusted` (Holm, over the four), `verdict` (from it)."""
     import pandas as pd
     from scipy import stats
 
@@ -185,11 +198,17 @@ def rivals(rows: pd.DataFrame) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "p": p,
-                "verdict": verdict(low, high) if np.isfinite(r) else "not tested",
                 "cells": len(means),
             }
         )
-    return pd.DataFrame(found)
+    return _among_all(pd.DataFrame(found), "")
+
+
+def _among_all(found: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """With `p_adjusted` and `verdict`, from `p` and the interval whose columns have that prefix."""
+    found = found.assign(p_adjusted=_adjusted(found["p"]))
+    ends = zip(found[f"{prefix}low"], found[f"{prefix}high"], found["p_adjusted"], strict=True)
+    return found.assign(verdict=[_verdict_among(*each) for each in ends])
 
 
 def _without(values: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -199,9 +218,9 @@ def _without(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def pairs(all_effects: pd.DataFrame, study: DialStudy) -> pd.DataFrame:
     """Grids set beside the main one, cell by cell and seed by seed: a row per comparison with `grid`, `compared` (same
-    width, or for a confined grid also the narrow models of as many dimensions), `cells`, `seeds`, and for gamma and
-    the doublings of superposition at the main place the mean difference with its t interval over cells (over seeds
-    where there is one cell), `verdict` (of gamma)."""
+    width, or for a confined grid also the narrow models of as many dimensions), `cells`, `seeds`, for gamma and the
+    doublings of superposition at the main place the mean difference with its t interval over cells (over seeds where
+    there is one cell), and of gamma `p`, `p_adjusted` (Holm, over the comparisons) and `verdict` (from it)."""
     import pandas as pd
 
     main = all_effects[all_effects["grid"] == study.main]
@@ -215,10 +234,13 @@ def pairs(all_effects: pd.DataFrame, study: DialStudy) -> pd.DataFrame:
             narrow = main[main["width"] == grid.confined_to].drop(columns="width")
             per_width = [narrow.assign(width=width) for width in own["width"].unique()]
             found.append(_compared(own, pd.concat(per_width), name, f"width {grid.confined_to}"))
-    return pd.DataFrame([each for each in found if each["cells"]])
+    found = [each for each in found if each["cells"]]
+    return _among_all(pd.DataFrame(found), "gamma_") if found else pd.DataFrame()
 
 
 def _compared(own: pd.DataFrame, main: pd.DataFrame, name: str, compared: str) -> dict[str, Any]:
+    from scipy import stats
+
     column = f"features_{MAIN_PLACE}"
     both = own.merge(main, on=["width", "density", "seed"], suffixes=("", "_main")).dropna(
         subset=["gamma", "gamma_main"]
@@ -239,7 +261,9 @@ def _compared(own: pd.DataFrame, main: pd.DataFrame, name: str, compared: str) -
             estimate = t_interval(units)
             mean, low, high = estimate.mean, estimate.low, estimate.high
         row |= {what: mean, f"{what}_low": low, f"{what}_high": high}
-    return row | {"verdict": verdict(row["gamma_low"], row["gamma_high"])}
+        if what == "gamma":
+            row["p"] = float(stats.ttest_1samp(units, 0).pvalue) if len(units) > 1 else np.nan
+    return row
 
 
 def levels(rows: pd.DataFrame, margin: float) -> pd.DataFrame:

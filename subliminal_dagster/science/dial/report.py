@@ -163,7 +163,8 @@ def _rivals(study: DialStudy, results: Results) -> Section:
         "dial-rivals",
         "What else could explain it",
         f"Partial correlations with gamma over cells, each with the others held: {sentences}.",
-        "Superposition and width are taken in doublings. Pairs are the same cells and seeds with one thing changed.",
+        "Superposition and width are taken in doublings. Pairs are the same cells and seeds with one thing changed. "
+        "Verdicts are adjusted over the four, and over the pairs (Holm).",
         _MADE_FROM,
         charts=(Chart("dial-rivals", "Partial correlations.", figure, f"{sentences}."),),
         tables=tuple(tables),

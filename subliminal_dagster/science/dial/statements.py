@@ -119,7 +119,7 @@ def _rival_statement(row: Row) -> Row:
     return {
         "statement": f"Gamma goes with {name}, all else held.",
         "rule": "Partial correlation over cell means, superposition, width, excess loss and the teachers' strength "
-        "each with the others held: detected above 0, opposite below 0.",
+        "each with the others held: detected above 0, opposite below 0, adjusted over the four (Holm).",
         "measured": f"{_interval(row, 'correlation', '')} ({counted(int(row['cells']), 'cell')})",
         "verdict": row["verdict"],
     }
@@ -132,7 +132,8 @@ def _pair_statement(row: Row) -> Row:
     beside = "the main grid at the same width" if compared == "same width" else f"the main grid's {compared}"
     return {
         "statement": f"{name}, beside {beside}: more passes on.",
-        "rule": "Difference of gamma, seed by seed: detected above 0, opposite below 0.",
+        "rule": "Difference of gamma, seed by seed: detected above 0, opposite below 0, adjusted over the grids that "
+        "are compared (Holm).",
         "measured": f"{_interval(row, 'gamma', 'nats')}; {moved} ({counted(int(row['cells']), 'cell')})",
         "verdict": row["verdict"],
     }

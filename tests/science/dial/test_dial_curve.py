@@ -131,6 +131,32 @@ def test_partial_correlations_are_those_of_a_regression() -> None:
     assert found["p"] == pytest.approx(fitted.pvalues["s"])
 
 
+def test_nothing_is_laid_on_any_of_four_rivals_more_often_than_one_look_may_be_wrong() -> None:
+    """500 grids in which gamma goes with nothing: some verdict in at most 5 % of them, and few more by chance."""
+    rng = np.random.default_rng(10)
+    found = [rivals(grid(rng, between_cells=0.2)) for _ in range(500)]
+    assert sum(bool(table["verdict"].isin(["detected", "opposite"]).any()) for table in found) <= 40
+    assert sum(bool((table["p"] < 0.05).any()) for table in found) > 40
+
+
+def test_a_difference_of_one_pair_is_weighed_among_all_pairs() -> None:
+    """Pairs of grids without any effect: of three comparisons, one is taken for something in at most 5 of 100."""
+    rng = np.random.default_rng(8)
+    of_one, of_all = 0, 0
+    for _ in range(200):
+        alike = [
+            grid(rng, between_cells=0.2),
+            grid(rng, between_cells=0.2, name="penalised", widths=(24, 96), densities=(0.04, 0.16)),
+            grid(rng, between_cells=0.2, name="confined", widths=(96,), densities=(0.04, 0.16)),
+        ]
+        table = pairs(pd.concat(alike), STUDY)
+        assert len(table) == 3
+        assert (table["p_adjusted"] >= table["p"]).all()
+        of_one += (table["p"] < 0.05).any()
+        of_all += table["verdict"].isin(["detected", "opposite"]).any()
+    assert of_all <= 20 < of_one
+
+
 def test_pairs_compare_the_same_cells_and_seeds() -> None:
     rng = np.random.default_rng(8)
     main = grid(rng, by_superposition=0.3, between_cells=0.0)
