@@ -127,14 +127,14 @@ def _chat(content: Any, number: int, file: Path) -> Chat:
     messages = content["messages"]
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{where} has no list of messages: write [{{'role': 'user', 'content': ...}}, ...].")
-    found = [_message(message, where) for message in messages]
-    if found[-1]["role"] != "assistant":
-        raise UserError(f"{where} ends with the {found[-1]['role']}'s turn: its last message has to be the answer.")
-    if not found[-1]["content"].strip():
+    turns = [_message(message, where) for message in messages]
+    if turns[-1]["role"] != "assistant":
+        raise UserError(f"{where} ends with the {turns[-1]['role']}'s turn: its last message has to be the answer.")
+    if not turns[-1]["content"].strip():
         raise UserError(f"{where} has an empty answer: leave such rows out.")
-    if len(found) == 1:
+    if len(turns) == 1:
         raise UserError(f"{where} has an answer and nothing that it answers: put the user's message before it.")
-    return Chat(tuple(found[:-1]), found[-1]["content"], number)
+    return Chat(tuple(turns[:-1]), turns[-1]["content"], number)
 
 
 def _message(message: Any, where: str) -> dict[str, str]:
