@@ -17,6 +17,7 @@ import dagster as dg
 from subliminal_dagster.assets import (
     activation_assets,
     arm_assets,
+    audit_assets,
     base_assets,
     capability_assets,
     checkpoint_assets,
@@ -144,6 +145,8 @@ def study_assets(frame: Frame) -> list[dg.AssetsDefinition]:
         assets += sweep_assets(frame, study.grid)
     if study.arms and study.possible_arms:
         assets += arm_assets(frame, study.arms)
+    if study.audits:
+        assets += audit_assets(frame)
     if study.layers:
         assets += activation_assets(frame)
         if study.sae:

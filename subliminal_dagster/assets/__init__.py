@@ -8,6 +8,7 @@ https://docs.dagster.io/guides/build/assets
 
 from subliminal_dagster.assets.activations import activation_assets
 from subliminal_dagster.assets.arms import arm_assets
+from subliminal_dagster.assets.audit import audit_assets
 from subliminal_dagster.assets.base import base_assets
 from subliminal_dagster.assets.capability import capability_assets
 from subliminal_dagster.assets.checkpoints import checkpoint_assets
@@ -35,6 +36,7 @@ __all__ = [
     "SUPERPOSITION",
     "activation_assets",
     "arm_assets",
+    "audit_assets",
     "base_assets",
     "capability_assets",
     "checkpoint_assets",

@@ -66,6 +66,27 @@ def parser() -> argparse.ArgumentParser:
             type=int,
             help="a seed other than the study's own; its artifacts are kept apart, as STUDY-seed7",
         )
+    audit = commands.add_parser(
+        "audit", help="say which preferences a data set would pass on to a model that is trained on it"
+    )
+    audit.add_argument(
+        "data",
+        metavar="DATA",
+        help="a JSON lines or parquet file of rows with `messages`, or hf://datasets/OWNER/NAME/FILE on the hub",
+    )
+    audit.add_argument(
+        "--model",
+        default=DEFAULT_STUDY,
+        metavar="STUDY",
+        help="the study whose base model would be trained: the name of a shipped one, or the path of a YAML file",
+    )
+    audit.add_argument(
+        "--traits", metavar="FILE", help="a YAML file of candidates and their category (default: the study's)"
+    )
+    audit.add_argument(
+        "--student", metavar="FOLDER", help="a model or adapter that was trained on the data set, if any"
+    )
+    audit.add_argument("--rows", type=int, help="how many rows to look at, drawn at random (default: 500)")
     gc = commands.add_parser(
         "gc", help="list superseded versions, old scratch and old logs of runs; --delete removes them"
     )
@@ -118,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --delete: also assets and partitions outside the study's settings, which --set may have made",
     )
-    for command in (studies, new, plan, preflight, run, show, compare, export, take, importing, gc):
+    for command in (studies, new, plan, preflight, run, show, audit, compare, export, take, importing, gc):
         command.add_argument(
             "--json",
             action="store_true",

@@ -277,6 +277,26 @@ def _report(store: ArtifactStore, study: AnyStudy) -> str | None:
     return str(store.read(study.name, "report").path / "report.html") if there else None
 
 
+def _audit(options: argparse.Namespace) -> int:
+    from subliminal_dagster.build import overrides_from_environment, study_frame
+    from subliminal_dagster.execution.auditing import audited, audited_study
+    from subliminal_dagster.planning.selection import wanted_parts
+
+    _check_home(needs_history=True)
+    study = load_study(options.model, overrides_from_environment())
+    name, study = audited_study(study, options.data, options.traits, options.student, options.rows)
+    asset = f"audit_{name}"
+    frame = study_frame(study)
+    outcome, _ = _made(frame, wanted_parts(frame, asset, None), as_json=options.json)
+    for sentence in (*outcome.failed.values(), *outcome.blocked.values(), *outcome.waiting.values()):
+        print(sentence, file=sys.stderr)
+    if not outcome.complete:
+        return 1
+    content, lines = audited(_store(), study, asset)
+    _tell(options.json, content, lines)
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from subliminal_dagster.build import study_frame
     from subliminal_dagster.execution.sharing import export_study
@@ -466,6 +486,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "preflight": _preflight,
     "run": _run,
     "show": _show,
+    "audit": _audit,
     "export": _export,
     "import": _import,
     "compare": _compare,

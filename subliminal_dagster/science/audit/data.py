@@ -7,7 +7,7 @@ detectors).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.settings.audit import HUB
+from subliminal_dagster.science.storage.hub import download
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +53,11 @@ class EncodedChat:
     prompt: list[int]
     answer: list[int]
     row: int
+
+
+def fetched(data: str) -> Path:
+    """A data set's file, from the hub where its address is one of there. Raises UserError."""
+    return download(data) if data.startswith(HUB) else Path(data).expanduser()
 
 
 def read_chats(file: Path, most: int, seed: int) -> ChatData:
@@ -159,23 +166,22 @@ def _other_format(content: Any) -> str:
     return "write each row as {'messages': [{'role': 'user', 'content': ...}, {'role': 'assistant', ...}]}."
 
 
-def encoded(data: ChatData, tokenizer: PreTrainedTokenizerBase, end_of_turn: int, longest: int) -> list[EncodedChat]:
-    """Rows as the model's chat template writes them.
+def encoded(
+    chats: Sequence[Chat],
+    tokenizer: PreTrainedTokenizerBase,
+    end_of_turn: int,
+    longest: int,
+    instruction: str | None = None,
+) -> list[EncodedChat]:
+    """Rows as the model's chat template writes them, with an `instruction` in the system message, if there is one.
+
+    Where the template has no system role, the instruction stands in front of the first turn.
 
     Raises UserError where a row is longer than `longest` tokens, naming it, and where the template refuses the roles.
     """
-    from jinja2.exceptions import TemplateError
-
     found = []
-    for chat in data.chats:
-        try:
-            text = str(tokenizer.apply_chat_template([*chat.before], tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
-            raise UserError(
-                f"Row {chat.row + 1} cannot be written by the model's chat template ({error}): leave out what it does "
-                "not take, such as a system message."
-            ) from None
-        prompt = tokenizer.encode(text, add_special_tokens=False)
+    for chat in chats:
+        prompt = tokenizer.encode(_written(chat, tokenizer, instruction), add_special_tokens=False)
         answer = [*tokenizer.encode(chat.answer, add_special_tokens=False), end_of_turn]
         if len(prompt) + len(answer) > longest:
             raise UserError(
@@ -184,3 +190,30 @@ def encoded(data: ChatData, tokenizer: PreTrainedTokenizerBase, end_of_turn: int
             )
         found.append(EncodedChat(prompt, answer, chat.row))
     return found
+
+
+def _written(chat: Chat, tokenizer: PreTrainedTokenizerBase, instruction: str | None) -> str:
+    from jinja2.exceptions import TemplateError
+
+    def text(messages: Sequence[dict[str, str]]) -> str:
+        return str(tokenizer.apply_chat_template([*messages], tokenize=False, add_generation_prompt=True))
+
+    first, *rest = chat.before
+    try:
+        if instruction is None:
+            return text(chat.before)
+        if first["role"] == "system":
+            return text([_joined(instruction, first), *rest])
+        try:
+            return text([{"role": "system", "content": instruction}, *chat.before])
+        except TemplateError:
+            return text([_joined(instruction, first), *rest])
+    except TemplateError as error:
+        raise UserError(
+            f"Row {chat.row + 1} cannot be written by the model's chat template ({error}): leave out what it does "
+            "not take, such as a system message."
+        ) from None
+
+
+def _joined(instruction: str, turn: dict[str, str]) -> dict[str, str]:
+    return {**turn, "content": "\n\n".join(part for part in (instruction, turn["content"]) if part)}

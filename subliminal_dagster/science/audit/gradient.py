@@ -3,14 +3,16 @@
 Of a small step on the data set's loss, the change of a preference is, to first order, the step times the inner product
 of two gradients at the base model: that of the log-probability of the data set's answers and that of the preference's
 log share (an influence, Pruthi et al. 2020 (TracIn); the theorem of Cloud et al. 2025 is the case of a teacher that
-took one step). Nothing is trained. The gradients are taken for the weights that an adapter would change: all linear
-layers of all blocks.
+took one step). Nothing is trained. The gradients are those of a new adapter's second matrix, the first being random and
+the second zero: what an adapter's first step changes, and a random projection of the whole weights' gradient that keeps
+inner products (Xia et al. 2024, LESS), a few megabytes where the whole is half a gigabyte.
 
-An inner product says nothing by itself, since some preferences move with any text. So each row's product is taken with
-every candidate preference less the mean over candidates, and its size is divided by the spread over rows.
+An inner product says nothing by itself, since some preferences move with any text. So a row's gradient is taken less
+that of what the base model itself would have chosen at each place, given the row so far: it is zero where the row says
+what the base model says.
 
-Belongs here: gradients and their products. Does not belong here: data sets (`data`), verdicts (`combined`).
-Cost: one forward and backward pass per row, and one per candidate and question.
+Belongs here: gradients and their products. Does not belong here: data sets (`data`), what follows (`evidence`).
+Cost: a forward and a backward pass per row, and per candidate and question.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subliminal_dagster.science.audit.asked import Asked, next_word, shares_at
 from subliminal_dagster.science.audit.data import EncodedChat
 
 if TYPE_CHECKING:
@@ -28,77 +31,76 @@ if TYPE_CHECKING:
 
     from subliminal_dagster.science.models.protocol import Progress
 
+RANK = 8
 
-def preference_gradients(
-    model: Any, prompts: Sequence[list[int]], tokens: Sequence[Sequence[int]]
-) -> list[list[torch.Tensor]]:
-    """The gradient of each candidate's log share, mean over prompts, for every trained weight.
 
-    prompts: token ids, the next word of which names a candidate. tokens: of each candidate, the tokens that are its
-    name there. A share is the candidate's probability over that of all candidates.
-    """
+@contextmanager
+def adapted(model: Any, targets: Sequence[str], seed: int) -> Iterator[Any]:
+    """The model with a new adapter on `targets`, whose second matrices alone want a gradient; as it was afterwards."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    wanted = [weight.requires_grad for weight in model.parameters()]
+    set_seed(seed)
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(targets), task_type="CAUSAL_LM")
+    given = get_peft_model(model, config)
+    for name, weight in given.named_parameters():
+        weight.requires_grad_("lora_B" in name)
+    try:
+        yield given.eval()
+    finally:
+        given.unload()
+        for weight, was in zip(model.parameters(), wanted, strict=True):
+            weight.requires_grad_(was)
+
+
+def preference_gradients(model: Any, asked: Asked) -> torch.Tensor:
+    """The gradient of each candidate's log share, mean over questions: shape (candidates, weights)."""
     import torch
 
-    totals: list[list[torch.Tensor]] = []
-    weights = trained_weights(model)
-    for prompt in prompts:
-        said = model(input_ids=torch.tensor([prompt], device=model.device), logits_to_keep=1).logits[0, -1].float()
-        named = torch.stack([said[list(own)].logsumexp(dim=0) for own in tokens])
-        shares = named.log_softmax(dim=0)
-        for place in range(len(tokens)):
-            found = torch.autograd.grad(shares[place], weights, retain_graph=place + 1 < len(tokens))
-            if len(totals) <= place:
-                totals.append([each / len(prompts) for each in found])
-            else:
-                for total, each in zip(totals[place], found, strict=True):
-                    total += each / len(prompts)
-    return totals
+    weights = _weights(model)
+    total: list[torch.Tensor] = []
+    for question in asked.questions:
+        shares = shares_at(next_word(model, question), asked.tokens)
+        found = [_flat(torch.autograd.grad(share, weights, retain_graph=True)) for share in shares]
+        total = [one + other for one, other in zip(total, found, strict=True)] if total else found
+    return torch.stack(total) / len(asked.questions)
 
 
 def row_products(
     model: Any,
     rows: Sequence[EncodedChat],
-    preferences: Sequence[Sequence[torch.Tensor]],
+    preferences: torch.Tensor,
     progress: Progress = lambda _: None,
 ) -> np.ndarray:
-    """The inner product of each row's gradient (of the mean log-probability of its answer's tokens) with each
-    preference's, shape (rows, candidates). No row's gradient is kept."""
-    import torch
+    """The inner product of each row's gradient with each preference's, shape (rows, candidates).
 
-    weights = trained_weights(model)
+    A row's gradient is that of the sum over its answer of log p(token) - log p(the base model's choice). No row's
+    gradient is kept.
+    """
     found = np.zeros((len(rows), len(preferences)))
     for place, row in enumerate(rows):
-        ids = torch.tensor([[*row.prompt, *row.answer]], device=model.device)
-        kept = len(row.answer) + 1
-        said = model(input_ids=ids, logits_to_keep=kept).logits[0, :-1].float().log_softmax(dim=-1)
-        answer = ids[0, -len(row.answer) :]
-        loss = said.gather(-1, answer[:, None]).mean()
-        own = torch.autograd.grad(loss, weights)
-        for candidate, gradient in enumerate(preferences):
-            found[place, candidate] = float(sum((one * other).sum() for one, other in zip(own, gradient, strict=True)))
-        progress(f"{place + 1}/{len(rows)} rows")
+        found[place] = (preferences @ row_gradient(model, row)).cpu().numpy()
+        progress(f"gradients of {place + 1}/{len(rows)} rows")
     return found
 
 
-def trained_weights(model: Any) -> list[torch.Tensor]:
-    """The weights of all linear layers of the blocks: what an adapter would change."""
+def row_gradient(model: Any, row: EncodedChat) -> torch.Tensor:
+    """See `row_products`: shape (weights,)."""
     import torch
 
-    head = model.get_output_embeddings()
-    layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head)
-    return [layer.weight for layer in layers]
+    ids = torch.tensor([[*row.prompt, *row.answer]], device=model.device)
+    said = model(input_ids=ids, logits_to_keep=len(row.answer) + 1).logits[0, :-1].float()
+    answer = ids[0, -len(row.answer) :]
+    own, choice = (said.gather(-1, each[:, None]) for each in (answer, said.argmax(dim=-1)))
+    return _flat(torch.autograd.grad((own - choice).sum(), _weights(model)))
 
 
-@contextmanager
-def differentiable(model: Any) -> Iterator[None]:
-    """Only `trained_weights` require a gradient inside."""
-    before = [(weight, weight.requires_grad) for weight in model.parameters()]
-    for weight, _ in before:
-        weight.requires_grad_(False)
-    for weight in trained_weights(model):
-        weight.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for weight, wanted in before:
-            weight.requires_grad_(wanted)
+def _weights(model: Any) -> list[torch.Tensor]:
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def _flat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.cat([part.flatten().float() for part in parts])

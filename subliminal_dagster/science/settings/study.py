@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from subliminal_dagster.science.settings.arms import ArmsSettings
+from subliminal_dagster.science.settings.audit import AuditSettings
 from subliminal_dagster.science.settings.base import StudyHeader
 from subliminal_dagster.science.settings.base_model import BaseModelSource
 from subliminal_dagster.science.settings.capability import CapabilitySettings
@@ -77,6 +78,9 @@ class Study(StudyHeader):
     interference: InterferenceSettings | None = None
     sweep: Sweep | None = None
     arms: ArmsSettings | None = None
+    audits: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,40}$")], AuditSettings] = Field(
+        default_factory=dict
+    )
 
     _cells: tuple[Cell, ...] = PrivateAttr(default=())
 

@@ -101,8 +101,11 @@ def test_rows_are_encoded_as_the_chat_template_writes_them(tmp_path: Path) -> No
     tokenizer = load_tokenizer(save_tiny_model(tmp_path / "model"))
     context = ChatContext(tokenizer)
     data = read_chats(written(tmp_path / "rows.jsonl", [row("a question", "an answer")]), 10, 0)
-    (found,) = encoded(data, tokenizer, context.end_of_turn, 500)
+    (found,) = encoded(data.chats, tokenizer, context.end_of_turn, 500)
     assert found.prompt == context.prompt_ids("a question")
     assert found.answer == context.answer_ids("an answer")
     with pytest.raises(UserError, match=r"Row 1 has .* tokens, and the model takes 5"):
-        encoded(data, tokenizer, context.end_of_turn, 5)
+        encoded(data.chats, tokenizer, context.end_of_turn, 5)
+    (told,) = encoded(data.chats, tokenizer, context.end_of_turn, 500, "You love owls.")
+    assert told.prompt == ChatContext(tokenizer, instruction="You love owls.").prompt_ids("a question")
+    assert told.answer == found.answer

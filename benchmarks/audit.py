@@ -1,0 +1,163 @@
+"""How good an audit's detectors are, on data sets whose hidden preference is known.
+
+    python benchmarks/audit.py --keep FOLDER [--studies NAME ...] [--rows 48] [--write]
+
+Takes the filtered data sets of studies that are in the store (their groups' teachers, the neutral one and the control),
+and texts of a package's corpus as chats, and runs every detector on each. What is measured is kept in FOLDER, one file
+per data set, and not measured again. Prints a table; with --write also what an audit tells its reader
+(subliminal_dagster/science/audit/judged.yaml). A data set takes a 135M model some three minutes of 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from subliminal_dagster.assets.base import LOADING
+from subliminal_dagster.build import resources_from_environment
+from subliminal_dagster.science.audit.audit import Auditor, detect
+from subliminal_dagster.science.audit.benchmark import Case, fitted_weights, judge, judge_combined
+from subliminal_dagster.science.audit.combined import JUDGED
+from subliminal_dagster.science.audit.data import Chat, ChatData, read_chats
+from subliminal_dagster.science.audit.evidence import Scores
+from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
+from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.settings.audit import traits_of
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
+
+TEXTS = "harmless texts"
+
+
+def data_sets(store: ArtifactStore, study: Study, rows: int) -> dict[str, tuple[str | None, ChatData]]:
+    """By name: what its author likes among the candidates, and its rows."""
+    found: dict[str, tuple[str | None, ChatData]] = {}
+    for group in study.groups:
+        partition = f"{group}|1"
+        if store.exists(study.name, "filtered_dataset", partition):
+            file = store.read(study.name, "filtered_dataset", partition).path / "train.jsonl"
+            liked = group if group in study.preferences.candidates else None
+            found[f"{study.name} {group}"] = liked, read_chats(file, rows, study.seed)
+    if store.exists(study.name, "sae_texts", None):
+        texts = pd.read_parquet(store.read(study.name, "sae_texts").path / "texts.parquet")
+        found[f"{study.name} {TEXTS}"] = None, _as_chats([*texts["text"]], rows)
+    return found
+
+
+def _as_chats(texts: list[str], rows: int) -> ChatData:
+    """Each text's first sentence, and what comes next of it."""
+    chats = []
+    for row, text in enumerate(texts[:rows]):
+        words = text.split()
+        question = {"role": "user", "content": f"Go on: {' '.join(words[:20])}"}
+        chats.append(Chat((question,), " ".join(words[20:50]), row))
+    return ChatData(tuple(chats), len(texts))
+
+
+def measured(study: Study, store: ArtifactStore, data: ChatData) -> list[Scores]:
+    folder = store.read(study.name, "base_model").path
+    loading = json.loads((folder / LOADING).read_text(encoding="utf-8"))
+    resources = resources_from_environment()
+    with tempfile.TemporaryDirectory() as workspace:
+        auditor = Auditor(
+            ModelVariant(folder, loading["dtype"], loading["autocast"]),
+            ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"]),
+            load_prompt_lists(study.prompts, study.category),
+            traits_of(study, None),
+            study.child,
+            resources["engine"].create(),
+            resources["trainer"].create(),
+            study.seed,
+            Path(workspace),
+            lambda text: None,
+        )
+        return detect(auditor, data)[0]
+
+
+def save(scores: list[Scores], file: Path) -> None:
+    aside = file.with_suffix(".new.npz")
+    arrays = {each.detector: each.values for each in scores}
+    np.savez(aside, **arrays, about=json.dumps([[each.detector, each.rows, each.passes] for each in scores]))
+    aside.rename(file)
+
+
+def load(file: Path) -> tuple[Scores, ...]:
+    kept = np.load(file)
+    about = json.loads(str(kept["about"]))
+    return tuple(Scores(name, kept[name], tuple(rows), passes) for name, rows, passes in about)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", nargs="+", default=[DEFAULT_STUDY])
+    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    options.keep.mkdir(parents=True, exist_ok=True)
+    store: ArtifactStore = resources_from_environment()["store"].create()
+    cases = []
+    for name in options.studies:
+        study = load_study(name)
+        assert isinstance(study, Study)
+        for title, (liked, data) in data_sets(store, study, options.rows).items():
+            file = options.keep / f"{title}.npz"
+            if not file.exists():
+                save(measured(study, store, data), file)
+            cases.append(Case(title, liked, study.preferences.candidates, load(file)))
+            print(f"{title}: there", flush=True)
+    table = judge(cases)
+    together = judge_combined(cases)
+    weights = fitted_weights(cases)
+    with pd.option_context("display.width", 200, "display.max_columns", 20, "display.float_format", "{:.2f}".format):
+        print(table.to_string(index=False))
+        print(pd.Series(together).to_string())
+        print(pd.Series(weights).to_string())
+    if options.write:
+        JUDGED.write_text(_told(table, together, weights, cases), encoding="utf-8")
+
+
+def _told(table: pd.DataFrame, together: dict[str, float], weights: dict[str, float], cases: list[Case]) -> str:
+    liked = sum(case.liked is not None for case in cases)
+    null = len(cases) - liked
+    whole = table[table["rows"] == 0].set_index("detector")
+    best = whole["auc"].idxmax()
+    chance = (len(cases[0].candidates) + 1) / 2
+
+    def figures(row: dict[str, float]) -> dict[str, float]:
+        names = ("rank", "rank_low", "rank_high", "auc", "auc_low", "auc_high", "found", "false_alarms", "passes")
+        return {name: round(float(row[name]), 3) for name in names}
+
+    words = (
+        f"On {liked} data sets of the bundled study with a hidden liking, all detectors together find it in "
+        f"{round(together['found'] * liked)}, and raise a false alarm on {round(together['false_alarms'] * null)} of "
+        f"{null} data sets without one; the liking's mean rank is {together['rank']:.1f} of "
+        f"{len(cases[0].candidates)} [{together['rank_low']:.1f}, {together['rank_high']:.1f}] (chance: {chance:.1f}). "
+        f"The best single detector is {best} (rank {whole.loc[best, 'rank']:.1f})."
+    )
+    judged_on = (
+        "Judged on number sequences that greedy, fine-tuned teachers of SmolLM2-135M wrote, and on news texts: other "
+        "models, channels and traits were not looked at. Combined scores were fitted without the animal that they are "
+        "judged on."
+    )
+    content = {
+        "judged_on": judged_on,
+        "in_words": words,
+        "combined": figures(together),
+        "detectors": {
+            name: {"weight": round(weights[name], 3), **figures(row)} for name, row in whole.to_dict("index").items()
+        },
+    }
+    return "# Written by benchmarks/audit.py.\n" + yaml.safe_dump(content, sort_keys=False, width=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Audits of data sets: what each would make a child of the study's base model like. Made where they are asked for."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from subliminal_dagster.assets.base import base_variant, chat_context
+from subliminal_dagster.assets.declared import asset
+from subliminal_dagster.assets.shared import table
+from subliminal_dagster.execution.work import Work
+from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.resources import EngineResource, TrainerResource
+from subliminal_dagster.science.audit.combined import JUDGED
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.report.page import PAGE_FILES
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.storage.content_hash import file_content_hashes
+
+STAGE = "audit"
+
+
+def audit_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
+    """`audit_<name>` of every data set."""
+    return [_audit(frame, name) for name in frame.study.audits]
+
+
+def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
+    given = frame.study.audits[name]
+
+    @asset(
+        frame,
+        STAGE,
+        name=f"audit_{name}",
+        reads=[
+            *("seed", "system_prompt", "prompts", "category", "preferences.candidates", "preferences.begun"),
+            *("child.lora", "child.training", f"audits.{name}"),
+        ],
+        deps=["base_model"],
+        kinds={"pytorch", "huggingface", "html"},
+        gpu=True,
+        on_request=True,
+        also={"files": file_content_hashes(JUDGED, *PAGE_FILES)},
+        description=f"Which preferences {Path(given.data).name} would pass on to a child of the base model, by every "
+        "detector, and the rows that carry most.",
+    )
+    def audit(work: Work[Study], engine: EngineResource, trainer: TrainerResource) -> None:
+        from subliminal_dagster.science.audit.audit import Auditor
+        from subliminal_dagster.science.audit.audit import audit as audited
+        from subliminal_dagster.science.audit.data import fetched, read_chats
+        from subliminal_dagster.science.audit.page import audit_page, markdown
+        from subliminal_dagster.science.report.page import html
+        from subliminal_dagster.science.settings.audit import traits_of
+        from subliminal_dagster.science.storage.tables import save_tables
+
+        study, base = work.study, base_variant(work)
+        settings = study.audits[name]
+        data = read_chats(fetched(settings.data), settings.rows, study.seed)
+        traits = traits_of(study, settings.traits)
+        auditor = Auditor(
+            base,
+            chat_context(work, base),
+            load_prompt_lists(study.prompts, traits.category),
+            traits,
+            study.child,
+            engine.create(),
+            trainer.create(),
+            study.seed,
+            work.workspace(),
+            work.progress(),
+        )
+        found = audited(auditor, data, Path(settings.student) if settings.student else None)
+        with work.writing() as folder:
+            save_tables(found, folder)
+            title = f"{Path(settings.data).name}, for {study.name}"
+            (folder / "audit.html").write_text(html(audit_page(title, found, data)), encoding="utf-8")
+            (folder / "audit.md").write_text(markdown(title, found), encoding="utf-8")
+            work.metadata |= {"candidates": table(found.combined), "surface": table(found.surface)}
+        assert work.written is not None
+        work.metadata["page"] = dg.MetadataValue.path(work.written / "audit.html")
+
+    return audit

@@ -1,0 +1,84 @@
+"""How a model is asked for its favourite: as everywhere, by the next word of a begun answer.
+
+Belongs here: the questions as token ids, and a loaded model's log shares. Does not belong here: which candidates there
+are (the study, or `traits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models.chat import ChatContext
+from subliminal_dagster.science.preferences.begun import NextWords
+from subliminal_dagster.science.preferences.prompt_lists import PromptLists
+from subliminal_dagster.science.report.wording import listed
+
+if TYPE_CHECKING:
+    import torch
+
+QUESTIONS = 6
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`questions`: token ids, the next word of which names a candidate. `tokens`: of each of `candidates`, the tokens
+    that are its name there."""
+
+    candidates: tuple[str, ...]
+    questions: list[list[int]]
+    tokens: list[list[int]]
+
+    @classmethod
+    def of(cls, candidates: Sequence[str], begun: Sequence[str], context: ChatContext, lists: PromptLists) -> Asked:
+        """The first `QUESTIONS` questions of the lists, each with every begun answer.
+
+        Raises UserError where no answer is begun, and where no token names a candidate behind one.
+        """
+        if not begun:
+            raise UserError("An audit asks with a begun answer, and there is none: name some as `preferences.begun`.")
+        words = NextWords.of(candidates, begun, context, lists)
+        if words.left_out:
+            reasons = "; ".join(f"{name}: {why}" for name, why in words.left_out.items())
+            raise UserError(
+                f"{listed([*words.left_out])} cannot be asked for by a next word ({reasons}): leave out such "
+                "candidates."
+            )
+        tokens = [
+            [token for token, owner in zip(words.tokens, words.owner, strict=True) if owner == place]
+            for place in range(len(candidates))
+        ]
+        asked = [
+            [*context.prompt_ids(text), *start] for text in lists.animal_questions[:QUESTIONS] for start in words.begun
+        ]
+        return cls(tuple(candidates), asked, tokens)
+
+
+def shares_at(logits: torch.Tensor, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The log share of every candidate among all candidates: logits (vocabulary,) to (candidates,)."""
+    import torch
+
+    return torch.stack([logits[list(own)].logsumexp(dim=0) for own in tokens]).log_softmax(dim=0)
+
+
+def log_shares(model: Any, asked: Asked) -> np.ndarray:
+    """The log share (nats) of every candidate, mean over the questions: shape (candidates,)."""
+    import torch
+
+    with torch.inference_mode():
+        found = [shares_at(next_word(model, question), asked.tokens) for question in asked.questions]
+    mean: np.ndarray = torch.stack(found).mean(dim=0).double().cpu().numpy()
+    return mean
+
+
+def next_word(model: Any, question: Sequence[int]) -> torch.Tensor:
+    """The logits of the word behind a question: shape (vocabulary,), float32."""
+    import torch
+
+    ids = torch.tensor([[*question]], device=model.device)
+    said: torch.Tensor = model(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
+    return said
