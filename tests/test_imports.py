@@ -21,7 +21,7 @@ execution
 planning
 partitions new_study
 science.pages science.preflight
-science.arms science.descriptions science.sweep science.interference
+science.arms science.audit science.descriptions science.sweep science.interference
 science.features science.probes science.liking science.tuning science.entanglement
 science.activations science.training
 science.numbers science.steering

@@ -74,7 +74,7 @@ def audit_page(title: str, found: Audit, data: ChatData) -> Page:
 
 def _candidates(found: Audit) -> Section:
     figure = charts.new_figure(x="", y="t among the candidates")
-    charts.bars(figure, found.combined, x="candidate", value="t", low="t", high="t", name="combined", colour=OWN)
+    figure.add_bar(x=found.combined["candidate"], y=found.combined["t"], name="all together", marker={"color": OWN})
     wide = _by_detector(found).reset_index()
     said = "; ".join(f"{row['candidate']} t {row['t']:+.1f}" for row in records(found.combined)[:3])
     shown = {

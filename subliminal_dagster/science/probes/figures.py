@@ -75,7 +75,7 @@ def variants_figure(metrics: pd.DataFrame, title: str, *, metric: str = "roc_auc
     classes = metrics.loc[metrics["class"] != MACRO, "class"].nunique()
     chance = 0.5 if metric == "roc_auc" else 1 / classes
     axes.axhline(chance, color=colours.CHANCE, linestyle="--", linewidth=0.8, label="chance")
-    axes.set_xticks(np.arange(len(variants)), [variant.replace(" and ", " and\n") for variant in variants])
+    axes.set_xticks(np.arange(len(variants)), [variant.replace(" ", "\n") for variant in variants])
     axes.set(ylim=(0, 1), ylabel="ROC AUC" if metric == "roc_auc" else metric)
     axes.tick_params(axis="x", length=0, labelsize=8)
     for place, variant in enumerate(variants):

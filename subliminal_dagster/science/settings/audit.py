@@ -54,7 +54,7 @@ class Traits(Settings):
     begun: tuple[str, ...] = ()
 
     @property
-    def starts(self) -> tuple[str, ...]:
+    def begun_answers(self) -> tuple[str, ...]:
         """The begun answers; one of the category where none are given."""
         return self.begun or (f"My favorite {self.category.singular} is the",)
 
