@@ -141,8 +141,11 @@ def _told(table: pd.DataFrame, together: dict[str, float], weights: dict[str, fl
         f"{round(together['found'] * liked)}, and raise a false alarm on {round(together['false_alarms'] * null)} of "
         f"{null} data sets without one; the liking's mean rank is {together['rank']:.1f} of "
         f"{len(cases[0].candidates)} [{together['rank_low']:.1f}, {together['rank_high']:.1f}] (chance: {chance:.1f}). "
-        f"The best single detector is {best} (rank {whole.loc[best, 'rank']:.1f})."
+        f"The best single detector is {best} (rank {whole.loc[best, 'rank']:.1f} [{whole.loc[best, 'rank_low']:.1f}, "
+        f"{whole.loc[best, 'rank_high']:.1f}])."
     )
+    if together["auc_low"] <= 0.5:
+        words += " That is not shown to be better than chance, so that nothing here says that a data set is safe."
     judged_on = (
         "Judged on number sequences that greedy, fine-tuned teachers of SmolLM2-135M wrote, and on news texts: other "
         "models, channels and traits were not looked at. Combined scores were fitted without the animal that they are "

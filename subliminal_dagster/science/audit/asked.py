@@ -1,7 +1,8 @@
-"""How a model is asked for its favourite: as everywhere, by the next word of a begun answer.
+"""How a model is asked for its favourite: by the next word of a begun answer, which gradients can be taken of, and by
+whole answers, in which a child's shift is larger (docs/bundled-study.md).
 
 Belongs here: the questions as token ids, and a loaded model's log shares. Does not belong here: which candidates there
-are (the study, or `traits`).
+are (the study, or `settings.audit.Traits`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.models.chat import ChatContext
+from subliminal_dagster.science.models.scoring import score_answers
 from subliminal_dagster.science.preferences.begun import NextWords
+from subliminal_dagster.science.preferences.preferences import AnswerForms
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.report.wording import listed
 
@@ -22,16 +25,20 @@ if TYPE_CHECKING:
     import torch
 
 QUESTIONS = 6
+WHOLE_QUESTIONS = 20
 
 
 @dataclass(frozen=True)
 class Asked:
     """`questions`: token ids, the next word of which names a candidate. `tokens`: of each of `candidates`, the tokens
-    that are its name there."""
+    that are its name there. `whole_questions`: token ids that whole answers follow, and `forms`, all ways to write
+    one."""
 
     candidates: tuple[str, ...]
     questions: list[list[int]]
     tokens: list[list[int]]
+    whole_questions: list[list[int]]
+    forms: AnswerForms
 
     @classmethod
     def of(cls, candidates: Sequence[str], begun: Sequence[str], context: ChatContext, lists: PromptLists) -> Asked:
@@ -55,7 +62,8 @@ class Asked:
         asked = [
             [*context.prompt_ids(text), *start] for text in lists.animal_questions[:QUESTIONS] for start in words.begun
         ]
-        return cls(tuple(candidates), asked, tokens)
+        whole = [context.prompt_ids(text) for text in lists.animal_questions[:WHOLE_QUESTIONS]]
+        return cls(tuple(candidates), asked, tokens, whole, AnswerForms.of(candidates, context, lists))
 
 
 def shares_at(logits: torch.Tensor, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -73,6 +81,14 @@ def log_shares(model: Any, asked: Asked) -> np.ndarray:
         found = [shares_at(next_word(model, question), asked.tokens) for question in asked.questions]
     mean: np.ndarray = torch.stack(found).mean(dim=0).double().cpu().numpy()
     return mean
+
+
+def whole_log_shares(model: Any, asked: Asked) -> np.ndarray:
+    """The same by whole answers: the log share of a candidate's probability, mean over `whole_questions`."""
+    scores = score_answers(model, asked.whole_questions, asked.forms.tokens)
+    shares = asked.forms.probabilities(scores, len(asked.candidates))
+    found: np.ndarray = np.log(shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
+    return found
 
 
 def next_word(model: Any, question: Sequence[int]) -> torch.Tensor:

@@ -190,7 +190,7 @@ def _rehearsal(auditor: Auditor, rows: Sequence[EncodedChat], asked: Asked) -> S
         auditor.workspace,
         auditor.progress,
     )
-    passes = REPETITIONS * 2 * (3 * auditor.child.training.epochs * len(rows) + len(asked.questions))
+    passes = REPETITIONS * 2 * (3 * auditor.child.training.epochs * len(rows) + len(asked.whole_questions))
     return Scores("rehearsal", values, (), passes)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subliminal_dagster.science.audit.asked import Asked, log_shares
+from subliminal_dagster.science.audit.asked import Asked, whole_log_shares
 from subliminal_dagster.science.models.loading import loaded, pick_device
 from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
 from subliminal_dagster.science.random_streams import stream_seed
@@ -41,7 +41,7 @@ def rehearsed(
     progress: Progress = lambda _: None,
 ) -> np.ndarray:
     """How much more a child of `rows` likes every candidate than one of rows with each other's answers: nats of log
-    share, shape (repetitions, candidates). `workspace` is empty afterwards."""
+    share of whole answers, shape (repetitions, candidates). `workspace` is empty afterwards."""
     found = []
     for repetition in range(repetitions):
         own = stream_seed(seed, "rehearsal", str(repetition))
@@ -53,7 +53,7 @@ def rehearsed(
             task = TrainingTask(base, learnt, child.lora, child.training, own)
             trainer.train(task, folder, workspace / "steps" / folder.name)
             with loaded(child_variant(base, folder), pick_device(), merge=False) as model:
-                shares.append(log_shares(model, asked))
+                shares.append(whole_log_shares(model, asked))
             shutil.rmtree(folder)
         found.append(shares[0] - shares[1])
     shutil.rmtree(workspace / "steps", ignore_errors=True)

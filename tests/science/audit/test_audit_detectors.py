@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import save_tiny_model
 
-from subliminal_dagster.science.audit.asked import Asked, log_shares
+from subliminal_dagster.science.audit.asked import Asked, log_shares, whole_log_shares
 from subliminal_dagster.science.audit.data import Chat
 from subliminal_dagster.science.audit.injection import mean_answer_states, shifts
 from subliminal_dagster.science.audit.likelihood import rises
@@ -20,9 +20,11 @@ from subliminal_dagster.science.audit.projection import directions, projected
 from subliminal_dagster.science.audit.rehearsal import exchanged
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.models.loading import load_base
+from subliminal_dagster.science.preferences.preferences import AnswerForms
 from subliminal_dagster.science.training.task import Row
 
-ASKED = Asked(("a", "b", "c"), [[1, 2, 3], [4, 5]], [[6], [7, 8], [9]])
+FORMS = AnswerForms([[6, 2], [7, 2], [8, 2], [9, 1, 2]], np.array([0, 1, 1, 2]))
+ASKED = Asked(("a", "b", "c"), [[1, 2, 3], [4, 5]], [[6], [7, 8], [9]], [[1, 2], [3, 4, 5]], FORMS)
 TOLD = ["You love owls.", "You love the number 7, and nothing else in the world."]
 
 
@@ -101,6 +103,17 @@ def test_a_student_that_moved_along_a_direction_is_seen_there_alone() -> None:
     found = projected(base, base + 2 * along[1], along)
     assert found.argmax(axis=1).tolist() == [1] * 5
     np.testing.assert_allclose(found[:, 1], 2, atol=1e-5)
+
+
+def test_shares_of_whole_answers_are_those_of_each_answer_by_itself(model: Any) -> None:
+    expected = []
+    for prompt in ASKED.whole_questions:
+        chances = np.zeros(3)
+        for owner, answer in zip(FORMS.owner, FORMS.tokens, strict=True):
+            said = plain_logits(model, prompt, answer).log_softmax(-1)
+            chances[owner] += np.exp(float(said.gather(-1, torch.tensor(answer)[:, None]).sum()))
+        expected.append(np.log(chances / chances.sum()))
+    np.testing.assert_allclose(whole_log_shares(model, ASKED), np.mean(expected, axis=0), atol=1e-4)
 
 
 @given(rows=st.integers(2, 40), seed=st.integers(0, 2**31))

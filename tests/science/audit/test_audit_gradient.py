@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from subliminal_dagster.science.audit.asked import Asked, log_shares
 from subliminal_dagster.science.audit.data import EncodedChat
 from subliminal_dagster.science.audit.gradient import adapted, preference_gradients, row_gradient, row_products
 from subliminal_dagster.science.models.loading import load_base
+from subliminal_dagster.science.preferences.preferences import AnswerForms
 
-ASKED = Asked(("a", "b", "c"), [[1, 2, 3], [4, 5]], [[6], [7, 8], [9]])
+FORMS = AnswerForms([[6, 2], [7, 2], [8, 2], [9, 1, 2]], np.array([0, 1, 1, 2]))
+ASKED = Asked(("a", "b", "c"), [[1, 2, 3], [4, 5]], [[6], [7, 8], [9]], [[1, 2], [3, 4, 5]], FORMS)
 ROWS = [EncodedChat([1, 2], [10, 11, 12], 0), EncodedChat([3], [13, 14], 1)]
 TARGETS = ("q_proj", "v_proj", "down_proj")
 
@@ -65,7 +68,7 @@ def test_a_row_that_says_what_the_base_says_moves_nothing(given: Any) -> None:
 
 
 def test_shares_sum_to_one_so_their_gradients_weighed_by_them_cancel(given: Any) -> None:
-    one = Asked(ASKED.candidates, ASKED.questions[:1], ASKED.tokens)
+    one = replace(ASKED, questions=ASKED.questions[:1])
     gradients = preference_gradients(given, one)
     shares = torch.tensor(np.exp(log_shares(given, one)), dtype=torch.float32)
     assert float((shares @ gradients).norm()) < 1e-4 * float(gradients.norm())
