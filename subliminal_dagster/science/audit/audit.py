@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # How many rows each detector looks at, so that 2 cores take less than ten minutes of a 135M model for all.
-LIKELIHOOD_ROWS = 96
-GRADIENT_ROWS = 128
+LIKELIHOOD_ROWS = 48
+GRADIENT_ROWS = 64
 SOME_ROWS = 64
 """Rows beside which the base model's own answers are written, and on which children are trained."""
 REPETITIONS = 2
