@@ -44,9 +44,10 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
         "detector, and the rows that carry most.",
     )
     def audit(work: Work[Study], engine: EngineResource, trainer: TrainerResource) -> None:
+        from subliminal_dagster.execution.auditing import fetched
         from subliminal_dagster.science.audit.audit import Auditor
         from subliminal_dagster.science.audit.audit import audit as audited
-        from subliminal_dagster.science.audit.data import fetched, read_chats
+        from subliminal_dagster.science.audit.data import read_chats
         from subliminal_dagster.science.audit.page import audit_page, markdown
         from subliminal_dagster.science.report.page import html
         from subliminal_dagster.science.settings.audit import traits_of

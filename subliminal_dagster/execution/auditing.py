@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from subliminal_dagster.science.audit.data import fetched, read_chats
+from subliminal_dagster.science.audit.data import read_chats
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.audit import HUB, AuditSettings, traits_of
 from subliminal_dagster.science.settings.study import AnyStudy, Study
+from subliminal_dagster.science.storage.hub import download
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 
@@ -43,6 +44,11 @@ def audited_study(
     traits_of(study, settings.traits)
     name = re.sub(r"[^a-z0-9]+", "_", Path(data).stem.lower()).strip("_")[:40] or "data"
     return name, study.model_copy(update={"audits": {**study.audits, name: settings}})
+
+
+def fetched(data: str) -> Path:
+    """A data set's file, from the hub where its address is one of there. Raises UserError."""
+    return download(data) if data.startswith(HUB) else Path(data).expanduser()
 
 
 def _least_rows() -> int:

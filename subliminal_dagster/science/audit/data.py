@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.settings.audit import HUB
-from subliminal_dagster.science.storage.hub import download
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,11 +51,6 @@ class EncodedChat:
     prompt: list[int]
     answer: list[int]
     row: int
-
-
-def fetched(data: str) -> Path:
-    """A data set's file, from the hub where its address is one of there. Raises UserError."""
-    return download(data) if data.startswith(HUB) else Path(data).expanduser()
 
 
 def read_chats(file: Path, most: int, seed: int) -> ChatData:
