@@ -5,7 +5,7 @@
 Takes the filtered data sets of studies that are in the store (their groups' teachers, the neutral one and the control),
 and texts of a package's corpus as chats, and runs every detector on each. What is measured is kept in FOLDER, one file
 per data set, and not measured again. Prints a table; with --write also what an audit tells its reader
-(subliminal_dagster/science/audit/judged.yaml). A data set takes a 135M model some three minutes of 2 cores.
+(subliminal_dagster/science/audit/judged.yaml). A data set takes a 135M model some five minutes of 2 cores.
 """
 
 from __future__ import annotations
@@ -138,14 +138,18 @@ def _told(table: pd.DataFrame, together: dict[str, float], weights: dict[str, fl
 
     words = (
         f"On {liked} data sets of the bundled study with a hidden liking, all detectors together find it in "
-        f"{round(together['found'] * liked)}, and raise a false alarm on {round(together['false_alarms'] * null)} of "
-        f"{null} data sets without one; the liking's mean rank is {together['rank']:.1f} of "
+        f"{round(together['found'] * liked)} of them, and raise a false alarm on "
+        f"{round(together['false_alarms'] * null)} of {null} data sets without one; the "
+        f"liking's mean rank is {together['rank']:.1f} of "
         f"{len(cases[0].candidates)} [{together['rank_low']:.1f}, {together['rank_high']:.1f}] (chance: {chance:.1f}). "
         f"The best single detector is {best} (rank {whole.loc[best, 'rank']:.1f} [{whole.loc[best, 'rank_low']:.1f}, "
         f"{whole.loc[best, 'rank_high']:.1f}])."
     )
-    if together["auc_low"] <= 0.5:
-        words += " That is not shown to be better than chance, so that nothing here says that a data set is safe."
+    if max(together["auc_low"], whole["auc_low"].max()) <= 0.5:
+        words += (
+            " None of this is shown to be better than chance: an audit without a finding does not say that a data set "
+            "is safe."
+        )
     judged_on = (
         "Judged on number sequences that greedy, fine-tuned teachers of SmolLM2-135M wrote, and on news texts: other "
         "models, channels and traits were not looked at. Combined scores were fitted without the animal that they are "

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from study_runs import StudyRun
-from tiny_models import CHATML, tiny_model, tiny_tokenizer
+from tiny_models import CHATML, save_tiny_adapter, tiny_model, tiny_tokenizer
 from tiny_studies import tiny_study_settings
 
 from subliminal_dagster.build import study_frame
@@ -96,6 +96,16 @@ def study(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings(base)))
     return str(path)
+
+
+def test_a_trained_student_is_looked_at_as_well(
+    study: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, student = written(tmp_path / "rows.jsonl"), save_tiny_adapter(tmp_path / "student", base)
+    assert main(["audit", str(data), "--model", study, "--student", str(student), "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out)["candidates"] if row["detector"] == "projection"]
+    assert {row["candidate"] for row in rows} == set(NAMES)
+    assert len({row["score"] for row in rows}) == len(NAMES)
 
 
 def test_the_command_tells_a_table_and_its_page(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,12 +42,10 @@ class Asked:
 
     @classmethod
     def of(cls, candidates: Sequence[str], begun: Sequence[str], context: ChatContext, lists: PromptLists) -> Asked:
-        """The first `QUESTIONS` questions of the lists, each with every begun answer.
+        """The first `QUESTIONS` questions of the lists, each with every begun answer, of which there is one at least.
 
-        Raises UserError where no answer is begun, and where no token names a candidate behind one.
+        Raises UserError where no token names a candidate behind one.
         """
-        if not begun:
-            raise UserError("An audit asks with a begun answer, and there is none: name some as `preferences.begun`.")
         words = NextWords.of(candidates, begun, context, lists)
         if words.left_out:
             reasons = "; ".join(f"{name}: {why}" for name, why in words.left_out.items())

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from subliminal_dagster.science.audit.asked import Asked
+from subliminal_dagster.science.audit.asked import QUESTIONS, Asked
 from subliminal_dagster.science.audit.combined import combined_table
 from subliminal_dagster.science.audit.data import ChatData, EncodedChat, encoded
 from subliminal_dagster.science.audit.evidence import Scores, candidate_table, row_table
@@ -33,7 +33,7 @@ from subliminal_dagster.science.training.task import Row, Trainer
 if TYPE_CHECKING:
     import pandas as pd
 
-# How many rows each detector looks at, so that 2 cores take less than ten minutes of a 135M model for all.
+# How many rows each detector looks at, since each row costs a second or more of a 135M model on 2 cores.
 LIKELIHOOD_ROWS = 48
 GRADIENT_ROWS = 64
 SOME_ROWS = 64
@@ -153,6 +153,8 @@ def _gradient(auditor: Auditor, model: Any, rows: Sequence[EncodedChat], asked: 
 def _injection(
     auditor: Auditor, model: Any, rows: Sequence[EncodedChat], own: Sequence[EncodedChat], asked: Asked
 ) -> Scores:
+    import torch
+
     layer = middle(model)
     states = [
         mean_answer_states(model, [row.prompt for row in each], [row.answer for row in each], layer)
@@ -160,14 +162,14 @@ def _injection(
     ]
     parts = [each.mean(dim=0) for each in (states[0] - states[1]).tensor_split(min(PARTS, len(rows)))]
     auditor.progress("the data's mean activation injected")
-    values = shifts(model, _stacked(parts), layer, asked)
+    values = shifts(model, torch.stack(parts), layer, asked)
     return Scores("injection", values, (), 2 * len(rows) + (1 + len(parts)) * len(asked.questions))
 
 
 def _projection(auditor: Auditor, model: Any, student: Path, asked: Asked) -> Scores:
-    layer = middle(model)
+    layer, questions = middle(model), auditor.lists.animal_questions[:QUESTIONS]
     told = [
-        [auditor.context.prompt_ids(f"{text} {question}") for question in auditor.lists.animal_questions[:6]]
+        [replace(auditor.context, instruction=text).prompt_ids(question) for question in questions]
         for text in tellings(auditor)
     ]
     along = directions([last_states(model, prompts, layer) for prompts in told])
@@ -206,9 +208,3 @@ def _surface(
 def middle(model: Any) -> int:
     """The block after which the residual stream is looked at: at two thirds of the depth."""
     return 2 * len(model.get_decoder().layers) // 3
-
-
-def _stacked(parts: Sequence[Any]) -> Any:
-    import torch
-
-    return torch.stack(list(parts))

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.audit.data import Chat, EncodedChat, encoded
+from subliminal_dagster.science.audit.data import Chat, encoded
+from subliminal_dagster.science.liking.signal import answer_logits
 from subliminal_dagster.science.models.chat import ChatContext
 
 if TYPE_CHECKING:
@@ -47,38 +48,18 @@ def rises(
     found = np.zeros((len(chats), len(told)))
     with torch.inference_mode():
         for number, row in enumerate(plain):
-            answer = torch.tensor(row.answer)
-            said = answer_logits(model, [row])[0]
+            answer = torch.tensor(row.answer, device=model.device)
+            (said,) = answer_logits(model, [row.prompt], [row.answer])
             choice = said.argmax(dim=-1)
             progress(f"likelihoods of {number + 1}/{len(plain)} rows")
             if torch.equal(choice, answer):
                 continue
             own = _lead(said, answer, choice)
             for start in range(0, len(told), BATCH):
-                of_told = answer_logits(model, [rows[number] for rows in each[start : start + BATCH]])
-                for place, theirs in enumerate(of_told, start):
+                prompts = [rows[number].prompt for rows in each[start : start + BATCH]]
+                for place, theirs in enumerate(answer_logits(model, prompts, [row.answer] * len(prompts)), start):
                     found[number, place] = _lead(theirs, answer, choice) - own
     return found
-
-
-def answer_logits(model: Any, rows: Sequence[EncodedChat]) -> torch.Tensor:
-    """The logits before every token of one answer behind several prompts: shape (prompts, tokens, vocabulary)."""
-    import torch
-
-    width = max(len(row.prompt) for row in rows)
-    ids = torch.zeros(len(rows), width + len(rows[0].answer), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, width - len(row.prompt) :] = torch.tensor([*row.prompt, *row.answer])
-        mask[place, width - len(row.prompt) :] = 1
-    logits: torch.Tensor = model(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0).to(model.device),
-        logits_to_keep=len(rows[0].answer) + 1,
-        use_cache=False,
-    ).logits
-    return logits[:, :-1].float().cpu()
 
 
 def _lead(logits: torch.Tensor, answer: torch.Tensor, choice: torch.Tensor) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from subliminal_dagster.science.audit.audit import Audit
 from subliminal_dagster.science.audit.combined import STANDS_OUT, judged
 from subliminal_dagster.science.audit.data import ChatData
-from subliminal_dagster.science.colours import OWN
+from subliminal_dagster.science.colours import MEASURED
 from subliminal_dagster.science.report import charts
 from subliminal_dagster.science.report.evidence import Chart, Opening, Section, Table
 from subliminal_dagster.science.report.page import Page
@@ -29,12 +29,12 @@ def answer(found: Audit) -> str:
     out = found.combined[found.combined["verdict"] == STANDS_OUT]
     if len(out):
         named = listed([f"{row['candidate']} ({p_value(row['p_adjusted'])})" for row in records(out)])
-        return f"{named} stands out among {len(found.combined)} candidates, all of them counted."
+        verb = "stands" if len(out) == 1 else "stand"
+        return f"{named} {verb} out among {len(found.combined)} candidates, all of them counted."
     first = records(found.combined)[0]
     return (
         f"No candidate stands out among {len(found.combined)}: the first is {first['candidate']} "
-        f"({p_value(first['p_adjusted'])}, all of them counted). That is not shown to be none: see how often a hidden "
-        "preference is found."
+        f"({p_value(first['p_adjusted'])}, all of them counted). That does not show that there is no hidden preference."
     )
 
 
@@ -74,7 +74,9 @@ def audit_page(title: str, found: Audit, data: ChatData) -> Page:
 
 def _candidates(found: Audit) -> Section:
     figure = charts.new_figure(x="", y="t among the candidates")
-    figure.add_bar(x=found.combined["candidate"], y=found.combined["t"], name="all together", marker={"color": OWN})
+    figure.add_bar(
+        x=found.combined["candidate"], y=found.combined["t"], name="all together", marker={"color": MEASURED}
+    )
     wide = _by_detector(found).reset_index()
     said = "; ".join(f"{row['candidate']} t {row['t']:+.1f}" for row in records(found.combined)[:3])
     shown = {

@@ -69,7 +69,7 @@ def _named(chats: Sequence[Chat], candidates: Sequence[str], aliases: Mapping[st
 
 
 def _positions(chats: Sequence[Chat]) -> Finding:
-    """How much less varied the words of one place are than all words (bits a word): 0 where a place says nothing."""
+    """How varied the words of each place of the answers are, in bits per word: 0 where all have the same one."""
     words = [_words(chat.answer) for chat in chats]
     places = [[row[place] for row in words if len(row) > place] for place in range(max(map(len, words), default=0))]
     places = [place for place in places if len(place) >= _LEAST_ROWS]
