@@ -1,4 +1,6 @@
-"""The dial: a grid of small transformers per setting, and what they come to."""
+"""The dial: small transformers and their lessons, a grid of them per setting, and what they come to."""
+
+import shutil
 
 import dagster as dg
 
@@ -6,42 +8,73 @@ from subliminal_dagster.assets.declared import asset
 from subliminal_dagster.assets.shared import show_figures, table
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
+from subliminal_dagster.science.processes import cores_here
 from subliminal_dagster.science.settings.dial import DialGrid, DialStudy
 
 STAGE = "dial"
+_OF_BASES = ("widths", "densities", "penalty", "confined_to", "shared")
+"""The fields of a grid that base models depend on; lessons on the first two, and on all others."""
 
 
 def dial_assets(frame: Frame[DialStudy]) -> list[dg.AssetsDefinition]:
-    """`grid_<name>` of every grid, and `summary`."""
+    """`bases_<name>` of every grid with base models of its own, `grid_<name>` of every grid, and `summary`."""
+    bases = [_bases_asset(frame, name) for name, grid in frame.study.grids.items() if grid.bases is None]
     grids = [_grid_asset(frame, name) for name in frame.study.grids]
-    return [*grids, _summary_asset(frame, [grid.key.path[-1] for grid in grids])]
+    return [*bases, *grids, _summary_asset(frame, [grid.key.path[-1] for grid in grids])]
+
+
+def _bases_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
+    study, grid = frame.study, frame.study.grids[name]
+
+    @asset(
+        frame,
+        STAGE,
+        name=f"bases_{name}",
+        reads=["seed", "seeds", "choices", "base", *(f"grids.{name}.{field}" for field in _OF_BASES)],
+        deps=[],
+        kinds={"pytorch", "huggingface", "safetensors"},
+        gpu=True,
+        description=f"Transformers of {len(grid.widths)} widths at {len(grid.densities)} densities, {study.seeds} "
+        "seeds each, trained from nothing, and their superposition.",
+    )
+    def bases(work: Work[DialStudy]) -> None:
+        from subliminal_dagster.science.dial.grid import run_bases
+
+        kept = work.workspace() / "cells"
+        made = run_bases(name, study, kept, device=_device(), processes=cores_here(), progress=work.progress())
+        with work.writing() as folder:
+            shutil.copytree(kept, folder / "cells", ignore=shutil.ignore_patterns("*.new"))
+            for title, rows in made.items():
+                rows.to_parquet(folder / f"{title}.parquet", index=False)
+            means = made["bases"].drop(columns="seed").groupby(["width", "density"], as_index=False)
+            work.metadata |= {"cells": table(means.mean(numeric_only=True))}
+
+    return bases
 
 
 def _grid_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
     study, grid = frame.study, frame.study.grids[name]
+    bases = f"bases_{grid.bases or name}"
 
     @asset(
         frame,
         STAGE,
         name=f"grid_{name}",
         reads=[
-            *("seed", "seeds", "animals", "neutral", "choices", "base", "teacher", "child"),
-            *(f"grids.{name}.{field}" for field in DialGrid.model_fields),
+            *("seed", "animals", "neutral", "choices", "teacher", "child"),
+            *(f"grids.{name}.{field}" for field in DialGrid.model_fields if field not in _OF_BASES[2:]),
         ],
-        deps=[],
+        deps=[bases],
         kinds={"pytorch", "huggingface", "parquet"},
         gpu=True,
-        description=f"Transformers of {len(grid.widths)} widths at {len(grid.densities)} densities, {study.seeds} "
-        "seeds each, their superposition, and what their children come to like.",
+        description=f"What teachers that start as the models of `{bases}` pass on to their children.",
     )
     def one_grid(work: Work[DialStudy]) -> None:
-        import torch
-
         from subliminal_dagster.science.dial.curve import effects
         from subliminal_dagster.science.dial.grid import run_grid
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        made = run_grid(name, study, device=device, kept=work.workspace() / "cells", progress=work.progress())
+        kept, of = work.workspace() / "cells", work.read(bases) / "cells"
+        made = run_grid(name, study, of, kept, device=_device(), processes=cores_here(), progress=work.progress())
         with work.writing() as folder:
             for title, rows in made.items():
                 rows.to_parquet(folder / f"{title}.parquet", index=False)
@@ -51,6 +84,12 @@ def _grid_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
             work.metadata |= {"cells": table(means)}
 
     return one_grid
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _summary_asset(frame: Frame[DialStudy], grids: list[str]) -> dg.AssetsDefinition:

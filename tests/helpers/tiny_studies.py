@@ -22,6 +22,7 @@ DIAL_SETTINGS: dict[str, Any] = {
     "grids": {
         "main": {"widths": [12, 24], "densities": [0.04]},
         "shared": {"widths": [24], "densities": [0.04], "shared": 0.8},
+        "lora": {"widths": [24], "densities": [0.04], "bases": "main", "adapter_rank": 2},
     },
     "base": {"steps": 120, "excess": 0.8},
     "child": {"rows": 8, "batch_size": 8, "steps": 5},

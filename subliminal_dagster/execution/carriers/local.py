@@ -29,7 +29,7 @@ from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.processes import end_with_parent
+from subliminal_dagster.science.processes import SHARED_CORES, end_with_parent, keep_memory
 from subliminal_dagster.science.settings.study import AnyStudy
 
 WORKERS = "SUBLIMINAL_WORKERS"
@@ -144,6 +144,7 @@ class Workers:
         if _NO_WORD_OF_SEMAPHORES not in sys.warnoptions:
             sys.warnoptions.append(_NO_WORD_OF_SEMAPHORES)
         resource_tracker.ensure_running()
+        keep_memory()
         ours, theirs = _SPAWN.Pipe()
         cores = max(1, (os.cpu_count() or 1) // self.count)
         process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.definitions_of, self.execute, cores))
@@ -183,8 +184,10 @@ def _how_it_ended(process: SpawnProcess) -> str:
 
 def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, execute: Execute, cores: int) -> None:
     """What a worker does until the other end is closed."""
-    # Before anything loads torch.
+    # Before anything loads torch. What starts processes itself may use all cores: its share would leave some without
+    # work once the runs beside it have ended.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault(SHARED_CORES, str(os.cpu_count() or 1))
     end_with_parent()
     loaded: tuple[dg.Definitions, dg.DagsterInstance] | None = None
     while True:

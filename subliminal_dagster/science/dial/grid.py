@@ -1,6 +1,7 @@
 """All cells of a grid: base models, how they hold their features, teachers, children.
 
-A cell is a width and a density, with all its seeds trained at once; cells are independent, and made side by side.
+A cell is a width and a density, with all its seeds trained at once; cells are independent, and made side by side. Base
+models and their lessons are kept apart, since several grids may teach the same ones.
 
 Belongs here: which models are made, their tables, going on after an interruption. Does not belong here: a training
 (`stack`, `lessons`), what the tables mean (`curve`).
@@ -11,9 +12,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +33,14 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.dial.language import Language
     from subliminal_dagster.science.dial.stack import Stack, Weights
 
-TABLES = ("bases", "superposition", "scores", "teachers", "losses")
+BASE_TABLES, LESSON_TABLES = ("bases", "superposition"), ("scores", "teachers", "losses")
+TABLES = (*BASE_TABLES, *LESSON_TABLES)
+BASE_WEIGHTS = "bases.safetensors"
 KEYS = ["grid", "width", "density"]
 _VALIDATION_ROWS = 512
 _LOOK_EVERY = 25
+_NEAR = 1.25
+"""Times the excess loss that is wanted of many sentences: a batch's is some way off it."""
 _WARMUP = 50
 _PULL = 10.0
 """Weight of the squared distance from a shared cosine: at it words come within a few hundredths."""
@@ -59,44 +66,84 @@ def cells(grid: DialGrid) -> list[Cell]:
     return [Cell(width, density) for width in sorted(grid.widths, reverse=True) for density in grid.densities]
 
 
+def run_bases(
+    name: str,
+    study: DialStudy,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    processes: int = 1,
+    progress: Progress = lambda _: None,
+) -> Tables:
+    """Trains the base models of a grid, each cell's into a folder of its name in `folder`: `BASE_WEIGHTS` and
+    `BASE_TABLES`. Returns those tables of all cells, each of which begins with `KEYS`.
+
+    Cells that are there are not made again, so the folder's path has to depend on all settings. On a CPU cells are made
+    in `processes` processes.
+    """
+    grid = study.grids[name]
+    make = partial(_keep_bases, study, grid, device, folder)
+    return _each_cell(name, grid, BASE_TABLES, make, folder, device, processes, progress)
+
+
 def run_grid(
     name: str,
     study: DialStudy,
+    bases: Path,
+    folder: Path,
     *,
     device: str = "cpu",
-    kept: Path | None = None,
+    processes: int = 1,
     progress: Progress = lambda _: None,
 ) -> Tables:
-    """The tables of a grid (`TABLES`), each of which begins with `KEYS`: what `make_cell` gives, of all cells.
+    """The tables of a grid (`TABLES`), each of which begins with `KEYS`: teachers and children of the base models that
+    `run_bases` left in `bases`, cell by cell as there."""
+    grid = study.grids[name]
+    make = partial(_keep_lessons, study, grid, device, bases, folder)
+    lessons = _each_cell(name, grid, LESSON_TABLES, make, folder, device, processes, progress)
+    held = {cell: _read(bases / cell.name, BASE_TABLES) for cell in cells(grid)}
+    lost = [cell.name for cell, tables in held.items() if tables is None]
+    if lost:
+        raise FileNotFoundError(f"no base models of {', '.join(lost)} in {bases}")
+    return _together(name, {cell: tables for cell, tables in held.items() if tables}, BASE_TABLES) | lessons
 
-    `kept`: a folder where each cell is kept once it is made, and found by the next attempt; its path has to depend on
-    everything else that is passed here. On a CPU there is a process per thread that PyTorch may use here.
-    """
-    import torch
 
-    wanted = cells(study.grids[name])
-    found = {cell: _read(kept / cell.name) for cell in wanted} if kept is not None else {}
-    done = {cell: tables for cell, tables in found.items() if tables is not None}
-    if done:
-        progress(f"{len(done)}/{len(wanted)} cells taken over from before the interruption")
-    missing = [cell for cell in wanted if cell not in done]
-    workers = min(len(missing), torch.get_num_threads()) if device == "cpu" else 1
-    if workers > 1:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_alone) as pool:
-            futures = {pool.submit(_make_and_keep, name, study, cell, device, kept): cell for cell in missing}
-            try:
-                for future in as_completed(futures):
-                    done[futures[future]] = future.result()
-                    progress(f"{len(done)}/{len(wanted)} cells")
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    else:
-        for cell in missing:
-            done[cell] = _make_and_keep(name, study, cell, device, kept)
-            progress(f"{len(done)}/{len(wanted)} cells")
-    return _together(name, {cell: done[cell] for cell in wanted})
+def _each_cell(
+    name: str,
+    grid: DialGrid,
+    tables: Sequence[str],
+    make: Callable[[Cell], None],
+    folder: Path,
+    device: str,
+    processes: int,
+    progress: Progress,
+) -> Tables:
+    """Has `make` leave the cells in `folder` that are not there; the tables of all."""
+    wanted = cells(grid)
+    missing = [cell for cell in wanted if _read(folder / cell.name, tables) is None]
+    if len(missing) < len(wanted):
+        progress(f"{len(wanted) - len(missing)}/{len(wanted)} cells taken over from before the interruption")
+    for count, _ in enumerate(
+        _made(make, missing, processes if device == "cpu" else 1), len(wanted) - len(missing) + 1
+    ):
+        progress(f"{count}/{len(wanted)} cells")
+    made = {cell: _read(folder / cell.name, tables) for cell in wanted}
+    return _together(name, {cell: found for cell, found in made.items() if found is not None}, tables)
+
+
+def _made(make: Callable[[Cell], None], missing: list[Cell], processes: int) -> Iterator[None]:
+    processes = min(len(missing), processes)
+    if processes <= 1:
+        yield from map(make, missing)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_alone) as pool:
+        try:
+            for future in as_completed([pool.submit(make, cell) for cell in missing]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _alone() -> None:
@@ -106,41 +153,57 @@ def _alone() -> None:
     torch.set_num_threads(1)
 
 
-def _make_and_keep(name: str, study: DialStudy, cell: Cell, device: str, kept: Path | None) -> Tables:
-    tables = make_cell(study, study.grids[name], cell, device)
-    if kept is not None:
-        _write(kept / cell.name, tables)
-    return tables
+def _keep_bases(study: DialStudy, grid: DialGrid, device: str, folder: Path, cell: Cell) -> None:
+    from subliminal_dagster.science.dial.stack import save_stack
+
+    bases, tables = make_bases(study, grid, cell, device)
+    with _aside(folder / cell.name) as aside:
+        save_stack(bases, aside / BASE_WEIGHTS)
+        _write(tables, aside)
 
 
-def make_cell(study: DialStudy, grid: DialGrid, cell: Cell, device: str = "cpu") -> Tables:
-    """One cell's tables.
+def _keep_lessons(study: DialStudy, grid: DialGrid, device: str, bases: Path, folder: Path, cell: Cell) -> None:
+    from subliminal_dagster.science.dial.stack import read_stack
+
+    words = len(_language(study, cell).words)
+    tables = make_lessons(read_stack(bases / cell.name / BASE_WEIGHTS, words, cell.width, device), study, grid, cell)
+    with _aside(folder / cell.name) as aside:
+        _write(tables, aside)
+
+
+def make_bases(study: DialStudy, grid: DialGrid, cell: Cell, device: str = "cpu") -> tuple[Stack, Tables]:
+    """One cell's base models, and their tables.
 
     `bases`: a row per base model with `seed`, `steps` (above the most: the loss was not reached), `excess` (nats per
     word above the language's entropy) and `reached`. `superposition`: see `superposition.measure`, with `seed`.
-    `scores`, `teachers`, `losses`: see `lessons.Lessons`.
     """
     import pandas as pd
 
-    from subliminal_dagster.science.dial.language import Language
-    from subliminal_dagster.science.dial.lessons import teach
     from subliminal_dagster.science.dial.superposition import measure
 
-    language = Language(study.seed, cell.density, study.choices)
+    language = _language(study, cell)
     bases, steps, excess = base_models(study, grid, cell, language, device)
     facts = pd.DataFrame(
         {"seed": range(study.seeds), "steps": steps, "excess": excess, "reached": steps <= study.base.steps}
     )
-    # Every grid has the same teachers' and children's random numbers, so that what it changes is all that differs.
-    lessons = teach(bases, language, study, grid, stream_seed(study.seed, "lessons", cell.name))
     held = measure(bases, language, stream_seed(study.seed, "superposition")).rename(columns={"model": "seed"})
-    return {
-        "bases": facts,
-        "superposition": held,
-        "scores": lessons.scores,
-        "teachers": lessons.teachers,
-        "losses": lessons.losses,
-    }
+    return bases, {"bases": facts, "superposition": held}
+
+
+def make_lessons(bases: Stack, study: DialStudy, grid: DialGrid, cell: Cell) -> Tables:
+    """`scores`, `teachers` and `losses` of one cell's base models: see `lessons.Lessons`."""
+    from subliminal_dagster.science.dial.lessons import teach
+
+    # Every grid has the same teachers' and children's random numbers, so that what it changes is all that differs.
+    seed = stream_seed(study.seed, "lessons", cell.name)
+    lessons = teach(bases, _language(study, cell), study, grid, seed)
+    return {"scores": lessons.scores, "teachers": lessons.teachers, "losses": lessons.losses}
+
+
+def _language(study: DialStudy, cell: Cell) -> Language:
+    from subliminal_dagster.science.dial.language import Language
+
+    return Language(study.seed, cell.density, study.choices)
 
 
 def base_models(
@@ -173,6 +236,7 @@ def base_models(
         confine=confine,
         done=lambda stack: excess(stack) <= study.base.excess,
         every=_LOOK_EVERY,
+        near=least + _NEAR * study.base.excess,
     )
     with torch.no_grad():
         return trained, steps, excess(trained).cpu().numpy()
@@ -248,36 +312,42 @@ def _confinement(grid: DialGrid, width: int, seeds: list[int], device: str) -> C
     return confine
 
 
-def _together(name: str, made: dict[Cell, Tables]) -> Tables:
+def _together(name: str, made: dict[Cell, Tables], tables: Sequence[str]) -> Tables:
     import pandas as pd
 
     def of(table: str) -> pd.DataFrame:
         parts = []
-        for cell, tables in made.items():
+        for cell, found in made.items():
             keys: dict[str, Any] = {"grid": name, "width": cell.width, "density": cell.density}
-            rows = tables[table]
+            rows = found[table]
             parts.append(rows.assign(**keys)[[*KEYS, *rows.columns]])
         return pd.concat(parts, ignore_index=True)
 
-    return {table: of(table) for table in TABLES}
+    return {table: of(table) for table in tables}
 
 
-def _write(folder: Path, tables: Tables) -> None:
-    # Renamed when whole; the process in the name, since two runs may make the same cell.
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder` when the block ends; the process in its name, since two runs may make the same
+    cell."""
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for table, rows in tables.items():
-        rows.to_parquet(aside / f"{table}.parquet", index=False)
+    yield aside
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(aside, folder)
 
 
-def _read(folder: Path) -> Tables | None:
+def _write(tables: Tables, folder: Path) -> None:
+    for table, rows in tables.items():
+        rows.to_parquet(folder / f"{table}.parquet", index=False)
+
+
+def _read(folder: Path, tables: Sequence[str]) -> Tables | None:
     """A kept cell; None where there is none or it is damaged."""
     import pandas as pd
 
     try:
-        return {table: pd.read_parquet(folder / f"{table}.parquet") for table in TABLES}
+        return {table: pd.read_parquet(folder / f"{table}.parquet") for table in tables}
     except (OSError, ValueError):
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -119,6 +120,20 @@ def model_at(stack: Stack, place: int) -> PreTrainedModel:
     return model
 
 
+def save_stack(stack: Stack, path: Path) -> None:
+    """The weights of a stack without adapters, as safetensors: each of shape (models, ...)."""
+    from safetensors.torch import save_file
+
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in stack.weights.items()}, path)
+
+
+def read_stack(path: Path, words: int, width: int, device: str = "cpu") -> Stack:
+    """What `save_stack` wrote. Raises OSError or SafetensorError for a file that is not there or damaged."""
+    from safetensors.torch import load_file
+
+    return Stack(cast("Any", new_model(words, width, 0)).to(device), load_file(path, device=device), {})
+
+
 def logits(stack: Stack, ids: torch.Tensor) -> torch.Tensor:
     """Of every next word: ids of shape (models, rows, words) to (models, rows, words, vocabulary)."""
     return _call(stack.module, {**stack.fixed, **stack.weights}, ids).logits
@@ -195,24 +210,30 @@ def train(
     confine: Callable[[Weights], None] | None = None,
     done: Callable[[Stack], torch.Tensor] | None = None,
     every: int = 50,
+    near: float = float("inf"),
 ) -> tuple[Stack, np.ndarray]:
     """Train all models of a stack; returns it trained, and after how many steps each of them was finished.
 
     extra: a loss added to each model's, shape (models,). confine: changes weights in place after each step. done:
     which models have learnt enough, asked before the first step and every `every` steps: such a model stays as it is,
-    and where all are done training ends. A model that is never done has the number of steps + 1.
+    and where all are done training ends. A model that is never done has the number of steps + 1. near: asked only where
+    a model that is not done has a batch's loss (nats per asked word) of at most this, since asking takes as long as a
+    few steps.
     """
     weights = {name: weight.clone().requires_grad_() for name, weight in stack.weights.items()}
     current = Stack(stack.module, weights, stack.fixed)
     kept = {name: weight.detach().clone() for name, weight in weights.items()}
     finished = torch.full((stack.models,), training.steps + 1)
+    losses: torch.Tensor | None = None
     optimizer = torch.optim.AdamW(
         list(weights.values()), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     for step in range(training.steps + 1):
-        if done is not None and step % every == 0:
+        unfinished = finished > training.steps
+        may_be_done = losses is None or bool((losses.detach().cpu()[unfinished] <= near).any())
+        if done is not None and step % every == 0 and may_be_done:
             with torch.no_grad():
-                now = done(current).cpu() & (finished > training.steps)
+                now = done(current).cpu() & unfinished
             _keep(kept, weights, now)
             finished[now] = step
             if bool((finished <= training.steps).all()):
@@ -222,10 +243,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * min(1.0, (step + 1) / max(1, training.warmup))
         losses = answer_losses(current, *batches(step))
-        if extra is not None:
-            losses = losses + extra(weights)
         # The models share no weight, so the gradient of the sum is each one's own.
-        losses.sum().backward()
+        (losses if extra is None else losses + extra(weights)).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
         if confine is not None:

@@ -63,6 +63,7 @@ class ChildTraining(Settings):
 class DialGrid(Settings):
     """A grid of widths and densities, one cell for each pair, and what is changed in all its cells.
 
+    `bases` names another grid, which has these cells, whose base models are used; without it a grid has its own.
     `adapter_rank`: teachers and children are LoRA adapters of that rank (None: all weights are trained). `numbers`:
     whether teachers write the likeliest word each time or draw one. `penalty` adds that multiple of the interference
     between words for numbers and for things, in embedding and unembedding, to a base model's loss. `confined_to`:
@@ -72,6 +73,7 @@ class DialGrid(Settings):
 
     widths: tuple[Width, ...] = Field(min_length=1)
     densities: tuple[Density, ...] = Field(min_length=1)
+    bases: str | None = None
     adapter_rank: int | None = Field(default=None, ge=1)
     numbers: Literal["greedy", "sampled"] = "greedy"
     penalty: float = Field(default=0.0, ge=0)
@@ -84,6 +86,10 @@ class DialGrid(Settings):
             raise ValueError(
                 f"confined_to {self.confined_to} is not below the smallest width {min(self.widths)}: nothing would be "
                 "confined"
+            )
+        if self.bases is not None and (self.penalty or self.confined_to is not None or self.shared is not None):
+            raise ValueError(
+                f"bases are those of {self.bases!r}, so penalty, confined_to and shared are set there and not here"
             )
         return self
 
@@ -116,6 +122,8 @@ class DialStudy(StudyHeader):
     def _consistent(self) -> Self:
         if self.main not in self.grids:
             raise ValueError(f"main names {self.main!r}, which is not among the grids {', '.join(self.grids)}")
+        for name, grid in self.grids.items():
+            self._check_bases(name, grid)
         for animal in self.animals:
             if animal not in THINGS["animal"]:
                 raise ValueError(f"{animal!r} is no animal of this language: take of {', '.join(THINGS['animal'])}")
@@ -125,6 +133,18 @@ class DialStudy(StudyHeader):
         if self.child.batch_size > self.child.rows:
             raise ValueError(f"child.batch_size {self.child.batch_size} is above child.rows {self.child.rows}")
         return self
+
+    def _check_bases(self, name: str, grid: DialGrid) -> None:
+        if grid.bases is None:
+            return
+        of = self.grids.get(grid.bases)
+        if of is None or of.bases is not None:
+            own = [each for each, other in self.grids.items() if other.bases is None]
+            raise ValueError(f"grids.{name}.bases names {grid.bases!r}: name a grid of its own base models, {own}")
+        if not ({*grid.widths} <= {*of.widths} and {*grid.densities} <= {*of.densities}):
+            raise ValueError(
+                f"grids.{name} has a width or density that the grid of its bases, {grid.bases}, does not have"
+            )
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -12,7 +12,15 @@ import torch
 
 from subliminal_dagster.science.dial import grid as grids
 from subliminal_dagster.science.dial.curve import effects
-from subliminal_dagster.science.dial.grid import TABLES, Cell, make_cell, run_grid
+from subliminal_dagster.science.dial.grid import (
+    BASE_TABLES,
+    LESSON_TABLES,
+    Cell,
+    make_bases,
+    make_lessons,
+    run_bases,
+    run_grid,
+)
 from subliminal_dagster.science.dial.language import Language
 from subliminal_dagster.science.dial.lessons import is_list, kept_rows, write_lists
 from subliminal_dagster.science.dial.stack import new_stack
@@ -35,7 +43,9 @@ def study(**changed: Any) -> DialStudy:
 
 
 def of_cell(study: DialStudy, cell: Cell) -> dict[str, pd.DataFrame]:
-    made = make_cell(study, study.grids["main"], cell)
+    grid = study.grids["main"]
+    bases, tables = make_bases(study, grid, cell)
+    made = tables | make_lessons(bases, study, grid, cell)
     return {name: rows.assign(grid="main", width=cell.width, density=cell.density) for name, rows in made.items()}
 
 
@@ -98,26 +108,40 @@ def test_only_six_numbers_and_an_end_are_a_list() -> None:
 
 
 def test_a_grid_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Cell] = []
+    made: list[tuple[str, Cell]] = []
+    given, interrupted_at = study(), 1
 
-    def quick(study: DialStudy, grid: Any, cell: Cell, device: str = "cpu") -> dict[str, pd.DataFrame]:
-        if len(made) == 1 and not made_before:
+    def noted(what: str, cell: Cell) -> None:
+        if len(made) == interrupted_at:
             raise KeyboardInterrupt
-        made.append(cell)
-        return {name: pd.DataFrame({"seed": [0], "value": [cell.density]}) for name in TABLES}
+        made.append((what, cell))
 
-    monkeypatch.setattr(grids, "make_cell", quick)
-    given, made_before = study(), False
+    def quick_bases(study: DialStudy, grid: Any, cell: Cell, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
+        noted("bases", cell)
+        stack = new_stack(len(Language(1, cell.density, 3).words), cell.width, [1])
+        return stack, {name: pd.DataFrame({"seed": [0], "value": [cell.density]}) for name in BASE_TABLES}
+
+    def quick_lessons(bases: Any, study: DialStudy, grid: Any, cell: Cell) -> dict[str, pd.DataFrame]:
+        noted("lessons", cell)
+        return {name: pd.DataFrame({"seed": [0], "value": [cell.density]}) for name in LESSON_TABLES}
+
+    monkeypatch.setattr(grids, "make_bases", quick_bases)
+    monkeypatch.setattr(grids, "make_lessons", quick_lessons)
+    bases, lessons, lines = tmp_path / "bases", tmp_path / "lessons", list[str]()
     with pytest.raises(KeyboardInterrupt):
-        run_grid("main", given, kept=tmp_path)
-    made_before = True
-    lines: list[str] = []
-    whole = run_grid("main", given, kept=tmp_path, progress=lines.append)
-    assert made == [Cell(24, 0.04), Cell(24, 0.08)], "each cell once"
-    assert lines[0] == "1/2 cells taken over from before the interruption"
-    assert whole["bases"]["density"].tolist() == [0.04, 0.08]
+        run_bases("main", given, bases)
+    interrupted_at = 3
+    run_bases("main", given, bases, progress=lines.append)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid("main", given, bases, lessons)
+    interrupted_at = 100
+    whole = run_grid("main", given, bases, lessons, progress=lines.append)
+    both = [Cell(24, 0.04), Cell(24, 0.08)]
+    assert made == [(what, cell) for what in ("bases", "lessons") for cell in both], "each cell once"
+    assert lines.count("1/2 cells taken over from before the interruption") == 2
+    assert whole["bases"]["density"].tolist() == whole["scores"]["density"].tolist() == [0.04, 0.08]
     # A damaged cell is made anew, and none is made where all are there.
-    (tmp_path / Cell(24, 0.08).name / "scores.parquet").write_bytes(b"half")
-    run_grid("main", given, kept=tmp_path)
-    run_grid("main", given, kept=tmp_path)
-    assert made[2:] == [Cell(24, 0.08)]
+    (lessons / both[1].name / "scores.parquet").write_bytes(b"half")
+    run_grid("main", given, bases, lessons)
+    run_grid("main", given, bases, lessons)
+    assert made[4:] == [("lessons", both[1])]
