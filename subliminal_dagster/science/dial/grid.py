@@ -222,7 +222,7 @@ def base_models(
         confine(start.weights)
     rngs = [np.random.default_rng([seed, 7]) for seed in seeds]
     validation = _batch(language, [np.random.default_rng([study.seed, 8])], _VALIDATION_ROWS, device)
-    validation = (validation[0].expand(study.seeds, -1, -1), validation[1].expand(study.seeds, -1, -1))
+    validation = tuple(each.expand(study.seeds, -1, -1) for each in validation)
     least = language.corpus_entropy()
 
     def excess(stack: Stack) -> torch.Tensor:
@@ -242,17 +242,40 @@ def base_models(
         return trained, steps, excess(trained).cpu().numpy()
 
 
-def _batch(
-    language: Language, rngs: list[np.random.Generator], rows: int, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fresh sentences for each model, and which of their words are asked: all but the first."""
+def _batch(language: Language, rngs: list[np.random.Generator], rows: int, device: str) -> tuple[torch.Tensor, ...]:
+    """`rows` fresh sentences for each model, which of their words are asked (all but each sentence's first), and which
+    sentence of its row each belongs to, as `answer_losses` takes them. Half of a row per sentence would be padding:
+    they are paired."""
     import torch
 
-    drawn = [language.corpus(rows, rng) for rng in rngs]
-    longest = max(each.shape[1] for each in drawn)
-    padded = np.stack([np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for each in drawn])
-    ids = torch.from_numpy(padded).to(device)
-    return ids, ids > 0
+    drawn = [paired(language.corpus(rows, rng)) for rng in rngs]
+    longest = max(ids.shape[1] for ids, _ in drawn)
+
+    def alike(rows: np.ndarray, beyond: int) -> np.ndarray:
+        return np.pad(rows, ((0, 0), (0, longest - rows.shape[1])), constant_values=beyond)
+
+    ids = torch.from_numpy(np.stack([alike(rows, 0) for rows, _ in drawn])).to(device)
+    sentence = torch.from_numpy(np.stack([alike(which, 2) for _, which in drawn])).to(device)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[..., 1:] = sentence[..., 1:] != sentence[..., :-1]
+    return ids, (ids > 0) & ~first, sentence
+
+
+def paired(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The longest sentence and the shortest in one row, the next ones in the next: sentences padded with 0, shape
+    (sentences, words), to ids and which sentence each word belongs to (0, 1; 2: padding), (half as many, words)."""
+    if len(rows) % 2:
+        rows = np.vstack([rows, np.zeros((1, rows.shape[1]), dtype=rows.dtype)])
+    lengths = (rows > 0).sum(axis=1)
+    order, half = np.argsort(lengths, kind="stable"), len(rows) // 2
+    short, long = order[:half], order[::-1][:half]
+    ids = np.zeros((half, 2 * rows.shape[1]), dtype=rows.dtype)
+    ids[:, : rows.shape[1]] = rows[long]
+    behind = lengths[long][:, None] + np.arange(rows.shape[1])
+    np.put_along_axis(ids, behind, rows[short], axis=1)
+    places, ends = np.arange(ids.shape[1]), lengths[long] + lengths[short]
+    sentence = (places >= lengths[long][:, None]).astype(np.int64) + (places >= ends[:, None])
+    return ids[:, : ends.max()], sentence[:, : ends.max()]
 
 
 def _on_words(language: Language, grid: DialGrid) -> Callable[[Weights], torch.Tensor] | None:

@@ -154,26 +154,35 @@ class _Output:
         self.logits, self.hidden_states = logits, hidden_states
 
 
-def _call(module: Any, weights: Weights, ids: torch.Tensor, hidden: bool = False) -> _Output:
-    length = ids.shape[-1]
-    # Given in full, since transformers' own making of a mask cannot be mapped over. Rows are padded behind, where a
-    # causal mask lets nothing look.
-    mask = torch.full((length, length), torch.finfo(torch.float32).min, device=ids.device).triu(1)[None, None]
-    places = torch.arange(length, device=ids.device)[None]
+def _call(
+    module: Any, weights: Weights, ids: torch.Tensor, hidden: bool = False, sentence: torch.Tensor | None = None
+) -> _Output:
+    # Given in full, since transformers' own making of a mask cannot be mapped over. Where a row is one sentence it is
+    # padded behind, where a causal mask lets nothing look.
+    seen = (
+        torch.ones(ids.shape[-1], ids.shape[-1], dtype=torch.bool, device=ids.device).tril().expand(len(ids), 1, -1, -1)
+    )
+    if sentence is not None:
+        seen = seen & (sentence[..., :, None] == sentence[..., None, :])
+    mask = torch.zeros(seen.shape, device=ids.device).masked_fill(~seen, torch.finfo(torch.float32).min)[:, :, None]
+    places = seen.sum(dim=-1) - 1
 
-    def one(weights: Weights, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = {"attention_mask": mask.expand(ids.shape[0], 1, -1, -1), "position_ids": places, "use_cache": False}
+    def one(weights: Weights, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = {"attention_mask": mask, "position_ids": places, "use_cache": False}
         found = functional_call(module, weights, (), {"input_ids": ids, "output_hidden_states": hidden, **given})
         return (found.logits, *(found.hidden_states if hidden else ()))
 
-    first, *rest = vmap(one)(weights, ids)
+    first, *rest = vmap(one)(weights, ids, mask, places)
     return _Output(first, tuple(rest))
 
 
-def answer_losses(stack: Stack, ids: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+def answer_losses(
+    stack: Stack, ids: torch.Tensor, asked: torch.Tensor, sentence: torch.Tensor | None = None
+) -> torch.Tensor:
     """Cross-entropy in nats per asked word, shape (models,). ids: (models, rows, words); asked: the same shape, true
-    where a word is to be told from those before it (never the first)."""
-    said = logits(stack, ids)[:, :, :-1]
+    where a word is to be told from those before it (never the first of its sentence); sentence: the same shape, where
+    rows hold several sentences, which of them each word belongs to."""
+    said = _call(stack.module, {**stack.fixed, **stack.weights}, ids, sentence=sentence).logits[:, :, :-1]
     losses = torch.nn.functional.cross_entropy(
         said.reshape(-1, said.shape[-1]), ids[:, :, 1:].reshape(-1), reduction="none"
     ).reshape(ids.shape[0], ids.shape[1], -1)
@@ -187,8 +196,9 @@ def rate_at(width: int, rate: float) -> float:
     return rate * COMMON_WIDTH / width
 
 
-Batches = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
-"""From a step's number to its ids and what of them is asked, as `answer_losses` takes them."""
+Batches = Callable[[int], tuple[torch.Tensor, ...]]
+"""From a step's number to its ids, what of them is asked and, where rows hold several, their sentences, as
+`answer_losses` takes them."""
 
 
 @dataclass(frozen=True)

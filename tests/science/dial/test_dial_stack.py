@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from subliminal_dagster.science.dial.grid import paired
 from subliminal_dagster.science.dial.stack import (
     Stack,
     Training,
@@ -119,6 +120,24 @@ def test_only_what_is_asked_counts() -> None:
         said = logits(stack, ids)[:, :, 3].log_softmax(dim=-1)
         wanted = -said.gather(-1, ids[:, :, 4:5]).mean(dim=(1, 2))
         torch.testing.assert_close(answer_losses(stack, ids, asked), wanted)
+
+
+def test_two_sentences_of_a_row_do_not_see_each_other() -> None:
+    stack, rng = new_stack(WORDS, WIDTH, SEEDS), np.random.default_rng(0)
+    rows = rng.integers(1, WORDS, (7, 9))
+    for row, length in zip(rows, (2, 9, 4, 4, 7, 3, 2), strict=True):
+        row[length:] = 0
+    ids, sentence = paired(rows)
+    assert len(ids) == 4, "the seventh has no other beside it"
+    assert ids.shape[1] == 9
+    apart = [tuple(row[which == number]) for row, which in zip(ids, sentence, strict=True) for number in (0, 1)]
+    assert sorted(each for each in apart if each) == sorted(tuple(row[row > 0]) for row in rows)
+    whole, together, which = (torch.from_numpy(each).expand(2, -1, -1) for each in (rows, ids, sentence))
+    first = torch.nn.functional.pad(which[..., 1:] == which[..., :-1], (1, 0))
+    with torch.no_grad():
+        wanted = answer_losses(stack, whole, whole > 0)
+        torch.testing.assert_close(answer_losses(stack, together, (together > 0) & first, which), wanted)
+        assert (answer_losses(stack, together, (together > 0) & first) - wanted).abs().max() > 1e-3
 
 
 def test_taken_models_are_copies() -> None:
