@@ -34,8 +34,6 @@ mkdir -p -- "$_home" && DAGSTER_HOME="$(CDPATH='' cd -- "$_home" && pwd)" || {
 }
 # The webserver and the daemon read it, which never import this project.
 DAGSTER_DISABLE_TELEMETRY="${DAGSTER_DISABLE_TELEMETRY:-yes}"
-# Processes keep the memory that they free, in huge pages: training on a CPU takes a third less time (see `keep_memory`).
-GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184}"
-export PATH DAGSTER_HOME DAGSTER_DISABLE_TELEMETRY GLIBC_TUNABLES
+export PATH DAGSTER_HOME DAGSTER_DISABLE_TELEMETRY
 # A link to nothing is replaced: the project's folder was moved.
 [ -e "$DAGSTER_HOME/dagster.yaml" ] || ln -sf "$_project/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"

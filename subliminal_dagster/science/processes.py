@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import threading
 from contextlib import suppress
 from functools import cache
@@ -81,7 +80,6 @@ def _end_with(parent: Any) -> None:
 
 SHARED_CORES = "SUBLIMINAL_CORES"
 """Names the cores that a process shares with those beside it, where its libraries are told to use fewer."""
-HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 
 
 def cores_here() -> int:
@@ -90,15 +88,3 @@ def cores_here() -> int:
     import torch
 
     return int(os.environ.get(SHARED_CORES) or torch.get_num_threads())
-
-
-def keep_memory() -> None:
-    """Has processes that are started from now on keep what memory they free, in huge pages, where glibc does it and
-    GLIBC_TUNABLES is not set. What they compute is the same.
-
-    Training on a CPU frees and takes large pieces all the time. By default they go back to the system in between, and
-    come back page by page of 4 KiB, each cleared and looked up anew: a third of the time, more in a virtual machine.
-    https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
-    """
-    if sys.platform == "linux":
-        os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)

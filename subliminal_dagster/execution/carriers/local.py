@@ -29,7 +29,7 @@ from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.errors import UserError
-from subliminal_dagster.science.processes import SHARED_CORES, end_with_parent, keep_memory
+from subliminal_dagster.science.processes import SHARED_CORES, end_with_parent
 from subliminal_dagster.science.settings.study import AnyStudy
 
 WORKERS = "SUBLIMINAL_WORKERS"
@@ -144,7 +144,6 @@ class Workers:
         if _NO_WORD_OF_SEMAPHORES not in sys.warnoptions:
             sys.warnoptions.append(_NO_WORD_OF_SEMAPHORES)
         resource_tracker.ensure_running()
-        keep_memory()
         ours, theirs = _SPAWN.Pipe()
         cores = max(1, (os.cpu_count() or 1) // self.count)
         process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.definitions_of, self.execute, cores))
