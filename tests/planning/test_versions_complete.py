@@ -39,6 +39,7 @@ ALLOWED = Allowed(
         "SUBLIMINAL_JUDGE_URL": "where a judge is asked; which judge is part of the version",
         "SUBLIMINAL_JUDGE_MODEL": "part of the version where the study names no judge",
         "SUBLIMINAL_JUDGE_KEY": "who pays",
+        "SUBLIMINAL_CORES": "how many processes make the cells of a dial, each by itself and with one thread",
     },
 )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -67,11 +69,11 @@ def environment_of(folder: Path, **more: str) -> dict[str, str]:
     return os.environ | chosen | places | more
 
 
-def runs_of(home: Path) -> Sequence[dg.DagsterRun]:
-    if not (home / "history" / "runs.db").exists():
-        return []
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        return instance.get_runs()
+def runs_told_of(home: Path) -> int:
+    """How many runs Dagster knows there, read beside a command that may be writing."""
+    with closing(sqlite3.connect(f"file:{home / 'history' / 'runs.db'}?mode=ro", uri=True)) as database:
+        (count,) = database.execute("select count(*) from runs").fetchone()
+    return int(count)
 
 
 def test_a_command_that_is_killed_is_taken_up_by_another_and_all_is_as_on_one_machine(
@@ -83,7 +85,8 @@ def test_a_command_that_is_killed_is_taken_up_by_another_and_all_is_as_on_one_ma
     first = subprocess.Popen(run, env=environment_of(tmp_path), stdout=subprocess.PIPE, text=True)
     # Two parts need nothing but the base model, so both nodes have one. Killed as soon as a job is sent, the command
     # would not have told Dagster of it yet.
-    until(lambda: len(runs_of(tmp_path / "home")) == 3, "three runs")
+    until(nodes.jobs, "a job")
+    until(lambda: runs_told_of(tmp_path / "home") == 3, "three runs")
     until(lambda: list(nodes.jobs().values()).count("RUNNING") == 2, "two jobs at once")
     queued = set(nodes.jobs())
     first.send_signal(signal.SIGKILL)
@@ -131,6 +134,8 @@ CAPTURED = {"capture_output": True, "text": True, "timeout": WITHIN_SECONDS}
 def test_ctrl_c_ends_the_jobs(done: StudyRun, nodes: Cluster, tmp_path: Path) -> None:
     study = tmp_path / "tiny.yaml"
     study.write_text(yaml.safe_dump(done.study.model_dump(mode="json")))
+    # What the test before had made may still be on its way out of the queue.
+    until(lambda: not nodes.jobs(), "no jobs of others")
     run = [*COMMAND, "run", "--study", str(study), "--select", "base_model"]
     command = subprocess.Popen(run, env=environment_of(tmp_path), stderr=subprocess.PIPE, text=True)
     until(nodes.jobs, "a job")
