@@ -12,8 +12,8 @@ from subliminal_dagster.science.processes import cores_here
 from subliminal_dagster.science.settings.dial import DialGrid, DialStudy
 
 STAGE = "dial"
-_OF_BASES = ("widths", "densities", "penalty", "confined_to", "shared")
-"""The fields of a grid that base models depend on; lessons on the first two, and on all others."""
+_CELLS, _OF_BASES = ("widths", "densities"), ("penalty", "confined_to", "shared")
+"""The fields of a grid that say which cells there are, and those that only base models depend on."""
 
 
 def dial_assets(frame: Frame[DialStudy]) -> list[dg.AssetsDefinition]:
@@ -30,7 +30,7 @@ def _bases_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
         frame,
         STAGE,
         name=f"bases_{name}",
-        reads=["seed", "seeds", "choices", "base", *(f"grids.{name}.{field}" for field in _OF_BASES)],
+        reads=["seed", "seeds", "choices", "base", *(f"grids.{name}.{field}" for field in (*_CELLS, *_OF_BASES))],
         deps=[],
         kinds={"pytorch", "huggingface", "safetensors"},
         gpu=True,
@@ -39,9 +39,10 @@ def _bases_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
     )
     def bases(work: Work[DialStudy]) -> None:
         from subliminal_dagster.science.dial.grid import run_bases
+        from subliminal_dagster.science.models.loading import pick_device
 
         kept = work.workspace() / "cells"
-        made = run_bases(name, study, kept, device=_device(), processes=cores_here(), progress=work.progress())
+        made = run_bases(name, study, kept, device=pick_device(), processes=cores_here(), progress=work.progress())
         with work.writing() as folder:
             shutil.copytree(kept, folder / "cells", ignore=shutil.ignore_patterns("*.new"))
             for title, rows in made.items():
@@ -62,7 +63,7 @@ def _grid_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
         name=f"grid_{name}",
         reads=[
             *("seed", "animals", "neutral", "choices", "teacher", "child"),
-            *(f"grids.{name}.{field}" for field in DialGrid.model_fields if field not in _OF_BASES[2:]),
+            *(f"grids.{name}.{field}" for field in DialGrid.model_fields if field not in _OF_BASES),
         ],
         deps=[bases],
         kinds={"pytorch", "huggingface", "parquet"},
@@ -72,9 +73,10 @@ def _grid_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
     def one_grid(work: Work[DialStudy]) -> None:
         from subliminal_dagster.science.dial.curve import effects
         from subliminal_dagster.science.dial.grid import run_grid
+        from subliminal_dagster.science.models.loading import pick_device
 
         kept, of = work.workspace() / "cells", work.read(bases) / "cells"
-        made = run_grid(name, study, of, kept, device=_device(), processes=cores_here(), progress=work.progress())
+        made = run_grid(name, study, of, kept, device=pick_device(), processes=cores_here(), progress=work.progress())
         with work.writing() as folder:
             for title, rows in made.items():
                 rows.to_parquet(folder / f"{title}.parquet", index=False)
@@ -84,12 +86,6 @@ def _grid_asset(frame: Frame[DialStudy], name: str) -> dg.AssetsDefinition:
             work.metadata |= {"cells": table(means)}
 
     return one_grid
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _summary_asset(frame: Frame[DialStudy], grids: list[str]) -> dg.AssetsDefinition:

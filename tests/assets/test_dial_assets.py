@@ -129,8 +129,14 @@ def test_lessons_of_another_grid_s_models_differ_in_nothing_else(dial: StudyRun)
         ({"grids": {"main": {"widths": [13], "densities": [0.1]}}}, "multiple of 12"),
         ({"grids": {"main": {"widths": [12], "densities": [0.9]}}}, "less than or equal to 0.4"),
         ({"grids": {"main": {"widths": [12], "densities": [0.1], "confined_to": 12}}}, "confined_to 12 is not below"),
-        ({"grids": MAIN | {"more": CELL | {"bases": "other"}}}, "grids.more.bases names 'other': name a grid"),
-        ({"grids": MAIN | {"more": CELL | {"bases": "more"}}}, "name a grid of its own base models, ['main']"),
+        (
+            {"grids": MAIN | {"more": CELL | {"bases": "other"}}},
+            "grids.more.bases names 'other', which has no base models of its own: name one of main",
+        ),
+        (
+            {"grids": MAIN | {"more": CELL | {"bases": "more"}}},
+            "grids.more.bases names 'more', which has no base models of its own: name one of main",
+        ),
         (
             {"grids": MAIN | {"more": CELL | {"bases": "main", "densities": [0.2]}}},
             "the grid of its bases, main, does not have",

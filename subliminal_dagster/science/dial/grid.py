@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,6 @@ BASE_WEIGHTS = "bases.safetensors"
 KEYS = ["grid", "width", "density"]
 _VALIDATION_ROWS = 512
 _LOOK_EVERY = 25
-_NEAR = 1.25
-"""Times the excess loss that is wanted of many sentences: a batch's is some way off it."""
 _WARMUP = 50
 _PULL = 10.0
 """Weight of the squared distance from a shared cosine: at it words come within a few hundredths."""
@@ -83,7 +81,7 @@ def run_bases(
     """
     grid = study.grids[name]
     make = partial(_keep_bases, study, grid, device, folder)
-    return _each_cell(name, grid, BASE_TABLES, make, folder, device, processes, progress)
+    return _together(name, _each_cell(grid, BASE_TABLES, make, folder, device, processes, progress))
 
 
 def run_grid(
@@ -97,50 +95,50 @@ def run_grid(
     progress: Progress = lambda _: None,
 ) -> Tables:
     """The tables of a grid (`TABLES`), each of which begins with `KEYS`: teachers and children of the base models that
-    `run_bases` left in `bases`, cell by cell as there."""
+    `run_bases` left in `bases`, cell by cell as there. Raises OSError where a cell's are not."""
     grid = study.grids[name]
     make = partial(_keep_lessons, study, grid, device, bases, folder)
-    lessons = _each_cell(name, grid, LESSON_TABLES, make, folder, device, processes, progress)
-    held = {cell: _read(bases / cell.name, BASE_TABLES) for cell in cells(grid)}
-    lost = [cell.name for cell, tables in held.items() if tables is None]
-    if lost:
-        raise FileNotFoundError(f"no base models of {', '.join(lost)} in {bases}")
-    return _together(name, {cell: tables for cell, tables in held.items() if tables}, BASE_TABLES) | lessons
+    lessons = _each_cell(grid, LESSON_TABLES, make, folder, device, processes, progress)
+    return _together(name, {cell: _read(bases / cell.name, BASE_TABLES) | lessons[cell] for cell in lessons})
 
 
 def _each_cell(
-    name: str,
     grid: DialGrid,
     tables: Sequence[str],
-    make: Callable[[Cell], None],
+    make: Callable[[Cell], Tables],
     folder: Path,
     device: str,
     processes: int,
     progress: Progress,
-) -> Tables:
-    """Has `make` leave the cells in `folder` that are not there; the tables of all."""
-    wanted = cells(grid)
-    missing = [cell for cell in wanted if _read(folder / cell.name, tables) is None]
-    if len(missing) < len(wanted):
-        progress(f"{len(wanted) - len(missing)}/{len(wanted)} cells taken over from before the interruption")
-    for count, _ in enumerate(
-        _made(make, missing, processes if device == "cpu" else 1), len(wanted) - len(missing) + 1
-    ):
-        progress(f"{count}/{len(wanted)} cells")
-    made = {cell: _read(folder / cell.name, tables) for cell in wanted}
-    return _together(name, {cell: found for cell, found in made.items() if found is not None}, tables)
+) -> dict[Cell, Tables]:
+    """The tables of all cells, in order: those in `folder`, and of the others what `make` gives, which keeps them."""
+    wanted, done = cells(grid), {}
+    for cell in wanted:
+        # Of a cell that is not there, or damaged, nothing is taken.
+        with suppress(OSError, ValueError):
+            done[cell] = _read(folder / cell.name, tables)
+    if done:
+        progress(f"{len(done)}/{len(wanted)} cells taken over from before the interruption")
+    missing = [cell for cell in wanted if cell not in done]
+    for cell, found in _made(make, missing, processes if device == "cpu" else 1):
+        done[cell] = found
+        progress(f"{len(done)}/{len(wanted)} cells")
+    return {cell: done[cell] for cell in wanted}
 
 
-def _made(make: Callable[[Cell], None], missing: list[Cell], processes: int) -> Iterator[None]:
+def _made(make: Callable[[Cell], Tables], missing: list[Cell], processes: int) -> Iterator[tuple[Cell, Tables]]:
+    """Each cell with its tables, as they are made."""
     processes = min(len(missing), processes)
     if processes <= 1:
-        yield from map(make, missing)
+        for cell in missing:
+            yield cell, make(cell)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_alone) as pool:
+        futures = {pool.submit(make, cell): cell for cell in missing}
         try:
-            for future in as_completed([pool.submit(make, cell) for cell in missing]):
-                yield future.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -153,22 +151,24 @@ def _alone() -> None:
     torch.set_num_threads(1)
 
 
-def _keep_bases(study: DialStudy, grid: DialGrid, device: str, folder: Path, cell: Cell) -> None:
+def _keep_bases(study: DialStudy, grid: DialGrid, device: str, folder: Path, cell: Cell) -> Tables:
     from subliminal_dagster.science.dial.stack import save_stack
 
     bases, tables = make_bases(study, grid, cell, device)
     with _aside(folder / cell.name) as aside:
         save_stack(bases, aside / BASE_WEIGHTS)
         _write(tables, aside)
+    return tables
 
 
-def _keep_lessons(study: DialStudy, grid: DialGrid, device: str, bases: Path, folder: Path, cell: Cell) -> None:
+def _keep_lessons(study: DialStudy, grid: DialGrid, device: str, bases: Path, folder: Path, cell: Cell) -> Tables:
     from subliminal_dagster.science.dial.stack import read_stack
 
     words = len(_language(study, cell).words)
     tables = make_lessons(read_stack(bases / cell.name / BASE_WEIGHTS, words, cell.width, device), study, grid, cell)
     with _aside(folder / cell.name) as aside:
         _write(tables, aside)
+    return tables
 
 
 def make_bases(study: DialStudy, grid: DialGrid, cell: Cell, device: str = "cpu") -> tuple[Stack, Tables]:
@@ -212,7 +212,7 @@ def base_models(
     """The trained base models of a cell, after how many steps each was finished, and its excess loss, both (seeds,)."""
     import torch
 
-    from subliminal_dagster.science.dial.stack import Training, answer_losses, new_stack, rate_at, train
+    from subliminal_dagster.science.dial.stack import NEAR, Training, answer_losses, new_stack, rate_at, train
 
     # Of each cell their own, so that cells are independent; those of every grid alike, so that grids can be paired.
     seeds = [stream_seed(study.seed, "base", cell.name, str(number)) for number in range(study.seeds)]
@@ -236,7 +236,7 @@ def base_models(
         confine=confine,
         done=lambda stack: excess(stack) <= study.base.excess,
         every=_LOOK_EVERY,
-        near=least + _NEAR * study.base.excess,
+        near=least + NEAR * study.base.excess,
     )
     with torch.no_grad():
         return trained, steps, excess(trained).cpu().numpy()
@@ -335,7 +335,7 @@ def _confinement(grid: DialGrid, width: int, seeds: list[int], device: str) -> C
     return confine
 
 
-def _together(name: str, made: dict[Cell, Tables], tables: Sequence[str]) -> Tables:
+def _together(name: str, made: dict[Cell, Tables]) -> Tables:
     import pandas as pd
 
     def of(table: str) -> pd.DataFrame:
@@ -346,7 +346,7 @@ def _together(name: str, made: dict[Cell, Tables], tables: Sequence[str]) -> Tab
             parts.append(rows.assign(**keys)[[*KEYS, *rows.columns]])
         return pd.concat(parts, ignore_index=True)
 
-    return {table: of(table) for table in tables}
+    return {table: of(table) for table in next(iter(made.values()))}
 
 
 @contextmanager
@@ -366,11 +366,8 @@ def _write(tables: Tables, folder: Path) -> None:
         rows.to_parquet(folder / f"{table}.parquet", index=False)
 
 
-def _read(folder: Path, tables: Sequence[str]) -> Tables | None:
-    """A kept cell; None where there is none or it is damaged."""
+def _read(folder: Path, tables: Sequence[str]) -> Tables:
+    """A kept cell. Raises OSError where there is none, and ValueError where it is damaged."""
     import pandas as pd
 
-    try:
-        return {table: pd.read_parquet(folder / f"{table}.parquet") for table in tables}
-    except (OSError, ValueError):
-        return None
+    return {table: pd.read_parquet(folder / f"{table}.parquet") for table in tables}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from subliminal_dagster.science.dial.language import Language
 from subliminal_dagster.science.dial.stack import (
+    NEAR,
     Batches,
     Stack,
     Training,
@@ -41,8 +42,6 @@ Ids = NDArray[np.int64]
 OWN_START, OTHER_START, SHUFFLED = "own start", "other start", "shuffled numbers"
 _LOOK_EVERY = 2
 _CHILD_LOOKS_EVERY = 5
-_CHILD_IS_NEAR = 1.25
-"""Times the loss that is wanted of all its lists: a batch's is some way off it."""
 _SPARE_PROMPTS = 3
 """So many lists per row that a child learns: some are left out by the filter."""
 
@@ -211,7 +210,7 @@ def _child(
         Training(rate_at(_width(start), training.learning_rate), training.steps),
         done=lambda stack: answer_losses(stack, lists, asked) <= training.loss,
         every=_CHILD_LOOKS_EVERY,
-        near=_CHILD_IS_NEAR * training.loss,
+        near=NEAR * training.loss,
     )
     with torch.no_grad():
         before, after = (answer_losses(stack, lists, asked).tolist() for stack in (start, child))

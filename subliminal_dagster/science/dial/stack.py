@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LAYERS = 2
+NEAR = 1.25
+"""Times the loss that is wanted of many rows: a batch's is some way off it (see `train`)."""
 COMMON_WIDTH = 48
 
 Weights = dict[str, torch.Tensor]
@@ -134,9 +136,10 @@ def read_stack(path: Path, words: int, width: int, device: str = "cpu") -> Stack
     return Stack(cast("Any", new_model(words, width, 0)).to(device), load_file(path, device=device), {})
 
 
-def logits(stack: Stack, ids: torch.Tensor) -> torch.Tensor:
-    """Of every next word: ids of shape (models, rows, words) to (models, rows, words, vocabulary)."""
-    return _call(stack.module, {**stack.fixed, **stack.weights}, ids).logits
+def logits(stack: Stack, ids: torch.Tensor, sentence: torch.Tensor | None = None) -> torch.Tensor:
+    """Of every next word: ids of shape (models, rows, words) to (models, rows, words, vocabulary). sentence: where rows
+    hold several sentences, which of them each word belongs to, shape of ids."""
+    return _call(stack.module, {**stack.fixed, **stack.weights}, ids, sentence=sentence).logits
 
 
 def hidden(stack: Stack, ids: torch.Tensor) -> list[torch.Tensor]:
@@ -180,9 +183,8 @@ def answer_losses(
     stack: Stack, ids: torch.Tensor, asked: torch.Tensor, sentence: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Cross-entropy in nats per asked word, shape (models,). ids: (models, rows, words); asked: the same shape, true
-    where a word is to be told from those before it (never the first of its sentence); sentence: the same shape, where
-    rows hold several sentences, which of them each word belongs to."""
-    said = _call(stack.module, {**stack.fixed, **stack.weights}, ids, sentence=sentence).logits[:, :, :-1]
+    where a word is to be told from those before it (never the first of its sentence); sentence: see `logits`."""
+    said = logits(stack, ids, sentence)[:, :, :-1]
     losses = torch.nn.functional.cross_entropy(
         said.reshape(-1, said.shape[-1]), ids[:, :, 1:].reshape(-1), reduction="none"
     ).reshape(ids.shape[0], ids.shape[1], -1)
@@ -240,8 +242,11 @@ def train(
     )
     for step in range(training.steps + 1):
         unfinished = finished > training.steps
-        may_be_done = losses is None or bool((losses.detach().cpu()[unfinished] <= near).any())
-        if done is not None and step % every == 0 and may_be_done:
+        if (
+            done is not None
+            and step % every == 0
+            and (losses is None or bool((losses.cpu()[unfinished] <= near).any()))
+        ):
             with torch.no_grad():
                 now = done(current).cpu() & unfinished
             _keep(kept, weights, now)

@@ -139,8 +139,10 @@ class DialStudy(StudyHeader):
             return
         of = self.grids.get(grid.bases)
         if of is None or of.bases is not None:
-            own = [each for each, other in self.grids.items() if other.bases is None]
-            raise ValueError(f"grids.{name}.bases names {grid.bases!r}: name a grid of its own base models, {own}")
+            own = ", ".join(each for each, other in self.grids.items() if other.bases is None)
+            raise ValueError(
+                f"grids.{name}.bases names {grid.bases!r}, which has no base models of its own: name one of {own}"
+            )
         if not ({*grid.widths} <= {*of.widths} and {*grid.densities} <= {*of.densities}):
             raise ValueError(
                 f"grids.{name} has a width or density that the grid of its bases, {grid.bases}, does not have"

@@ -112,6 +112,28 @@ def test_a_model_that_has_learnt_enough_stays_as_it_is() -> None:
         assert torch.equal(weight[1], seen[3].weights[name][1])
 
 
+def test_what_takes_long_to_ask_is_asked_only_near_the_aim() -> None:
+    """Before the first step, and then where a model that is not done has a batch's loss of at most `near`."""
+    start, asked_at = new_stack(WORDS, WIDTH, SEEDS), list[float]()
+
+    def same(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return batches(0)
+
+    def done(stack: Stack) -> torch.Tensor:
+        asked_at.append(float(answer_losses(stack, *same(0)).min()))
+        return torch.zeros(2, dtype=torch.bool)
+
+    train(start, same, Training(1e-2, 40), done=done, every=2)
+    whole, near = asked_at[:], 2.0
+    assert len(whole) == 21 and whole[1] > near > whole[-1]
+    asked_at.clear()
+    train(start, same, Training(1e-2, 40), done=done, every=2, near=near)
+    assert whole[0] == asked_at[0]
+    # A batch's loss is that before its step, so a look comes one step later than the loss that allows it.
+    assert 2 < len(asked_at) < 20 and max(asked_at[1:]) <= near
+    assert asked_at[1:] == whole[-len(asked_at) + 1 :]
+
+
 def test_only_what_is_asked_counts() -> None:
     stack, (ids, _) = new_stack(WORDS, WIDTH, SEEDS), batches(0)
     asked = torch.zeros_like(ids, dtype=torch.bool)
