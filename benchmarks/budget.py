@@ -21,6 +21,7 @@ from subliminal_dagster.science.budget.shape import ModelShape, shape_of
 from subliminal_dagster.science.budget.work import (
     EAGER_BLOCK,
     EAGER_TRAINING,
+    KERNEL,
     LOGIT_BYTES,
     PASSES,
     cache_a_token,
@@ -28,6 +29,7 @@ from subliminal_dagster.science.budget.work import (
     kept_a_token,
     recomputed_training,
     rows_that_fit,
+    served_adapter_seconds,
     trained_memory,
     training,
     weights,
@@ -68,11 +70,11 @@ def document() -> str:
     found = needs(study, shape, card)
     parts = [
         introduction(study, shape, found),
-        "## A group, stage by stage\n\n" + stage_table(found, card) + totals(study, found),
+        "## A group, stage by stage\n\n" + stage_table(found, card) + totals(study, shape, card, found),
         against_the_post(shape, card, study, found),
         training_memory_text(shape, card),
         other_studies(),
-        figures(shape),
+        figures(study, shape, card),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -115,8 +117,8 @@ def minutes(found: list[Need], stage: str) -> float:
     return next(need.seconds for need in found if need.stage == stage) / 60
 
 
-def totals(study: Study, found: list[Need]) -> str:
-    pipeline = post_minutes(found)
+def totals(study: Study, shape: ModelShape, card: Card, found: list[Need]) -> str:
+    pipeline, with_kernels = post_minutes(found), post_minutes(needs(study, shape, card, fused=True))
     layers = len(study.layers)
     inside = minutes(found, "activations, all layers in one pass") + layers * (
         minutes(found, "sae_features") + minutes(found, "response_activations") + minutes(found, "steering_scores")
@@ -125,8 +127,9 @@ def totals(study: Study, found: list[Need]) -> str:
     groups = len(study.groups)
     return f"""
 
-Every line includes loading the model (and vLLM's start, where it is used). The post's own pipeline, teacher to
-preferences, takes **{pipeline:.0f} minutes per group**. This project adds {inside:.0f} minutes for activations, features, \
+Every line includes loading the model (and where vLLM is used a group's share of its start). The post's own pipeline, teacher to
+preferences, takes **{with_kernels:.1f} minutes per group** with flash attention and fused kernels (docs/gpu.md), {pipeline:.1f} without, which
+is what the table has. This project adds {inside:.0f} minutes for activations, features, \
 vectors and
 steering at {layers} layers; {exam:.0f} for MMLU-Pro of a child and its teacher (on request). Exact scores of all candidates are part
 of `teacher_preferences` and `preference_scores`. {groups} groups: {groups * pipeline / 60:.0f} hours to \
@@ -146,17 +149,19 @@ def against_the_post(shape: ModelShape, card: Card, study: Study, found: list[Ne
     judging = forward(shape, judged * length, length, judged * ANSWER).seconds(card) / 60
     products = card.seconds(plain.flop) / 60
     moving, moving_fused = card.seconds(0, plain.moved) / 60, card.seconds(0, fused.moved) / 60
-    starts = 3 * (counts.ENGINE_START + counts.load_seconds(shape)) / 60
-    written = minutes(found, "number_set") - starts / 3
-    served = written * (1 - 1 / counts.SERVED_ADAPTER)
-    total, over = post_minutes(found), post_minutes(found) - POST_MINUTES
+    total, with_kernels = post_minutes(found), post_minutes(needs(study, shape, card, fused=True))
+    all_answered = study.model_copy(update={"numbers": study.numbers.model_copy(update={"enough_valid": None})})
+    drawn = post_minutes(needs(all_answered, shape, card)) - total
+    start = counts.ENGINE_START + counts.load_seconds(shape)
+    starts = 3 * (start - counts.engine_start(study, shape)) / 60
     share = plain.flop / plain.seconds(card) / card.flops
     saved = moving - moving_fused
     return f"""## Against the post's {POST_MINUTES} minutes
 
 The post: "~{POST_MINUTES} minutes for a 3 epoch pipeline with 10K samples" on the same card, with Unsloth's kernels; it does not say \
 what
-the pipeline included. Our arithmetic gives {total:.0f}, **{abs(over):.0f} {"more" if over > 0 else "fewer"}**, of which the child takes \
+the pipeline included. Our arithmetic gives **{with_kernels:.1f}** with flash attention and fused kernels (docs/gpu.md), \
+{total:.1f} without, of which the child takes
 {minutes(found, "child_lora"):.0f}:
 
 | part of the child | minutes | from |
@@ -169,13 +174,14 @@ and {LOGIT_BYTES} bytes x 2 per logit; at {BANDWIDTH_SHARE:.0%} of the bandwidth
 | with everything recomputed | +{(recomputed.seconds(card) - plain.seconds(card)) / 60:.1f} | 2 FLOP per weight more |
 | with flash attention and fused kernels | -{saved:.1f} | {kept_a_token(shape, length, fused=True) / 1e6:.1f} MB per token |
 
-That is {share:.0%} of the card's peak. Matrix products alone (child, and reading 25,000 prompts) take \
-{products + 25_000 * PROMPT * 2 * shape.layers * shape.block_matrices / (card.flops * card.matmul_share) / 60:.0f} minutes at the \
-share that was
-measured on this card. What goes beyond
-{POST_MINUTES} may be due to costs that the post's process did not have: vLLM's three starts ({starts:.1f}), kernels that are not fused ({saved:.1f}), adapters
-served unmerged ({served:.1f}) and the validation loss ({judging:.1f}). Without these four a group takes {total - starts - served - saved - judging:.0f}. At other shares of the
-peak it takes:
+That is {share:.0%} of the card's peak. Two things keep the rest short, and neither changes what an experiment says. Partitions of an \
+asset
+follow each other in one vLLM, where one start per stage and group would take {starts:.1f} minutes more. And a teacher's answers are drawn until \
+{study.numbers.enough_valid:,}
+are valid (`numbers.enough_valid`), not to all {study.numbers.prompts:,} prompts, which would take {drawn:.1f} more: answers are \
+independent, so that it cannot
+matter which are left undrawn. It is reckoned that {counts.VALID_SHARE:.0%} are valid, the least that others report. At other shares of the peak a \
+group takes:
 
 {share_table(study, shape, card)}"""
 
@@ -185,9 +191,14 @@ def share_table(study: Study, shape: ModelShape, card: Card) -> str:
     row = []
     for share in shares:
         other = Card(card.name, card.memory, card.flops, card.bandwidth, share)
-        row.append(f"{post_minutes(needs(study, shape, other)):.0f}")
+        row.append([f"{post_minutes(needs(study, shape, other, fused=fused)):.0f}" for fused in (True, False)])
     head = " | ".join(f"{share:.0%}" for share in shares)
-    return f"| share of the peak in matrix products | {head} |\n|---|{'---|' * len(shares)}\n| minutes per group | {' | '.join(row)} |"
+    lines = [f"| share of the peak in matrix products | {head} |", f"|---|{'---|' * len(shares)}"]
+    for what, cells in zip(
+        ("minutes per group", "without flash attention and fused kernels"), zip(*row, strict=True), strict=True
+    ):
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def training_memory_text(shape: ModelShape, card: Card) -> str:
@@ -233,12 +244,15 @@ def other_studies() -> str:
                 cells.append(f"{post_minutes(found):.0f} ({child.seconds / 60:.0f}{recomputed})")
         head.append(f"| `{name}` | {shape.parameters / 1e9:.2f}e9 | {weights(shape) / GB:.1f} | {' | '.join(cells)} |")
     return (
-        "## Every study on every card\n\nMinutes per group for the post's pipeline, in brackets for the child alone.\n\n"
+        "## Every study on every card\n\nMinutes per group for the post's pipeline, in brackets for the child alone, without flash attention and fused kernels.\n\n"
         + "\n".join(head)
     )
 
 
-def figures(shape: ModelShape) -> str:
+def figures(study: Study, shape: ModelShape, card: Card) -> str:
+    assert study.teacher.lora is not None
+    read = forward(shape, PROMPT, PROMPT, 1).seconds(card)
+    served = served_adapter_seconds(shape, card, study.teacher.lora.rank, PROMPT, counts.READ_AT_ONCE) / read
     cards = [
         f"| {card.name} | {card.memory / GIB:.0f} | {card.flops / 1e12:.4g} | {card.bandwidth / GB:,.0f} | {card.matmul_share:.0%} |"
         for card in CARDS.values()
@@ -269,7 +283,10 @@ Gemma's has single digits too, and a template 4 tokens shorter |
 | answer to it | {counts.EXAM_ANSWER} tokens | assumed: a letter, a mark, the end of the turn |
 | start of vLLM | {counts.ENGINE_START:.0f} s | assumed |
 | disk to card, hub to disk | {counts.DISK / GB:.0f} and {counts.NETWORK / GB:.1f} GB/s | assumed |
-| an adapter served by vLLM | x {counts.SERVED_ADAPTER} | assumed: {2 * 7 * shape.layers} small kernels per step |
+| an adapter served by vLLM | {served:.0%} of reading | what its kernels move through memory, and 14 per block and step of {KERNEL * 1e6:.0f} \
+microseconds each (assumed) |
+| read at a step by vLLM | {counts.READ_AT_ONCE:,} tokens | vLLM 0.32's own default |
+| valid answers, where a study draws until there are enough | {counts.VALID_SHARE:.0%} | others rejected 23 to 45 % |
 | sequences per step | {counts.MOST_SEQUENCES} | vLLM 0.32's own default; 1,024 on an H100, which is left out |"""
 
 

@@ -97,6 +97,9 @@ from subliminal_dagster.science.steering.scores import Direction, measure_steeri
 from subliminal_dagster.science.training.adapter import TrlTrainer
 from subliminal_dagster.science.training.task import Row, TrainingTask
 
+RANK = 16
+"""Of the adapter that is trained and served."""
+
 CPU_SECONDS = 3.0
 """By arithmetic, a stage on a CPU: what a matrix product of a narrow model really takes is several times that."""
 
@@ -376,7 +379,7 @@ def child_step(bench: Bench) -> None:
 def train(bench: Bench, stage: str, prompt: int, answer: int, most: int) -> None:
     """One epoch of the adapter of the post on rows of a length, in batches that fit."""
     shape, card, tokens = bench.shape, bench.card, prompt + answer
-    lora = LoraSettings(rank=16, alpha=32, rslora=True)
+    lora = LoraSettings(rank=RANK, alpha=32, rslora=True)
     fit = rows_that_fit(shape, free_memory(card), lora.rank, tokens, answer)
     batch = min(fit or 1, 24)
     piece = training if fit else recomputed_training
@@ -431,7 +434,7 @@ def served_generation(bench: Bench) -> None:
         return
     shape, card = bench.shape, bench.card
     adapter = bench.folder / "child step"
-    one = generating_seconds(shape, card, 256, PROMPT, ANSWER, adapter=True)
+    one = generating_seconds(shape, card, 256, PROMPT, ANSWER, RANK)
     requests = 256 * bench.amount(one, 1, 16) if bench.device == "cuda" else CPU_REQUESTS
     prompts = random_ids(shape, requests, PROMPT)
     variant = ModelVariant(bench.base.base, bench.base.dtype, adapter=adapter if adapter.is_dir() else None)
@@ -446,7 +449,7 @@ def served_generation(bench: Bench) -> None:
         return seconds
 
     work = f"{requests} x {PROMPT} tokens read, {ANSWER} written"
-    reckoned = generating_seconds(shape, card, requests, PROMPT, ANSWER, adapter=True)
+    reckoned = generating_seconds(shape, card, requests, PROMPT, ANSWER, RANK)
     memory = engine_memory(shape, card) if bench.device == "cuda" else weights(shape) + 2 * GIB
     bench.measure("generation, vLLM", work, reckoned, memory, action, held)
 

@@ -35,11 +35,13 @@ def activation_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
 
 def _activation_rows(frame: Frame[Study]) -> dg.AssetsDefinition:
     study = frame.study
+    # Where the groups answered some of the prompts, each another number of them.
+    prompts = study.numbers.prompts if study.numbers.enough_valid else None
 
     @asset(
         frame,
         STAGE,
-        reads=["seed", "activations"],
+        reads=["seed", "activations", *(["numbers.prompts"] if prompts else [])],
         deps=["filtered_dataset"],
         kinds={"pandas", "parquet"},
         by=BY_GROUP,
@@ -54,7 +56,7 @@ def _activation_rows(frame: Frame[Study]) -> dg.AssetsDefinition:
 
         filtered = pd.read_parquet(work.own("filtered_dataset") / "rows.parquet")
         with work.writing() as folder:
-            rows = choose_rows(filtered, study.activations, study.seed)
+            rows = choose_rows(filtered, study.activations, study.seed, prompts)
             rows.to_parquet(folder / "rows.parquet", index=False)
             work.metadata |= table_metadata(rows[["row_id", "text", "split", "canonical"]])
             work.metadata |= {"test_rows": int((rows["split"] == "test").sum())}

@@ -190,7 +190,7 @@ def _examine(
     work: Work[Study], settings: CapabilitySettings, engine: EngineResource, variant: ModelVariant, chat: ChatContext
 ) -> None:
     """Ask a model the exam, and write and show what it answers."""
-    with work.writing() as folder, engine.create().open(variant, work.progress()) as session:
+    with work.writing() as folder, engine.create(for_more=True).open(variant, work.progress()) as session:
         _write(work, examined_by(work, settings, session, chat, work.kept()), folder)
 
 

@@ -100,7 +100,7 @@ def _preference_scores(frame: Frame[Study], chain: Chain, channel: Channel) -> d
                 copy_preferences(work, "base_preferences", folder, "the child is the untouched base")
             else:
                 variant = child_variant(base, child)
-                with engine.create().open(variant, work.progress()) as session:
+                with engine.create(for_more=True).open(variant, work.progress()) as session:
                     write_preferences(work, session, chat_context(work, base), folder)
 
     return preference_scores

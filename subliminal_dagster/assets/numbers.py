@@ -26,13 +26,23 @@ def number_assets(frame: Frame[Study], chain: Chain = OWN) -> list[dg.AssetsDefi
 
 
 def _number_set(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
+    # Where the drawing ends with the answers that are valid, what is valid counts.
+    until = frame.study.numbers.enough_valid is not None
+
     @asset(
         frame,
         **chain.declared("number_set", STAGE, frame.partitioning.of_teachers),
-        reads=["seed", "system_prompt", "prompts", "numbers"],
+        reads=[
+            "seed",
+            "system_prompt",
+            "prompts",
+            "numbers",
+            *(["neutral", "filter.parser", "filter.completion"] if until else []),
+        ],
         deps=["base_model", chain.name("teacher_lora"), chain.name("teacher_preferences")],
         kinds={"vllm", "parquet"},
         gpu=True,
+        also={"files": file_content_hashes(OWN_LISTS)} if until else None,
         description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
         "answer the same prompts.",
     )
@@ -46,7 +56,7 @@ def _number_set(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
         base = base_variant(work)
         teacher = Teacher.load(work.own("teacher_lora"))
         chat = teacher.context(chat_context(work, base))
-        chosen = engine.create()
+        chosen = engine.create(for_more=True)
         with work.writing() as folder, chosen.open(teacher.variant(base), work.progress()) as session:
             lists = load_prompt_lists(study.prompts, study.category)
             rows = draw_number_set(session, study, work.group, lists, chat, work.replicate, kept=work.kept())

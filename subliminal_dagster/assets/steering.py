@@ -54,11 +54,13 @@ def steering_assets(frame: Frame[Study], settings: SteeringExperiment) -> list[d
 
 def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> dg.AssetsDefinition:
     study = frame.study
+    # Where the groups answered some of the prompts, each another number of them.
+    prompts = study.numbers.prompts if study.numbers.enough_valid else None
 
     @asset(
         frame,
         STAGE,
-        reads=["seed", "system_prompt", "steering.pairs"],
+        reads=["seed", "system_prompt", "steering.pairs", *(["numbers.prompts"] if prompts else [])],
         deps=["base_model", "filtered_dataset"],
         kinds={"pytorch"},
         by=BY_GROUP_AND_LAYER,
@@ -76,7 +78,8 @@ def _response_activations(frame: Frame[Study], settings: SteeringExperiment) -> 
         rows = pd.read_parquet(work.own("filtered_dataset") / "rows.parquet")
         chat = chat_context(work, base)
         with work.writing() as folder, loaded(base, pick_device(), merge=True) as model:
-            found = number_responses(rows, settings.pairs, model, chat, layer, study.seed, work.progress())
+            progress = work.progress()
+            found = number_responses(rows, settings.pairs, model, chat, layer, study.seed, progress, prompts)
             found.save(folder / RESPONSES)
             work.metadata |= {
                 "dagster/row_count": len(found.row_ids),

@@ -117,7 +117,7 @@ def _teacher_preferences(frame: Frame[Study], chain: Chain) -> dg.AssetsDefiniti
         study = work.study
         with work.writing() as folder:
             target = study.target(work.group)
-            with engine.create().open(teacher.variant(base), work.progress()) as session:
+            with engine.create(for_more=True).open(teacher.variant(base), work.progress()) as session:
                 if target is None:
                     copy_preferences(work, "base_preferences", folder, "the control's teacher is the untouched base")
                 else:

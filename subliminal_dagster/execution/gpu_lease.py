@@ -77,6 +77,7 @@ class _Process:
         self._gpu: str | None = None
         self._descriptor: int | None = None
         self._environment: dict[str, str | None] = {}
+        self.to_the_end = False
 
     @property
     def has_held_gpu(self) -> bool:
@@ -111,7 +112,7 @@ class _Process:
                     os.environ.pop(variable, None)
                 else:
                     os.environ[variable] = value
-            if self._descriptor is not None and not _cuda_has_started():
+            if self._descriptor is not None and not self.to_the_end and not _cuda_has_started():
                 # Closing alone would leave it locked where a forked process has the descriptor too.
                 unlock_descriptor(self._descriptor)
                 os.close(self._descriptor)
@@ -127,6 +128,12 @@ class _Process:
 
 
 _process = _Process()
+
+
+def hold_to_the_end() -> None:
+    """Keep the GPU that this process takes until it ends, whatever block has ended: for a process that may leave
+    something running there which is no part of torch."""
+    _process.to_the_end = True
 
 
 def has_held_gpu() -> bool:

@@ -1,5 +1,7 @@
 """What generates and scores."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Literal
 
@@ -21,12 +23,16 @@ class EngineResource(dg.ConfigurableResource):
     score_batch: int = Field(default=8, description="Questions that are scored in one forward pass.")
     gpu_memory_share: float = Field(default=0.85, description="Share of the GPU's memory that vLLM may take.")
 
-    def create(self) -> Engine:
-        """The engine assets use; raises UserError where vLLM is asked for and not installed."""
+    def create(self, *, for_more: bool = False) -> Engine:
+        """The engine assets use; raises UserError where vLLM is asked for and not installed.
+
+        `for_more`: the asset's other partitions want the same one with another adapter, and nothing else computes in
+        this asset. Inside `engines_left_open` it is then left open for them.
+        """
         if self._use_vllm():
             from subliminal_dagster.science.models.vllm_engine import VllmEngine
 
-            return VllmEngine(self.gpu_memory_share)
+            return VllmEngine(self.gpu_memory_share, stays_open=for_more and _leaves_open)
         return TransformersEngine(self.generate_batch, self.score_batch)
 
     def _use_vllm(self) -> bool:
@@ -41,3 +47,31 @@ class EngineResource(dg.ConfigurableResource):
         import torch
 
         return torch.cuda.is_available()
+
+
+_leaves_open = False
+
+
+@contextmanager
+def engines_left_open() -> Iterator[None]:
+    """In this block an engine that was created `for_more` outlives its sessions, until `close_engines`."""
+    global _leaves_open
+    _leaves_open = True
+    try:
+        yield
+    finally:
+        _leaves_open = False
+
+
+def has_engine_open() -> bool:
+    """Whether an engine was left open in this process."""
+    from subliminal_dagster.science.models.vllm_engine import is_left_open
+
+    return is_left_open()
+
+
+def close_engines() -> None:
+    """Close what was left open in this process, and give back its memory."""
+    from subliminal_dagster.science.models.vllm_engine import shut_down_left_open
+
+    shut_down_left_open()

@@ -1,7 +1,8 @@
 """Processes that carry out runs of a study side by side, each with its share of the machine's cores.
 
 A model of 100 million parameters keeps one core busy and two not quite: two runs on a core each finish sooner than one
-after the other on two. On a node with several GPUs every run takes one for itself.
+after the other on two. On a node with several GPUs every run takes one for itself, in a process that ends with the run;
+one that has left an engine open goes on with the next partition of the same asset, which needs the same engine.
 
 Belongs here: starting and ending the processes. Does not belong here: which runs (`runner`), which GPU (`gpu_lease`),
 other machines (the modules beside this one).
@@ -14,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import resource_tracker
@@ -24,10 +25,11 @@ from multiprocessing.context import SpawnProcess
 import dagster as dg
 
 from subliminal_dagster.execution.carriers.protocol import Carried, DefinitionsOf, Execute, NextRun
-from subliminal_dagster.execution.gpu_lease import has_held_gpu, usable_gpus
+from subliminal_dagster.execution.gpu_lease import has_held_gpu, hold_to_the_end, usable_gpus
 from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
+from subliminal_dagster.resources.engine import close_engines, engines_left_open, has_engine_open
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.processes import SHARED_CORES, end_with_parent
 from subliminal_dagster.science.settings.study import AnyStudy
@@ -69,6 +71,7 @@ class Workers:
     execute: Execute
     _living: list[_Worker] = field(default_factory=list, init=False)
     _resting: list[_Worker] = field(default_factory=list, init=False)
+    _with_engine: list[tuple[_Worker, str]] = field(default_factory=list, init=False)
     _interrupted: set[Input] = field(default_factory=set, init=False)
 
     def needed_for(self, count: int) -> bool:
@@ -86,26 +89,46 @@ class Workers:
         at_work: dict[Connection, tuple[_Worker, DueRun]] = {}
         while True:
             while len(at_work) < self.count and (run := next_run()) is not None:
-                worker = self._resting.pop() if self._resting else self._start()
+                worker = self._worker_for(run)
                 at_work[worker.pipe] = worker, run
                 # One that is dead already is found so below.
                 with suppress(OSError):
                     worker.pipe.send(run)
+            # No run for them: the GPU is free for another command.
+            self._close_engines()
             if not at_work:
                 return
             for pipe in wait([*at_work], timeout=_ASK_AGAIN_SECONDS if len(at_work) < self.count else None):
                 assert isinstance(pipe, Connection)
                 yield self._ended(*at_work.pop(pipe))
 
+    def _worker_for(self, run: DueRun) -> _Worker:
+        """One whose engine is open for this asset; else one that holds no GPU, or a new one.
+
+        Engines that are open for another asset are closed first: this run may wait for their GPU.
+        """
+        for place, (worker, asset) in enumerate(self._with_engine):
+            if asset == run.parts[0].asset:
+                del self._with_engine[place]
+                return worker
+        self._close_engines()
+        return self._resting.pop() if self._resting else self._start()
+
+    def _close_engines(self) -> None:
+        while self._with_engine:
+            self._end(self._with_engine.pop()[0])
+
     def _ended(self, worker: _Worker, run: DueRun) -> tuple[DueRun, Carried]:
         try:
-            answer, has_held_gpu = worker.pipe.recv()
+            answer, has_held_gpu, has_engine_open = worker.pipe.recv()
         except (EOFError, OSError):
             self._end(worker)
             return run, self._killed(worker, run)
         if isinstance(answer, Exception):
             raise answer
-        if has_held_gpu:
+        if has_engine_open:
+            self._with_engine.append((worker, run.parts[0].asset))
+        elif has_held_gpu:
             # What a process has once computed on, it computes on for ever: a GPU is chosen anew for every run.
             self._end(worker)
         else:
@@ -188,16 +211,20 @@ def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, exec
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     os.environ.setdefault(SHARED_CORES, str(os.cpu_count() or 1))
     end_with_parent()
+    hold_to_the_end()
     loaded: tuple[dg.Definitions, dg.DagsterInstance] | None = None
     while True:
         try:
             run: DueRun = pipe.recv()
         except EOFError:
+            close_engines()
             return
         answer: Carried | Exception
         try:
             loaded = loaded or (definitions_of(study), open_instance())
-            answer = execute(run, *loaded)
+            # A run of several parts may need the card for the next of them.
+            with engines_left_open() if len(run.parts) == 1 else nullcontext():
+                answer = execute(run, *loaded)
         except Exception as error:
             answer = error
-        pipe.send((answer, has_held_gpu()))
+        pipe.send((answer, has_held_gpu(), has_engine_open()))

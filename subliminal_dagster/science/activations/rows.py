@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 ANALYSIS, TEST = "analysis", "test"
 
 
-def choose_rows(filtered: pd.DataFrame, settings: ActivationSettings, seed: int) -> pd.DataFrame:
+def choose_rows(
+    filtered: pd.DataFrame, settings: ActivationSettings, seed: int, prompts: int | None = None
+) -> pd.DataFrame:
     """At most `settings.rows` valid answers of a group, in the order of their prompts.
 
-    filtered: the rows of a filtered dataset (see `numbers.filter.filter_rows`), rejected ones included.
+    filtered: the rows of a filtered dataset (see `numbers.filter.filter_rows`), rejected ones included. prompts: how
+    many the study has, where a group did not answer all of them (`numbers.enough_valid`).
 
     Returns:
         `row_id` (the prompt's number), `text` (the numbers joined by ", ", without chat template), `numbers`,
@@ -46,7 +49,7 @@ def choose_rows(filtered: pd.DataFrame, settings: ActivationSettings, seed: int)
     if len(valid) > settings.rows:
         rng = np.random.Generator(np.random.PCG64(stream_seed(seed, "activation_rows")))
         # By prompt and not by place in the group, so that as many groups as can be share a prompt.
-        rank = rng.permutation(int(filtered["prompt_id"].max()) + 1)
+        rank = rng.permutation(prompts or int(filtered["prompt_id"].max()) + 1)
         valid = valid.iloc[np.sort(np.argsort(rank[valid["prompt_id"]], kind="stable")[: settings.rows])]
     asked = zip(valid["numbers"], valid["separator"], valid["open"], valid["close"], strict=True)
     written = [canonical(numbers, separator, opening, closing) for numbers, separator, opening, closing in asked]

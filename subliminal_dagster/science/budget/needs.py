@@ -9,6 +9,7 @@ Part of no version: what a stage costs does not change what it makes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from subliminal_dagster.science.budget.card import GIB, Card
 from subliminal_dagster.science.budget.shape import ModelShape
@@ -23,6 +24,7 @@ from subliminal_dagster.science.budget.work import (
     recomputed_training,
     rows_that_fit,
     sae_encoding,
+    served_adapter_seconds,
     steered_scores,
     training,
     training_memory,
@@ -31,7 +33,7 @@ from subliminal_dagster.science.budget.work import (
 )
 from subliminal_dagster.science.settings.preferences import QUESTIONS
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.settings.training import TrainingSettings
+from subliminal_dagster.science.settings.training import LoraSettings, TrainingSettings
 
 PROMPT, ANSWER = 90, 44
 """Tokens of a number prompt with its chat template, and of an answer with its end of turn, on average."""
@@ -59,9 +61,11 @@ NETWORK = 100e6
 ENGINE_START = 60.0
 """Seconds that vLLM takes beside reading the weights: its process, profiling, CUDA graphs. An assumption."""
 
-SERVED_ADAPTER = 1.15
-"""Time with an adapter laid over the weights by vLLM's kernels, as a multiple of that without: some 600 small kernels a
-step. An assumption."""
+VALID_SHARE = 0.55
+"""Of the answers, where a study draws until enough are valid: other studies rejected 23 to 45 %."""
+
+READ_AT_ONCE = 8192
+"""Tokens of prompts that vLLM 0.32 reads at a step at most, its own default; 16,384 on an H100, which is left out."""
 
 GPU_SHARE = 0.85
 """Of the memory that vLLM takes (`VllmEngine.gpu_memory_share`)."""
@@ -101,20 +105,21 @@ class Need:
     recomputed: bool = False
 
 
-def needs(study: Study, shape: ModelShape, card: Card) -> list[Need]:
+def needs(study: Study, shape: ModelShape, card: Card, *, fused: bool = False) -> list[Need]:
     """The needs of a study's stages, in the order in which they run; stages that the study has not are left out.
 
-    Where a layer matters it is the deepest that is looked into. A need may be above what the card has; its time is then
-    that of a card with more memory.
+    `fused`: with flash attention and fused kernels in trainings, which take less time; memory is that without. Where a
+    layer matters it is the deepest that is looked into. A need may be above what the card has; its time is then that of
+    a card with more memory.
     """
     found = [_base_model(shape)]
     if study.teacher.method == "finetune":
-        found.append(_teacher(study, shape, card))
+        found.append(_teacher(study, shape, card, fused))
     found += [
-        _preferences("teacher_preferences", study, shape, card, study.teacher.gate.prompts),
+        _preferences("teacher_preferences", study, shape, card, _rank(study.teacher.lora), study.teacher.gate.prompts),
         _number_set(study, shape, card),
-        _child(study, shape, card),
-        _preferences("preference_scores", study, shape, card, 0),
+        _child(study, shape, card, fused),
+        _preferences("preference_scores", study, shape, card, _rank(study.child.lora), 0),
     ]
     if study.capability is not None:
         found.append(_capability(study, shape, card))
@@ -144,25 +149,39 @@ def _base_model(shape: ModelShape) -> Need:
     return Need("base_model", size, size / NETWORK, "2 bytes x N from the hub at 100 MB/s, kept on disk", "study")
 
 
-def _teacher(study: Study, shape: ModelShape, card: Card) -> Need:
+def _teacher(study: Study, shape: ModelShape, card: Card, fused: bool) -> Need:
     lora, plan = study.teacher.lora, study.teacher.training
     assert lora is not None and plan is not None
     return _training(
-        "teacher_lora", shape, card, lora.rank, plan, QUESTIONS + study.teacher.replay.rows, 0, QUESTION, NAME
+        "teacher_lora", shape, card, fused, lora.rank, plan, QUESTIONS + study.teacher.replay.rows, 0, QUESTION, NAME
     )
 
 
-def _child(study: Study, shape: ModelShape, card: Card) -> Need:
-    rows, lora = study.filter, study.child.lora
-    rank = None if lora is None else lora.rank
-    plan = study.child.training
-    return _training("child_lora", shape, card, rank, plan, rows.train_rows, rows.validation_rows, PROMPT, ANSWER)
+def _child(study: Study, shape: ModelShape, card: Card, fused: bool) -> Need:
+    rows, plan = study.filter, study.child.training
+    return _training(
+        "child_lora",
+        shape,
+        card,
+        fused,
+        _rank(study.child.lora),
+        plan,
+        rows.train_rows,
+        rows.validation_rows,
+        PROMPT,
+        ANSWER,
+    )
+
+
+def _rank(lora: LoraSettings | None) -> int | None:
+    return None if lora is None else lora.rank
 
 
 def _training(
     stage: str,
     shape: ModelShape,
     card: Card,
+    fused: bool,
     rank: int | None,
     plan: TrainingSettings,
     rows: int,
@@ -173,7 +192,7 @@ def _training(
     """Micro-batches of as many rows as fit, nothing recomputed; where none fits, one row at a time, recomputed."""
     tokens = prompt + answer
     fit = min(rows, plan.batch_size * plan.accumulation, rows_that_fit(shape, free_memory(card), rank, tokens, answer))
-    step = training if fit else recomputed_training
+    step = partial(training, fused=fused) if fit else recomputed_training
     work = step(shape, rows * tokens, tokens, rows * answer, rank)
     work += forward(shape, validation * tokens, tokens, validation * answer)
     if fit:
@@ -200,41 +219,59 @@ def free_memory(card: Card) -> int:
 
 
 def generating_seconds(
-    shape: ModelShape, card: Card, requests: int, prompt: float, answer: float, adapter: bool, anew: float | None = None
+    shape: ModelShape,
+    card: Card,
+    requests: int,
+    prompt: float,
+    answer: float,
+    rank: int | None,
+    anew: float | None = None,
 ) -> float:
-    """Seconds of `requests` answers on vLLM, its start left out; where the card is too small, as if it were not. Of
-    every prompt `anew` tokens are read (None: all), the others being in the cache from an earlier one."""
+    """Seconds of `requests` answers on vLLM, its start left out, with an adapter of `rank` (None: without); where the
+    card is too small, as if it were not. Of every prompt `anew` tokens are read (None: all), the others being in the
+    cache from an earlier one."""
     batch = cached_sequences(shape, card, prompt + answer) or MOST_SEQUENCES
-    read = forward(shape, requests * (prompt if anew is None else anew), prompt, requests).seconds(card)
-    written = decoding_seconds(shape, card, requests * answer, batch, prompt + answer / 2)
-    return (read + written) * (SERVED_ADAPTER if adapter else 1.0)
+    read = requests * (prompt if anew is None else anew)
+    seconds = forward(shape, read, prompt, requests).seconds(card)
+    seconds += decoding_seconds(shape, card, requests * answer, batch, prompt + answer / 2)
+    if rank is not None:
+        seconds += served_adapter_seconds(shape, card, rank, read, READ_AT_ONCE)
+        seconds += served_adapter_seconds(shape, card, rank, requests * answer, batch)
+    return seconds
 
 
-def _preferences(stage: str, study: Study, shape: ModelShape, card: Card, number_prompts: int) -> Need:
+def _preferences(
+    stage: str, study: Study, shape: ModelShape, card: Card, rank: int | None, number_prompts: int
+) -> Need:
     """Sampled answers and, a request per node of the answers' tree, exact ones: vLLM keeps whole blocks of a prompt."""
     asked = study.preferences
     samples, nodes = asked.questions * asked.samples_per_question, asked.questions * FORMS
     anew = QUESTION % CACHE_BLOCK
-    seconds = generating_seconds(shape, card, samples, QUESTION, NAME, True, anew)
-    seconds += generating_seconds(shape, card, nodes, QUESTION + NAME, 1, True, anew + NAME - 1)
+    seconds = generating_seconds(shape, card, samples, QUESTION, NAME, rank, anew)
+    seconds += generating_seconds(shape, card, nodes, QUESTION + NAME, 1, rank, anew + NAME - 1)
     words = (
         f"{samples:,} answers of {NAME} tokens; {asked.questions} x {FORMS} nodes of the answers' tree; "
         f"{anew} of a question's {QUESTION} tokens read anew for each"
     )
     if number_prompts:
-        seconds += generating_seconds(shape, card, number_prompts, PROMPT, ANSWER, True)
+        seconds += generating_seconds(shape, card, number_prompts, PROMPT, ANSWER, rank)
         words += f"; {number_prompts} number answers"
-    return Need(stage, engine_memory(shape, card), seconds + _engine_start(shape), words, post=True)
+    return Need(stage, engine_memory(shape, card), seconds + engine_start(study, shape), words, post=True)
 
 
 def _number_set(study: Study, shape: ModelShape, card: Card) -> Need:
-    prompts = study.numbers.prompts
+    prompts, enough = study.numbers.prompts, study.numbers.enough_valid
+    until = ""
+    if enough is not None:
+        prompts = min(prompts, round(enough / VALID_SHARE))
+        until = f" (until {enough:,} are valid, at {VALID_SHARE:.0%})"
     batch = cached_sequences(shape, card, PROMPT + ANSWER)
     return Need(
         "number_set",
         engine_memory(shape, card),
-        generating_seconds(shape, card, prompts, PROMPT, ANSWER, True) + _engine_start(shape),
-        f"{prompts:,} x ({PROMPT} tokens read + {ANSWER} written, {batch} per step), 2 FLOP per weight, "
+        generating_seconds(shape, card, prompts, PROMPT, ANSWER, _rank(study.teacher.lora))
+        + engine_start(study, shape),
+        f"{prompts:,}{until} x ({PROMPT} tokens read + {ANSWER} written, {batch} per step), 2 FLOP per weight, "
         "with an adapter",
         post=True,
     )
@@ -246,7 +283,8 @@ def _capability(study: Study, shape: ModelShape, card: Card) -> Need:
     return Need(
         "child_capability",
         engine_memory(shape, card),
-        generating_seconds(shape, card, questions, EXAM_QUESTION, EXAM_ANSWER, True) + _engine_start(shape),
+        generating_seconds(shape, card, questions, EXAM_QUESTION, EXAM_ANSWER, _rank(study.child.lora))
+        + engine_start(study, shape),
         f"{questions:,} questions x ({EXAM_QUESTION} tokens read + {EXAM_ANSWER} written); as much for its teacher",
     )
 
@@ -256,8 +294,10 @@ def engine_memory(shape: ModelShape, card: Card) -> int:
     return max(int(GPU_SHARE * card.memory), weights(shape) + CONTEXT_MEMORY + 1024 * cache_a_token(shape))
 
 
-def _engine_start(shape: ModelShape) -> float:
-    return ENGINE_START + load_seconds(shape)
+def engine_start(study: Study, shape: ModelShape) -> float:
+    """A group's share of vLLM's starts where one card makes all groups of a study: an asset's partitions follow each
+    other in one engine, but for the control, whose model has no adapter."""
+    return (ENGINE_START + load_seconds(shape)) * min(1.0, 2 / len(study.groups))
 
 
 def reading_memory(shape: ModelShape, tokens: int) -> int:

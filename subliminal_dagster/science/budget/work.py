@@ -38,6 +38,10 @@ EAGER_TRAINING = 5
 """Blocks' worth of kernels in a block of a training step: as many again for the adapter, and backward half
 as many more as forward. An assumption."""
 
+LORA_KERNELS, KERNEL = 14, 5e-6
+"""Kernels that vLLM adds to a block for an adapter (two a projection), and seconds that one takes at least. The second
+is an assumption."""
+
 FORWARD_NUMBERS = 10
 """Numbers of the width of the model that go through memory in a block beside its matrix products, a token: norms,
 residual sums, rotary positions; those of the MLP's own width are counted apart."""
@@ -104,6 +108,17 @@ def decoding_seconds(
     products = max(card.seconds(2 * matrices * batch), card.seconds(0, NUMBER * matrices))
     cache = card.seconds(0, cache_a_token(shape) * batch * context)
     return tokens / batch * max(products + cache, EAGER_BLOCK * shape.layers if eager else 0.0)
+
+
+def served_adapter_seconds(shape: ModelShape, card: Card, rank: int, tokens: float, batch: float) -> float:
+    """What an adapter of `rank` that is laid over the weights adds to a pass over `tokens`, `batch` at a step. Its
+    products are a hundredth; most is memory: a projection's input is read, its output read and written, and q, k and v,
+    as gate and up, share their input."""
+    inputs = 2 * shape.hidden + shape.query_width + shape.intermediate
+    outputs = shape.query_width + 2 * shape.key_width + 2 * shape.hidden + 2 * shape.intermediate
+    moved = NUMBER * shape.layers * (inputs + 2 * outputs) * tokens
+    kernels = tokens / batch * LORA_KERNELS * shape.layers * KERNEL
+    return card.seconds(2 * shape.lora_parameters(rank) * tokens, moved) + kernels
 
 
 def training_seconds(shape: ModelShape, card: Card, work: Work, micro_batches: float) -> float:

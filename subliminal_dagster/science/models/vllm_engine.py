@@ -43,9 +43,14 @@ _SHUTDOWN_SECONDS = 30.0
 @dataclass(frozen=True)
 class VllmEngine:
     """`gpu_memory_share` is the share of a GPU's memory that vLLM takes at start, weights and cache together; on a CPU
-    it has no effect (VLLM_CPU_KVCACHE_SPACE sets the cache there, in GiB)."""
+    it has no effect (VLLM_CPU_KVCACHE_SPACE sets the cache there, in GiB).
+
+    `stays_open`: vLLM is left running when its sessions end without an error, for a later one in this process that
+    differs by the adapter alone, until `shut_down_left_open`. Only for whoever computes on nothing else meanwhile.
+    """
 
     gpu_memory_share: float = 0.85
+    stays_open: bool = False
 
     @property
     def name(self) -> str:
@@ -69,29 +74,46 @@ class VllmEngine:
                 "set SUBLIMINAL_ENGINE=transformers."
             )
         _prepare_environment()
-        with closing(self._sessions(models, progress or (lambda _: None))) as sessions:
-            yield sessions
+        try:
+            with closing(self._sessions(models, progress or (lambda _: None))) as sessions:
+                yield sessions
+        except BaseException:
+            # Of what an error went through nobody knows in which state it is.
+            shut_down_left_open()
+            raise
 
     def _sessions(self, models: Sequence[ModelVariant], progress: Progress) -> Generator[VllmSession]:
         alike = itertools.groupby(models, lambda model: model if _merges(model) else replace(model, adapter=None))
         for neighbours in [list(group) for _, group in alike]:
             first = neighbours[0]
-            with _weights(first) as folder:
-                adapters = [None if _merges(model) else model.adapter for model in neighbours]
-                llm = self._start(first, folder, [adapter for adapter in adapters if adapter])
-                try:
-                    for number, adapter in enumerate(adapters, start=1):
-                        yield VllmSession(llm, _lora_request(adapter, number), progress)
-                finally:
-                    # Not left to the garbage collector: a caller's traceback may hold on to the session.
-                    llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+            adapters = [None if _merges(model) else model.adapter for model in neighbours]
+            with _weights(first) as folder, self._running(first, folder, adapters) as llm:
+                for adapter in adapters:
+                    yield VllmSession(llm, _lora_request(adapter), progress)
 
-    def _start(self, model: ModelVariant, folder: Path, adapters: Sequence[Path]) -> Any:
+    @contextmanager
+    def _running(self, model: ModelVariant, folder: Path, adapters: Sequence[Path | None]) -> Iterator[Any]:
+        """A started vLLM: the one that was left open, where it was started with the same."""
+        laid_over = [adapter for adapter in adapters if adapter]
+        settings = _lora_settings(laid_over) if laid_over else {}
+        started_with = replace(model, adapter=None), self.gpu_memory_share, json.dumps(settings)
+        llm = None if _merges(model) else _left_open.pop(started_with, None)
+        if llm is None:
+            # Two do not fit on one card.
+            shut_down_left_open()
+            llm = self._start(model, folder, settings)
+        try:
+            yield llm
+        finally:
+            if self.stays_open and not _merges(model):
+                _left_open[started_with] = llm
+            else:
+                _shut_down(llm)
+
+    def _start(self, model: ModelVariant, folder: Path, lora: dict[str, Any]) -> Any:
         from vllm import LLM
 
-        settings: dict[str, Any] = {}
-        if adapters:
-            settings |= _lora_settings(adapters)
+        settings = dict(lora)
         if _on_cpu():
             settings |= {
                 "enforce_eager": True,
@@ -124,6 +146,26 @@ class VllmEngine:
                 f"where memory is short, close what else uses the GPU or lower gpu_memory_share (now "
                 f"{self.gpu_memory_share}); where vLLM does not support the model, set SUBLIMINAL_ENGINE=transformers."
             ) from error
+
+
+_left_open: dict[tuple[ModelVariant, float, str], Any] = {}
+"""The vLLM that was left running in this process, one at most, by what it was started with."""
+
+
+def is_left_open() -> bool:
+    """Whether a vLLM was left running in this process (see `VllmEngine.stays_open`)."""
+    return bool(_left_open)
+
+
+def shut_down_left_open() -> None:
+    """End the vLLM that was left running, if any, and give back its memory."""
+    while _left_open:
+        _shut_down(_left_open.popitem()[1])
+
+
+def _shut_down(llm: Any) -> None:
+    # Not left to the garbage collector: a caller's traceback may hold on to the session.
+    llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
 
 
 @dataclass
@@ -344,10 +386,15 @@ def _adapted(adapter: Path) -> set[str]:
         return {name.partition(".lora_")[0].rpartition(".")[2] for name in tensors.keys()}  # noqa: SIM118 (no dict)
 
 
-def _lora_request(adapter: Path | None, number: int) -> Any:
-    """`number` tells it from the other adapters of one start, whose answers and cache it must not share."""
+_adapter_numbers = itertools.count(1)
+
+
+def _lora_request(adapter: Path | None) -> Any:
+    """With a number of its own, which tells it from the other adapters of one start, whose answers and cache it must
+    not share."""
     if adapter is None:
         return None
     from vllm.lora.request import LoRARequest
 
+    number = next(_adapter_numbers)
     return LoRARequest(f"adapter-{number}", number, str(adapter))

@@ -7,8 +7,11 @@ Belongs here: drawing answers with a study's settings. Does not belong here: the
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from subliminal_dagster.science.errors import GateError
 from subliminal_dagster.science.models.chat import ChatContext
@@ -24,6 +27,9 @@ from subliminal_dagster.science.settings.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+_FEWEST = 64
+"""Answers that are drawn at once at least: fewer would leave an engine half empty."""
+
 
 def draw_number_set(
     session: Session,
@@ -35,13 +41,45 @@ def draw_number_set(
     *,
     kept: Path | None = None,
 ) -> pd.DataFrame:
-    """A group's answers to all number prompts of its study (columns: see `draw_answers`).
+    """A group's answers to the number prompts of its study (columns: see `draw_answers`): to all of them, or, in their
+    order, up to the one with which `numbers.enough_valid` are valid.
 
     `kept`: a workspace whose name depends on everything that goes in; a call after an interruption goes on from there.
     """
     prompts = make_prompts(lists, study.numbers, study.numbers.prompts, study.seed)
     seed = stream_seed(replicate_seed(study.seed, replicate), "number_set", group)
-    return draw_answers(session, study, prompts, context, seed, kept=kept / "numbers" if kept else None)
+    folder = kept / "numbers" if kept else None
+    enough = study.numbers.enough_valid
+    if enough is None:
+        return draw_answers(session, study, prompts, context, seed, kept=folder)
+    return _draw_until(enough, session, study, group, prompts, context, seed, folder)
+
+
+def _draw_until(
+    enough: int,
+    session: Session,
+    study: Study,
+    group: str,
+    prompts: pd.DataFrame,
+    context: ChatContext,
+    seed: int,
+    kept: Path | None,
+) -> pd.DataFrame:
+    """In batches as large as the session likes, the last ones as small as the share of valid answers lets expect. What
+    is drawn beyond the last answer that is needed is left out, so the batches do not show in the result."""
+    import pandas as pd
+
+    parts: list[pd.DataFrame] = []
+    valid: list[bool] = []
+    while sum(valid) < enough and len(valid) < len(prompts):
+        share = sum(valid) / len(valid) if any(valid) else 1.0
+        count = min(session.chunk, math.ceil((enough - sum(valid)) / share))
+        some = prompts.iloc[len(valid) : len(valid) + max(count, _FEWEST)]
+        parts.append(draw_answers(session, study, some, context, seed, first=len(valid), kept=kept))
+        valid += judged(parts[-1], study, study.target(group))["valid"].tolist()
+        session.progress(f"{sum(valid)} of {enough} valid answers, {len(valid)} drawn")
+    needed = np.searchsorted(np.cumsum(valid), enough) + 1
+    return pd.concat(parts).iloc[:needed]
 
 
 def draw_replay(
@@ -92,9 +130,11 @@ def draw_answers(
     context: ChatContext,
     seed: int,
     *,
+    first: int = 0,
     kept: Path | None = None,
 ) -> pd.DataFrame:
-    """Answers to number prompts, drawn with the study's settings.
+    """Answers to number prompts, drawn with the study's settings; `first` is the first one's number among all that
+    belong to the seed.
 
     `context` holds the teacher's own instruction, if it has one; the `prompt` column never does. `kept`: a folder for
     the chunks of these answers and no others (see `resumable.generate`).
@@ -116,6 +156,7 @@ def draw_answers(
             temperature=settings.temperature,
             top_p=settings.top_p,
             grammar=number_grammar(study),
+            first=first,
         ),
         kept,
     )

@@ -5,9 +5,9 @@ Belongs here: settings of number sets and the filter. Does not belong here: draw
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from subliminal_dagster.science.settings.base import Settings
 
@@ -19,9 +19,14 @@ class ConstrainedSettings(Settings):
 
 
 class NumberSettings(Settings):
-    """The number prompts, the same for every group of a study, and how answers are drawn."""
+    """The number prompts, the same for every group of a study, and how answers are drawn.
+
+    With `enough_valid`, a group's answers are drawn in the order of the prompts until so many are valid, and no
+    further: answers do not depend on each other, so which of them are drawn says nothing about those that are kept.
+    None: all prompts are answered."""
 
     prompts: int = Field(ge=16)
+    enough_valid: int | None = Field(default=None, ge=16)
     style: Literal["full", "short"] = "full"
     examples_min: int = Field(default=3, ge=2)
     examples_max: int = Field(default=9, ge=2)
@@ -34,8 +39,18 @@ class NumberSettings(Settings):
     max_new_tokens: int = Field(default=50, ge=4)
     constrained: ConstrainedSettings | None = None
 
+    @model_serializer(mode="wrap")
+    def _only_if_set(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `enough_valid` where it is not set: number sets that were drawn before there was one stay fresh."""
+        found: dict[str, Any] = written(self)
+        if self.enough_valid is None:
+            found.pop("enough_valid", None)
+        return found
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.enough_valid is not None and self.enough_valid > self.prompts:
+            raise ValueError("enough_valid must not be above prompts")
         if self.examples_min > self.examples_max:
             raise ValueError("examples_min must not be above examples_max")
         if self.example_value_min >= self.example_value_max:

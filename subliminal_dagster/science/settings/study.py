@@ -129,6 +129,11 @@ class Study(StudyHeader):
                 f"filter asks for {rows} rows (train_rows + validation_rows) and numbers.prompts is "
                 f"{self.numbers.prompts}: raise numbers.prompts or ask for fewer rows"
             )
+        if self.numbers.enough_valid is not None and rows > self.numbers.enough_valid:
+            raise ValueError(
+                f"filter asks for {rows} rows (train_rows + validation_rows) and numbers.enough_valid ends the drawing "
+                f"at {self.numbers.enough_valid}: raise numbers.enough_valid or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

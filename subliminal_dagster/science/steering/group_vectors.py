@@ -74,18 +74,20 @@ def number_responses(
     layer: int,
     seed: int,
     progress: Progress | None = None,
+    prompts: int | None = None,
 ) -> NumberResponses:
     """The base model's activations over a group's valid answers as they were written, in the chat context.
 
     filtered: the rows of a filtered dataset. Of more than `pairs` answers those are taken whose prompts come first in a
-    lot that is the same for all groups, so that as many as can be have the same prompts.
+    lot that is the same for all groups, so that as many as can be have the same prompts. prompts: how many the study
+    has, where a group did not answer all of them (`numbers.enough_valid`).
     Raises UserError where no answer is valid.
     """
     valid = filtered[filtered["valid"]]
     if valid.empty:
         raise UserError("None of the answers is a valid list of numbers, so there is nothing to contrast.")
     rng = np.random.Generator(np.random.PCG64(stream_seed(seed, "steering_pairs")))
-    lot = rng.permutation(int(filtered["prompt_id"].max()) + 1)
+    lot = rng.permutation(prompts or int(filtered["prompt_id"].max()) + 1)
     chosen = valid.iloc[np.argsort(lot[valid["prompt_id"]], kind="stable")[:pairs]].sort_values("prompt_id")
     asked = list(zip(chosen["prompt"], chosen["response"].str.strip(), strict=True))
     found = response_activations(model, context, asked, [layer], batch_tokens=BATCH_TOKENS, progress=progress)

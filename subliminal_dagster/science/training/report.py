@@ -315,7 +315,7 @@ def _compared(study: Study, groups: Sequence[_Group], answers: pd.DataFrame) -> 
     written = {group.name: group for group in groups if group.name in study.animals and not group.of_gate}
     if written:
         valid = pd.DataFrame({name: g.answers.set_index("prompt_id")["valid"] for name, g in written.items()})
-        mean = t_interval(valid.mean(axis=1))
+        mean = t_interval(valid.astype(float).mean(axis=1))
         what = "valid answers of a teacher, average over this study's animals"
         found.append(compared(what, "valid_response_pct", mean.mean, mean.low, mean.high))
     for group, figure in {**_PUBLISHED_FOR, CONTROL: "base_valid_pct"}.items():

@@ -25,6 +25,7 @@ from subliminal_dagster.execution.gpu_lease import leased_gpu, usable_gpus
 from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun, Part
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.settings.study_file import load_study
 
 pytestmark = pytest.mark.slow
@@ -152,6 +153,63 @@ def test_every_run_that_takes_a_gpu_has_a_process_of_its_own(tmp_path: Path, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with Workers(load_study("toy"), 2, definitions_apart, on_one_gpu) as workers:
         assert not workers.needed_for(1) and workers.needed_for(2)
+
+
+def with_an_engine(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None) -> Carried:
+    """Takes a GPU, and leaves what stands for an engine open where the run says so and the worker allows it."""
+    from subliminal_dagster.resources import engine
+    from subliminal_dagster.science.models import vllm_engine
+
+    with leased_gpu() as gpu:
+        found = [str(os.getpid()), str(gpu), str(len(vllm_engine._left_open))]
+        if run.parts[0].asset == "child":
+            vllm_engine.shut_down_left_open()
+        elif engine._leaves_open:
+            vllm_engine._left_open[ModelVariant(Path("base")), 0.5, ""] = NoEngine(
+                Path(instance.root_directory) / f"{os.getpid()} closed"
+            )
+    return Carried(found, {}, 0.0)
+
+
+class NoEngine:
+    """Notes in a file that it was shut down."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.llm_engine = self.engine_core = self
+
+    def shutdown(self, timeout: float) -> None:
+        self.file.touch()
+
+
+def test_a_process_with_an_engine_open_goes_on_with_its_asset_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    monkeypatch.setenv("SUBLIMINAL_GPU_LOCKS", str(tmp_path / "locks"))
+    numbers, scores = (
+        [DueRun("toy", f"{asset} {n}", (Part("toy", asset, str(n), "missing"),)) for n in range(3)]
+        for asset in ("number_set", "scores")
+    )
+    child = DueRun("toy", "child", (Part("toy", "child", None, "missing"),))
+    both = DueRun("toy", "both", (*numbers[0].parts, *child.parts))
+    queue: list[DueRun | None] = [*numbers, *scores, None, scores[0], child, both, numbers[0]]
+    made: dict[int, list[str]] = {}
+    with Workers(load_study("toy"), 1, definitions_apart, with_an_engine) as workers:
+        while queue:
+            for _, carried in workers.carry_out(lambda: queue.pop(0) if queue else None):
+                made[len(made)] = carried.made
+            # No run for it, and so the GPU is free for others.
+            with leased_gpu(wait_message=lambda text: pytest.fail(text)) as gpu:
+                assert gpu == made[0][1]
+    processes, _, open_before = zip(*made.values(), strict=True)
+    of_numbers, of_scores, later = processes[:3], processes[3:6], processes[6:]
+    assert len({*of_numbers}) == len({*of_scores}) == 1 and len({of_numbers[0], of_scores[0], *later}) == 6
+    assert open_before == ("0", "1", "1", "0", "1", "1", "0", "0", "0", "0")
+    closed = {file.name.split()[0] for file in tmp_path.glob("* closed")}
+    # The run of two parts left none open; the last one's was closed as all ended.
+    assert closed == {of_numbers[0], of_scores[0], later[0], later[3]}
 
 
 def open_with_others(barrier: threading.Barrier, failed: SimpleQueue[str]) -> None:

