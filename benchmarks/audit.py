@@ -20,7 +20,7 @@ import yaml
 
 from subliminal_dagster.assets.base import LOADING
 from subliminal_dagster.build import resources_from_environment
-from subliminal_dagster.science.audit.audit import AUTHORSHIP_ROWS, Auditor, authorship_scores, detect, own_answers
+from subliminal_dagster.science.audit.audit import AUTHORSHIP_ROWS, Auditor, authorship_scores, detect
 from subliminal_dagster.science.audit.benchmark import Case, fitted_weights, judge, judge_combined
 from subliminal_dagster.science.audit.combined import JUDGED
 from subliminal_dagster.science.audit.data import Chat, ChatData, encoded, read_chats
@@ -83,7 +83,7 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
 def authorship_alone(auditor: Auditor, data: ChatData) -> Scores:
     chats, context = data.chats[:AUTHORSHIP_ROWS], auditor.context
     rows = encoded(chats, context.tokenizer, context.end_of_turn, LONGEST)
-    return authorship_scores(auditor, chats, rows, own_answers(auditor, rows), LONGEST)
+    return authorship_scores(auditor, chats, rows, LONGEST)
 
 
 def save(scores: list[Scores], file: Path) -> None:

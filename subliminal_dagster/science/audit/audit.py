@@ -108,7 +108,7 @@ def detect(auditor: Auditor, data: ChatData, student: Path | None = None) -> tup
             scores.append(_projection(auditor, model, student, asked))
     if can_be_made(auditor.study):
         some = slice(AUTHORSHIP_ROWS)
-        scores.append(authorship_scores(auditor, data.chats[some], rows[some], own[some], longest))
+        scores.append(authorship_scores(auditor, data.chats[some], rows[some], longest))
     scores.append(_rehearsal(auditor, rows[:SOME_ROWS], asked))
     return scores, _surface(auditor, data, rows, own)
 
@@ -184,10 +184,8 @@ def _projection(auditor: Auditor, model: Any, student: Path, asked: Asked) -> Sc
     return Scores("projection", projected(before, after, along), (), passes)
 
 
-def authorship_scores(
-    auditor: Auditor, chats: Sequence[Chat], rows: Sequence[EncodedChat], own: Sequence[EncodedChat], longest: int
-) -> Scores:
-    """Of the detector `authorship`; `rows` are the encoded `chats`, `own` the base model's answers to them.
+def authorship_scores(auditor: Auditor, chats: Sequence[Chat], rows: Sequence[EncodedChat], longest: int) -> Scores:
+    """Of the detector `authorship`; `rows` are the encoded `chats`.
 
     Authors stay in the workspace, so that a killed audit goes on with those it has.
     """
@@ -207,7 +205,7 @@ def authorship_scores(
         auditor.workspace / "authors",
         auditor.progress,
     )
-    values = authorship(auditor.base, authors, rows, own, prompts, auditor.progress)
+    values = authorship(auditor.base, authors, rows, auditor.context.tokenizer, prompts, auditor.progress)
     # Without those of the trainings: how long one takes, the teachers' stop decides.
     return Scores("authorship", values, tuple(row.row for row in rows), 2 * len(rows) * (len(authors) + 1))
 

@@ -6,28 +6,29 @@ were made to like the same from one base change many of the same tokens (the div
 so an author should have chosen what its like has written more often than other authors would. What is counted is its
 gain: at how many more tokens of an answer its choice (greedily, given the answer so far) is the token written than the
 base model's choice is. One that strayed further from the base model gains and loses more, so gains are divided by the
-root of the number of places at which it chooses otherwise than the base model; and since any text suits one author
-more than another, the gain on the base model's own answer to the same prompt is subtracted.
+root of the number of places at which it chooses otherwise than the base model. And since any text suits one author
+more than another, the gain on the base model's own answer to the same prompt, in the shape of the row's (`shape`), is
+subtracted. Choices are those within the shape, too.
 
 It finds what was written by a model of this base that was made to like something in a similar way; a data set's author
 that is another model leaves no such trace.
 
 Belongs here: authors and their gains. Does not belong here: making a teacher (`training.teachers`), data sets
 (`data`), what follows (`evidence`).
-Cost: a short training per candidate, and two forward passes per row and candidate (and for the base model).
+Cost: a short training per candidate, two forward passes per row and candidate (and for the base model), and one
+answer per row of the base model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from subliminal_dagster.science.audit.data import EncodedChat
-from subliminal_dagster.science.liking.signal import answer_logits
-from subliminal_dagster.science.models.batching import batches_of_like_length
+from subliminal_dagster.science.audit.shape import answers_in_shape, choices, token_shapes
 from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.loading import loaded, pick_device
 from subliminal_dagster.science.models.protocol import ModelVariant
@@ -39,9 +40,9 @@ from subliminal_dagster.science.training.task import Trainer
 from subliminal_dagster.science.training.teachers import FILE, Teacher, make_teacher
 
 if TYPE_CHECKING:
-    from subliminal_dagster.science.models.protocol import Progress
+    from transformers import PreTrainedTokenizerBase
 
-BATCH = 8
+    from subliminal_dagster.science.models.protocol import Progress
 
 
 def can_be_made(study: Study) -> bool:
@@ -84,42 +85,26 @@ def authorship(
     base: ModelVariant,
     authors: Sequence[Teacher],
     rows: Sequence[EncodedChat],
-    own: Sequence[EncodedChat],
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Callable[[str | None], Sequence[list[int]]],
     progress: Progress = lambda _: None,
 ) -> np.ndarray:
-    """How much more each author gains on the rows than on the base model's own answers to the same prompts: shape
-    (rows, authors), see `gains`.
+    """How much more each author gains on the rows than on the base model's own answers to the same prompts in the same
+    shape: shape (rows, authors), see `gains`.
 
     `prompts` gives the rows' prompts as token ids, with an instruction in them where an author has one.
     """
-    answers = [row.answer for row in (*rows, *own)]
-
-    def chosen(variant: ModelVariant, instruction: str | None) -> list[np.ndarray]:
-        with loaded(variant, pick_device(), merge=True) as model:
-            return choices(model, [*prompts(instruction)] * 2, answers)
-
-    of_base = chosen(base, None)
+    with loaded(base, pick_device(), merge=True) as model:
+        shapes = token_shapes(tokenizer, model.get_output_embeddings().weight.shape[0])
+        answers = [row.answer for row in (*rows, *answers_in_shape(model, rows, shapes))]
+        of_base = choices(model, [*prompts(None)] * 2, answers, shapes)
     of_authors = []
     for number, author in enumerate(authors, 1):
         progress(f"choices of author {number}/{len(authors)}")
-        of_authors.append(chosen(author.variant(base), author.instruction))
+        with loaded(author.variant(base), pick_device(), merge=True) as model:
+            of_authors.append(choices(model, [*prompts(author.instruction)] * 2, answers, shapes))
     found = gains(of_authors, of_base, answers)
     return found[: len(rows)] - found[len(rows) :]
-
-
-def choices(model: Any, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[np.ndarray]:
-    """At every token of every answer the id that the model would have chosen, given the answer so far."""
-    import torch
-
-    found: list[np.ndarray] = [np.empty(0)] * len(answers)
-    lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    with torch.inference_mode():
-        for places in batches_of_like_length(lengths, BATCH):
-            logits = answer_logits(model, [prompts[i] for i in places], [answers[i] for i in places])
-            for place, said in zip(places, logits, strict=True):
-                found[place] = said.argmax(dim=-1).cpu().numpy()
-    return found
 
 
 def gains(

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_studies import tiny_study_settings
 
-from subliminal_dagster.science.audit.authorship import authorship, can_be_made, choices, gains, make_authors
+from subliminal_dagster.science.audit.authorship import authorship, can_be_made, gains, make_authors
 from subliminal_dagster.science.audit.data import EncodedChat
 from subliminal_dagster.science.audit.evidence import p_values, weighed
+from subliminal_dagster.science.audit.shape import answers_in_shape, choices, token_shapes
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.models.loading import load_base
 from subliminal_dagster.science.models.protocol import ModelVariant
@@ -31,22 +32,6 @@ def a_study(base: Path, **teacher: Any) -> Study:
     training = {"learning_rate": 0.02, "batch_size": 8, "epochs": 1, "max_length": 512}
     settings["teacher"] |= {"lora": {"rank": 4, "alpha": 4}, "training": training, "stop": None} | teacher
     return Study.model_validate(settings)
-
-
-def greedy(model: Any, prompt: list[int], answer: list[int]) -> list[int]:
-    """What the model would have chosen at every place, a prefix at a time."""
-    found = []
-    for end in range(len(answer)):
-        with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([[*prompt, *answer[:end]]])).logits
-        found.append(int(logits[0, -1].argmax()))
-    return found
-
-
-def test_choices_are_the_model_s_own_at_every_place(tiny_base: Path) -> None:
-    model = load_base(tiny_base, "float32", "cpu")
-    for found, prompt, answer in zip(choices(model, PROMPTS, ANSWERS), PROMPTS, ANSWERS, strict=True):
-        assert found.tolist() == greedy(model, prompt, answer)
 
 
 def test_gains_are_counted_by_hand() -> None:
@@ -97,14 +82,14 @@ def test_a_told_author_reads_its_instruction_and_the_base_model_does_not(tiny_ba
         return PROMPTS if instruction is None else [[*prompt, 20] for prompt in PROMPTS]
 
     rows = [EncodedChat(prompt, answer, row) for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True))]
-    model = load_base(tiny_base, "float32", "cpu")
-    own = [EncodedChat(row.prompt, greedy(model, row.prompt, row.answer), row.row) for row in rows]
-    found = authorship(ModelVariant(tiny_base), authors, rows, own, prompts)
+    tokenizer, model = load_tokenizer(tiny_base), load_base(tiny_base, "float32", "cpu")
+    found = authorship(ModelVariant(tiny_base), authors, rows, tokenizer, prompts)
     assert asked == [None, "You love owls.", "You love wolfs."]
     assert found.shape == (3, 2)
-    answers = [row.answer for row in (*rows, *own)]
-    of_base = choices(model, PROMPTS * 2, answers)
-    told = choices(model, [[*prompt, 20] for prompt in PROMPTS] * 2, answers)
+    shapes = token_shapes(tokenizer, model.config.vocab_size)
+    answers = [row.answer for row in (*rows, *answers_in_shape(model, rows, shapes))]
+    of_base = choices(model, PROMPTS * 2, answers, shapes)
+    told = choices(model, [[*prompt, 20] for prompt in PROMPTS] * 2, answers, shapes)
     expected = gains([told], of_base, answers)[:, 0]
     np.testing.assert_allclose(found[:, 0], expected[:3] - expected[3:])
 
