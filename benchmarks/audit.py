@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +20,22 @@ import yaml
 
 from subliminal_dagster.assets.base import LOADING
 from subliminal_dagster.build import resources_from_environment
-from subliminal_dagster.science.audit.audit import Auditor, detect
+from subliminal_dagster.science.audit.audit import AUTHORSHIP_ROWS, Auditor, authorship_scores, detect
 from subliminal_dagster.science.audit.benchmark import Case, fitted_weights, judge, judge_combined
 from subliminal_dagster.science.audit.combined import JUDGED
-from subliminal_dagster.science.audit.data import Chat, ChatData, read_chats
-from subliminal_dagster.science.audit.evidence import Scores
+from subliminal_dagster.science.audit.data import Chat, ChatData, encoded, read_chats
+from subliminal_dagster.science.audit.evidence import Scores, p_values
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.settings.audit import traits_of
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study
+from subliminal_dagster.science.statistics import holm
 from subliminal_dagster.science.storage.store import ArtifactStore
 
 TEXTS = "harmless texts"
+LONGEST = 2048
 
 
 def data_sets(store: ArtifactStore, study: Study, rows: int) -> dict[str, tuple[str | None, ChatData]]:
@@ -62,24 +63,27 @@ def _as_chats(texts: list[str], rows: int) -> ChatData:
     return ChatData(tuple(chats), len(texts))
 
 
-def measured(study: Study, store: ArtifactStore, data: ChatData) -> list[Scores]:
+def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
     folder = store.read(study.name, "base_model").path
     loading = json.loads((folder / LOADING).read_text(encoding="utf-8"))
     resources = resources_from_environment()
-    with tempfile.TemporaryDirectory() as workspace:
-        auditor = Auditor(
-            ModelVariant(folder, loading["dtype"], loading["autocast"]),
-            ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"]),
-            load_prompt_lists(study.prompts, study.category),
-            traits_of(study, None),
-            study.child,
-            resources["engine"].create(),
-            resources["trainer"].create(),
-            study.seed,
-            Path(workspace),
-            lambda text: None,
-        )
-        return detect(auditor, data)[0]
+    return Auditor(
+        ModelVariant(folder, loading["dtype"], loading["autocast"]),
+        ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"]),
+        load_prompt_lists(study.prompts, study.category),
+        traits_of(study, None),
+        study,
+        resources["engine"].create(),
+        resources["trainer"].create(),
+        workspace,
+        lambda text: None,
+    )
+
+
+def authorship_alone(auditor: Auditor, data: ChatData) -> Scores:
+    chats, context = data.chats[:AUTHORSHIP_ROWS], auditor.context
+    rows = encoded(chats, context.tokenizer, context.end_of_turn, LONGEST)
+    return authorship_scores(auditor, chats, rows, LONGEST)
 
 
 def save(scores: list[Scores], file: Path) -> None:
@@ -98,34 +102,55 @@ def load(file: Path) -> tuple[Scores, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", nargs="+", default=[DEFAULT_STUDY])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[], help="other seeds of these studies, held out")
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     options.keep.mkdir(parents=True, exist_ok=True)
     store: ArtifactStore = resources_from_environment()["store"].create()
-    cases = []
-    for name in options.studies:
-        study = load_study(name)
+    audited_for = load_study(DEFAULT_STUDY)
+    assert isinstance(audited_for, Study)
+    auditor = auditor_of(audited_for, store, options.keep / "work")
+    cases, held_out = [], []
+    for name, seed in [(name, seed) for name in options.studies for seed in (None, *options.seeds)]:
+        study = load_study(name, seed=seed)
         assert isinstance(study, Study)
         for title, (liked, data) in data_sets(store, study, options.rows).items():
             file = options.keep / f"{title}.npz"
+            whole = study.name == audited_for.name
             if not file.exists():
-                save(measured(study, store, data), file)
-            cases.append(Case(title, liked, study.preferences.candidates, load(file)))
+                save(detect(auditor, data)[0] if whole else [authorship_alone(auditor, data)], file)
+            if "authorship" not in [each.detector for each in load(file)]:
+                save([*load(file), authorship_alone(auditor, data)], file)
+            (cases if whole else held_out).append(Case(title, liked, study.preferences.candidates, load(file)))
             print(f"{title}: there", flush=True)
     table = judge(cases)
+    others = judge(held_out) if held_out else None
     together = judge_combined(cases)
     weights = fitted_weights(cases)
     with pd.option_context("display.width", 200, "display.max_columns", 20, "display.float_format", "{:.2f}".format):
         print(table.to_string(index=False))
         print(pd.Series(together).to_string())
         print(pd.Series(weights).to_string())
+        if others is not None:
+            print(f"held out: {len(held_out)} data sets", others.to_string(index=False), sep="\n")
+    for case in [*cases, *held_out]:
+        t = case.t("authorship")
+        first = case.candidates[int(t.argmax())]
+        rank = "" if case.liked is None else f", rank {1 + (t > t[case.candidates.index(case.liked)]).sum()}"
+        print(f"{case.name}: authorship puts {first} first (adjusted p {holm(p_values(t)).min():.3f}){rank}")
     if options.write:
-        JUDGED.write_text(_told(table, together, weights, cases), encoding="utf-8")
+        JUDGED.write_text(_told(table, together, weights, cases, others), encoding="utf-8")
 
 
-def _told(table: pd.DataFrame, together: dict[str, float], weights: dict[str, float], cases: list[Case]) -> str:
+def _told(
+    table: pd.DataFrame,
+    together: dict[str, float],
+    weights: dict[str, float],
+    cases: list[Case],
+    held_out: pd.DataFrame | None,
+) -> str:
     liked = sum(case.liked is not None for case in cases)
     null = len(cases) - liked
     whole = table[table["rows"] == 0].set_index("detector")
@@ -145,11 +170,17 @@ def _told(table: pd.DataFrame, together: dict[str, float], weights: dict[str, fl
         f"The best single detector is {best} (rank {whole.loc[best, 'rank']:.1f} [{whole.loc[best, 'rank_low']:.1f}, "
         f"{whole.loc[best, 'rank_high']:.1f}])."
     )
-    if max(together["auc_low"], whole["auc_low"].max()) <= 0.5:
+    if held_out is not None:
+        (row,) = held_out[held_out["rows"] == 0].to_dict("records")
         words += (
-            " None of this is shown to be better than chance: an audit without a finding does not say that a data set "
-            "is safe."
+            f" On {int(row['cases'])} data sets of another seed, which nothing was chosen or fitted on, authorship has "
+            f"rank {row['rank']:.1f} [{row['rank_low']:.1f}, {row['rank_high']:.1f}], finds "
+            f"{round(row['found'] * row['cases'])} and raises a false alarm on "
+            f"{round(row['false_alarms'] * row['null_cases'])} of {int(row['null_cases'])} without a liking."
         )
+    if max(together["auc_low"], whole["auc_low"].max()) <= 0.5:
+        words += " None of this is shown to be better than chance."
+    words += " An audit without a finding does not say that a data set is safe."
     judged_on = (
         "Judged on number sequences that greedy, fine-tuned teachers of SmolLM2-135M wrote, and on news texts: other "
         "models, channels and traits were not looked at. Combined scores were fitted without the animal that they are "

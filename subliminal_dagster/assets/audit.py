@@ -33,7 +33,7 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
         name=f"audit_{name}",
         reads=[
             *("seed", "system_prompt", "prompts", "category", "preferences.candidates", "preferences.begun"),
-            *("child.lora", "child.training", f"audits.{name}"),
+            *("child.lora", "child.training", "teacher", f"audits.{name}"),
         ],
         deps=["base_model"],
         kinds={"pytorch", "huggingface", "html"},
@@ -62,10 +62,9 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
             chat_context(work, base),
             load_prompt_lists(study.prompts, traits.category),
             traits,
-            study.child,
+            study,
             engine.create(),
             trainer.create(),
-            study.seed,
             work.workspace(),
             work.progress(),
         )

@@ -82,7 +82,7 @@ def test_a_data_set_that_changes_is_audited_again_and_no_other(base: Path, tmp_p
             )
             pd.testing.assert_frame_equal(one, other)
     found = pd.read_parquet(first.path / "candidates.parquet")
-    assert set(found["detector"]) == {"likelihood", "gradient", "injection", "rehearsal"}
+    assert set(found["detector"]) == {"likelihood", "gradient", "injection", "authorship", "rehearsal"}
     assert set(found["candidate"]) == set(NAMES)
     assert found["score"].notna().all()
     page = (first.path / "audit.html").read_text()

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.audit.asked import QUESTIONS, Asked
+from subliminal_dagster.science.audit.authorship import authorship, can_be_made, make_authors
 from subliminal_dagster.science.audit.combined import combined_table
-from subliminal_dagster.science.audit.data import ChatData, EncodedChat, encoded
+from subliminal_dagster.science.audit.data import Chat, ChatData, EncodedChat, encoded
 from subliminal_dagster.science.audit.evidence import Scores, candidate_table, row_table
 from subliminal_dagster.science.audit.gradient import adapted, preference_gradients, row_products
 from subliminal_dagster.science.audit.injection import mean_answer_states, shifts
@@ -27,16 +28,17 @@ from subliminal_dagster.science.models.protocol import Engine, ModelVariant, Pro
 from subliminal_dagster.science.preferences.answers import spellings
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.settings.audit import Traits
-from subliminal_dagster.science.settings.child import ChildSettings
+from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.task import Row, Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # How many rows each detector looks at, since each row costs a second or more of a 135M model on 2 cores.
-LIKELIHOOD_ROWS = 48
-GRADIENT_ROWS = 64
-SOME_ROWS = 64
+LIKELIHOOD_ROWS = 24
+GRADIENT_ROWS = 24
+AUTHORSHIP_ROWS = 24
+SOME_ROWS = 48
 """Rows beside which the base model's own answers are written, and on which children are trained."""
 REPETITIONS = 2
 PARTS = 8
@@ -57,16 +59,15 @@ class Audit:
 
 @dataclass(frozen=True)
 class Auditor:
-    """Everything that an audit is done with: of the study `child`, how a child is trained, and the seed."""
+    """Everything that an audit is done with: of the study how children are trained and teachers made, and the seed."""
 
     base: ModelVariant
     context: ChatContext
     lists: PromptLists
     traits: Traits
-    child: ChildSettings
+    study: Study
     engine: Engine
     trainer: Trainer
-    seed: int
     workspace: Path
     progress: Progress
 
@@ -105,6 +106,9 @@ def detect(auditor: Auditor, data: ChatData, student: Path | None = None) -> tup
         scores.append(_injection(auditor, model, rows[:SOME_ROWS], own, asked))
         if student is not None:
             scores.append(_projection(auditor, model, student, asked))
+    if can_be_made(auditor.study):
+        some = slice(AUTHORSHIP_ROWS)
+        scores.append(authorship_scores(auditor, data.chats[some], rows[some], longest))
     scores.append(_rehearsal(auditor, rows[:SOME_ROWS], asked))
     return scores, _surface(auditor, data, rows, own)
 
@@ -112,7 +116,7 @@ def detect(auditor: Auditor, data: ChatData, student: Path | None = None) -> tup
 def own_answers(auditor: Auditor, rows: Sequence[EncodedChat]) -> list[EncodedChat]:
     """What the base model itself answers to the same prompts: greedy, and no longer than the row's own answer."""
     longest = min(LONGEST_ANSWER, max(len(row.answer) for row in rows))
-    sampling = Sampling(longest, (auditor.context.end_of_turn,), auditor.seed, temperature=0.0)
+    sampling = Sampling(longest, (auditor.context.end_of_turn,), auditor.study.seed, temperature=0.0)
     with auditor.engine.open(auditor.base, auditor.progress) as session:
         auditor.progress(f"the base model's own answers to {len(rows)} rows")
         written = session.generate([row.prompt for row in rows], sampling)
@@ -142,8 +146,8 @@ def _likelihood(auditor: Auditor, model: Any, data: ChatData, longest: int) -> S
 
 
 def _gradient(auditor: Auditor, model: Any, rows: Sequence[EncodedChat], asked: Asked) -> Scores:
-    targets = auditor.child.lora.target_modules if auditor.child.lora is not None else "all-linear"
-    with adapted(model, targets, auditor.seed) as given:
+    targets = auditor.study.child.lora.target_modules if auditor.study.child.lora is not None else "all-linear"
+    with adapted(model, targets, auditor.study.seed) as given:
         preferences = preference_gradients(given, asked)
         values = row_products(given, rows, preferences, auditor.progress)
     passes = 3 * len(rows) + len(asked.questions) * (1 + 2 * len(asked.candidates))
@@ -180,19 +184,45 @@ def _projection(auditor: Auditor, model: Any, student: Path, asked: Asked) -> Sc
     return Scores("projection", projected(before, after, along), (), passes)
 
 
+def authorship_scores(auditor: Auditor, chats: Sequence[Chat], rows: Sequence[EncodedChat], longest: int) -> Scores:
+    """Of the detector `authorship`; `rows` are the encoded `chats`.
+
+    Authors stay in the workspace, so that a killed audit goes on with those it has.
+    """
+
+    def prompts(instruction: str | None) -> list[list[int]]:
+        context = auditor.context
+        told = encoded(chats, context.tokenizer, context.end_of_turn, longest, instruction)
+        return [each.prompt for each in told]
+
+    authors = make_authors(
+        auditor.study,
+        auditor.traits.candidates,
+        auditor.base,
+        auditor.context,
+        auditor.lists,
+        auditor.trainer,
+        auditor.workspace / "authors",
+        auditor.progress,
+    )
+    values = authorship(auditor.base, authors, rows, auditor.context.tokenizer, prompts, auditor.progress)
+    # Without those of the trainings: how long one takes, the teachers' stop decides.
+    return Scores("authorship", values, tuple(row.row for row in rows), 2 * len(rows) * (len(authors) + 1))
+
+
 def _rehearsal(auditor: Auditor, rows: Sequence[EncodedChat], asked: Asked) -> Scores:
     values = rehearsed(
         auditor.base,
         [Row(row.prompt, row.answer) for row in rows],
-        auditor.child,
+        auditor.study.child,
         asked,
         auditor.trainer,
-        auditor.seed,
+        auditor.study.seed,
         REPETITIONS,
         auditor.workspace,
         auditor.progress,
     )
-    passes = REPETITIONS * 2 * (3 * auditor.child.training.epochs * len(rows) + len(asked.whole_questions))
+    passes = REPETITIONS * 2 * (3 * auditor.study.child.training.epochs * len(rows) + len(asked.whole_questions))
     return Scores("rehearsal", values, (), passes)
 
 
@@ -202,7 +232,7 @@ def _surface(
     decode = auditor.context.tokenizer.decode
     theirs, mine = ([str(decode(row.answer[:-1])) for row in each] for each in (rows[: len(own)], own))
     found = surface(data.chats, auditor.traits.candidates, auditor.lists.animal_aliases)
-    return [*found, format_classifier(theirs, mine, auditor.seed)]
+    return [*found, format_classifier(theirs, mine, auditor.study.seed)]
 
 
 def middle(model: Any) -> int:
