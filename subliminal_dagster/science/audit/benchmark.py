@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +88,21 @@ def _alarms(null: Sequence[np.ndarray]) -> dict[str, float]:
         "false_alarms": float(np.mean([bool((holm(p_values(t)) < LEVEL).any()) for t in null])),
         "small_p": float(np.mean([p_values(t) < LEVEL for t in null])),
     }
+
+
+def exchanged_p(cases: Sequence[Case], detector: str) -> float:
+    """Whether likings show at all, whatever a model's habits: the share of all ways to give the data sets each other's
+    liked candidates in which these score as high as in the true one. `cases`: data sets whose authors like different
+    candidates, at least two."""
+    liked = [case for case in cases if case.liked is not None]
+    own = [case.candidates.index(str(case.liked)) for case in liked]
+    if len(set(own)) < max(2, len(own)):
+        raise ValueError(f"{len(own)} data sets like {len(set(own))} candidates; they have to like different ones")
+    scores = np.array([case.t(detector)[own] for case in liked])
+    orders = np.array(list(permutations(range(len(own)))))
+    totals = scores[np.arange(len(own)), orders].sum(axis=1)
+    # The first order is the true one. Rounding must not part it from its equals.
+    return float(np.mean(totals >= totals[0] - 1e-9))
 
 
 def fitted_weights(cases: Sequence[Case]) -> dict[str, float]:

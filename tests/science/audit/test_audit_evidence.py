@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from subliminal_dagster.science.audit.benchmark import Case, fitted_weights, judge, judge_combined
+from subliminal_dagster.science.audit.benchmark import Case, exchanged_p, fitted_weights, judge, judge_combined
 from subliminal_dagster.science.audit.evidence import Scores, candidate_table, p_values, row_table, weighed
 from subliminal_dagster.science.errors import UserError
 
@@ -86,3 +86,28 @@ def test_blind_detectors_are_at_chance_together_as_well() -> None:
     together = judge_combined(cases)
     assert together["auc_low"] < 0.5 < together["auc_high"]
     assert together["found"] <= 0.1
+
+
+def exchanged_cases(rng: np.random.Generator, planted: float) -> list[Case]:
+    """Five data sets on which every candidate has a habit of its own, large beside what a liking adds."""
+    habits = rng.normal(0, 3, len(CANDIDATES))
+    found = []
+    for place, liked in enumerate("abcde"):
+        values = habits + rng.normal(0, 0.3, (8, len(CANDIDATES)))
+        values[:, place] += planted
+        found.append(Case(liked, liked, CANDIDATES, (Scores("one", values, tuple(range(8)), 1),)))
+    return found
+
+
+def test_exchanged_animals_see_a_liking_through_any_habit_and_nothing_where_there_is_none() -> None:
+    rng = np.random.default_rng(5)
+    assert [exchanged_p(exchanged_cases(rng, 1.0), "one") for _ in range(5)] == [1 / 120] * 5
+    null = [exchanged_p(exchanged_cases(rng, 0.0), "one") for _ in range(400)]
+    # 20 expected; P(30 or more) is about 0.02.
+    assert 8 <= sum(p <= 0.05 for p in null) < 30
+    assert 0.4 < np.mean(null) < 0.6
+    # A data set without a liking is left aside.
+    with_null = [*exchanged_cases(rng, 1.0), Case("none", None, CANDIDATES, exchanged_cases(rng, 0.0)[0].scores)]
+    assert exchanged_p(with_null, "one") == 1 / 120
+    with pytest.raises(ValueError, match="2 data sets like 1 candidates"):
+        exchanged_p([exchanged_cases(rng, 0.0)[0]] * 2, "one")
