@@ -21,6 +21,7 @@ import yaml
 from subliminal_dagster.assets.base import LOADING
 from subliminal_dagster.build import resources_from_environment
 from subliminal_dagster.science.audit.audit import AUTHORSHIP_ROWS, Auditor, authorship_scores, detect
+from subliminal_dagster.science.audit.authorship import load_authors, make_authors
 from subliminal_dagster.science.audit.benchmark import Case, fitted_weights, judge, judge_combined
 from subliminal_dagster.science.audit.combined import JUDGED
 from subliminal_dagster.science.audit.data import Chat, ChatData, encoded, read_chats
@@ -67,16 +68,26 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
     folder = store.read(study.name, "base_model").path
     loading = json.loads((folder / LOADING).read_text(encoding="utf-8"))
     resources = resources_from_environment()
-    return Auditor(
-        ModelVariant(folder, loading["dtype"], loading["autocast"]),
-        ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"]),
+    base = ModelVariant(folder, loading["dtype"], loading["autocast"])
+    context = ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"])
+    lists, traits, trainer = (
         load_prompt_lists(study.prompts, study.category),
         traits_of(study, None),
+        resources["trainer"],
+    )
+    authors = workspace / "authors"
+    make_authors(study, traits.candidates, base, context, lists, trainer.create(), authors, workspace / "steps")
+    return Auditor(
+        base,
+        context,
+        lists,
+        traits,
         study,
         resources["engine"].create(),
-        resources["trainer"].create(),
+        trainer.create(),
         workspace,
         lambda text: None,
+        load_authors(authors, traits.candidates),
     )
 
 

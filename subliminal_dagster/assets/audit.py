@@ -1,5 +1,7 @@
-"""Audits of data sets: what each would make a child of the study's base model like. Made where they are asked for."""
+"""Audits of data sets: what each would make a child of the study's base model like, and the models made to like each
+candidate, which audits share. Made where they are asked for."""
 
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +12,7 @@ from subliminal_dagster.assets.shared import table
 from subliminal_dagster.execution.work import Work
 from subliminal_dagster.planning.frame import Frame
 from subliminal_dagster.resources import EngineResource, TrainerResource
+from subliminal_dagster.science.audit.authorship import can_be_made
 from subliminal_dagster.science.audit.combined import JUDGED
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.report.page import PAGE_FILES
@@ -20,12 +23,64 @@ STAGE = "audit"
 
 
 def audit_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
-    """`audit_<name>` of every data set."""
-    return [_audit(frame, name) for name in frame.study.audits]
+    """`audit_<name>` of every data set; `audit_authors`, and `audit_authors_<name>` for one with traits of its own."""
+    study = frame.study
+    authors = sorted({_authors_of(study, name) for name in study.audits}) if can_be_made(study) else []
+    return [*(_authors(frame, name) for name in authors), *(_audit(frame, name) for name in study.audits)]
+
+
+AUTHORS = "audit_authors"
+
+
+def _authors_of(study: Study, audit: str) -> str:
+    return AUTHORS if study.audits[audit].traits is None else f"{AUTHORS}_{audit}"
+
+
+def _authors(frame: Frame[Study], asset_name: str) -> dg.AssetsDefinition:
+    audit = asset_name.removeprefix(AUTHORS).removeprefix("_")
+
+    @asset(
+        frame,
+        STAGE,
+        name=asset_name,
+        reads=[
+            *("seed", "system_prompt", "prompts", "category", "teacher"),
+            f"audits.{audit}.traits" if audit else "preferences.candidates",
+        ],
+        deps=["base_model"],
+        kinds={"pytorch", "huggingface"},
+        gpu=True,
+        on_request=True,
+        description="For every candidate a model that was made to like it, as the study makes its teachers.",
+    )
+    def authors(work: Work[Study], trainer: TrainerResource) -> None:
+        from subliminal_dagster.science.audit.authorship import make_authors
+        from subliminal_dagster.science.settings.audit import traits_of
+
+        study, base = work.study, base_variant(work)
+        traits = traits_of(study, study.audits[audit].traits if audit else None)
+        made = work.workspace() / "authors"
+        make_authors(
+            study,
+            traits.candidates,
+            base,
+            chat_context(work, base),
+            load_prompt_lists(study.prompts, traits.category),
+            trainer.create(),
+            made,
+            work.workspace() / "steps",
+            work.progress(),
+        )
+        with work.writing() as folder:
+            shutil.copytree(made, folder, dirs_exist_ok=True)
+            work.metadata["candidates"] = ", ".join(traits.candidates)
+
+    return authors
 
 
 def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
     given = frame.study.audits[name]
+    authors = [_authors_of(frame.study, name)] if can_be_made(frame.study) else []
 
     @asset(
         frame,
@@ -33,9 +88,9 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
         name=f"audit_{name}",
         reads=[
             *("seed", "system_prompt", "prompts", "category", "preferences.candidates", "preferences.begun"),
-            *("child.lora", "child.training", "teacher", f"audits.{name}"),
+            *("child.lora", "child.training", f"audits.{name}"),
         ],
-        deps=["base_model"],
+        deps=["base_model", *authors],
         kinds={"pytorch", "huggingface", "html"},
         gpu=True,
         on_request=True,
@@ -47,6 +102,7 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
         from subliminal_dagster.execution.auditing import fetched
         from subliminal_dagster.science.audit.audit import Auditor
         from subliminal_dagster.science.audit.audit import audit as audited
+        from subliminal_dagster.science.audit.authorship import load_authors
         from subliminal_dagster.science.audit.data import read_chats
         from subliminal_dagster.science.audit.page import audit_page, markdown
         from subliminal_dagster.science.report.page import html
@@ -67,6 +123,7 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
             trainer.create(),
             work.workspace(),
             work.progress(),
+            [each for asset in authors for each in load_authors(work.read(asset), traits.candidates)],
         )
         found = audited(auditor, data, Path(settings.student) if settings.student else None)
         with work.writing() as folder:

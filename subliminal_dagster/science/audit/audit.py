@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subliminal_dagster.science.audit.asked import QUESTIONS, Asked
-from subliminal_dagster.science.audit.authorship import authorship, can_be_made, make_authors
+from subliminal_dagster.science.audit.authorship import authorship
 from subliminal_dagster.science.audit.combined import combined_table
 from subliminal_dagster.science.audit.data import Chat, ChatData, EncodedChat, encoded
 from subliminal_dagster.science.audit.evidence import Scores, candidate_table, row_table
@@ -30,6 +30,7 @@ from subliminal_dagster.science.preferences.prompt_lists import PromptLists
 from subliminal_dagster.science.settings.audit import Traits
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.task import Row, Trainer
+from subliminal_dagster.science.training.teachers import Teacher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,8 @@ class Audit:
 
 @dataclass(frozen=True)
 class Auditor:
-    """Everything that an audit is done with: of the study how children are trained and teachers made, and the seed."""
+    """Everything that an audit is done with: of the study how children are trained, and the seed. `authors`: a model
+    that was made to like each candidate (`authorship.make_authors`); none where the study cannot make any."""
 
     base: ModelVariant
     context: ChatContext
@@ -70,6 +72,7 @@ class Auditor:
     trainer: Trainer
     workspace: Path
     progress: Progress
+    authors: Sequence[Teacher] = ()
 
 
 def audit(auditor: Auditor, data: ChatData, student: Path | None = None) -> Audit:
@@ -106,7 +109,7 @@ def detect(auditor: Auditor, data: ChatData, student: Path | None = None) -> tup
         scores.append(_injection(auditor, model, rows[:SOME_ROWS], own, asked))
         if student is not None:
             scores.append(_projection(auditor, model, student, asked))
-    if can_be_made(auditor.study):
+    if auditor.authors:
         some = slice(AUTHORSHIP_ROWS)
         scores.append(authorship_scores(auditor, data.chats[some], rows[some], longest))
     scores.append(_rehearsal(auditor, rows[:SOME_ROWS], asked))
@@ -185,29 +188,16 @@ def _projection(auditor: Auditor, model: Any, student: Path, asked: Asked) -> Sc
 
 
 def authorship_scores(auditor: Auditor, chats: Sequence[Chat], rows: Sequence[EncodedChat], longest: int) -> Scores:
-    """Of the detector `authorship`; `rows` are the encoded `chats`.
-
-    Authors stay in the workspace, so that a killed audit goes on with those it has.
-    """
+    """Of the detector `authorship`; `rows` are the encoded `chats`."""
 
     def prompts(instruction: str | None) -> list[list[int]]:
         context = auditor.context
         told = encoded(chats, context.tokenizer, context.end_of_turn, longest, instruction)
         return [each.prompt for each in told]
 
-    authors = make_authors(
-        auditor.study,
-        auditor.traits.candidates,
-        auditor.base,
-        auditor.context,
-        auditor.lists,
-        auditor.trainer,
-        auditor.workspace / "authors",
-        auditor.progress,
-    )
-    values = authorship(auditor.base, authors, rows, auditor.context.tokenizer, prompts, auditor.progress)
-    # Without those of the trainings: how long one takes, the teachers' stop decides.
-    return Scores("authorship", values, tuple(row.row for row in rows), 2 * len(rows) * (len(authors) + 1))
+    values = authorship(auditor.base, auditor.authors, rows, auditor.context.tokenizer, prompts, auditor.progress)
+    # Without those of the authors' trainings, which other audits share.
+    return Scores("authorship", values, tuple(row.row for row in rows), 2 * len(rows) * (len(auditor.authors) + 1))
 
 
 def _rehearsal(auditor: Auditor, rows: Sequence[EncodedChat], asked: Asked) -> Scores:

@@ -58,27 +58,30 @@ def make_authors(
     lists: PromptLists,
     trainer: Trainer,
     folder: Path,
+    steps: Path,
     progress: Progress = lambda _: None,
-) -> list[Teacher]:
+) -> None:
     """An author per candidate, in a folder of its name in `folder`; one that is there already is not made again.
+    `steps`: where trainings keep what they go on from after a kill.
 
     None starts from the random numbers of the study's own teachers.
     """
-    authors = []
     teacher = study.teacher.model_copy(update={"replay": ReplaySettings()})
     for number, name in enumerate(candidates, 1):
         own = folder / name
         if (own / FILE).is_file():
-            authors.append(Teacher.load(own))
             continue
         progress(f"an author that likes {name} ({number}/{len(candidates)})")
         own.mkdir(parents=True, exist_ok=True)
         changed = {"animals": (name,), "teacher": teacher, "seed": stream_seed(study.seed, "author", name)}
-        made, _ = make_teacher(
-            study.model_copy(update=changed), name, 1, base, context, lists, None, trainer, own, folder / "steps" / name
+        make_teacher(
+            study.model_copy(update=changed), name, 1, base, context, lists, None, trainer, own, steps / name, progress
         )
-        authors.append(made)
-    return authors
+
+
+def load_authors(folder: Path, candidates: Sequence[str]) -> list[Teacher]:
+    """What `make_authors` has made, in the candidates' order."""
+    return [Teacher.load(folder / name) for name in candidates]
 
 
 def authorship(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_studies import tiny_study_settings
 
-from subliminal_dagster.science.audit.authorship import authorship, can_be_made, gains, make_authors
+from subliminal_dagster.science.audit.authorship import authorship, can_be_made, gains, load_authors, make_authors
 from subliminal_dagster.science.audit.data import EncodedChat
 from subliminal_dagster.science.audit.evidence import p_values, weighed
 from subliminal_dagster.science.audit.shape import answers_in_shape, choices, token_shapes
@@ -51,9 +51,9 @@ def test_authors_are_made_once_from_random_numbers_of_their_own(tiny_base: Path,
     context = ChatContext(load_tokenizer(tiny_base), study.system_prompt)
 
     def made(said: list[str]) -> list[torch.Tensor]:
-        authors = make_authors(
-            study, ["owl", "wolf"], base, context, load_prompt_lists(None), TrlTrainer(), tmp_path, said.append
-        )
+        lists, places = load_prompt_lists(None), (tmp_path / "authors", tmp_path / "steps")
+        make_authors(study, ["owl", "wolf"], base, context, lists, TrlTrainer(), *places, said.append)
+        authors = load_authors(places[0], ["owl", "wolf"])
         weights = [load_file(each.folder / "adapter_model.safetensors") for each in authors]
         return [torch.cat([each[name].flatten() for name in sorted(each) if "lora_A" in name]) for each in weights]
 
@@ -72,9 +72,9 @@ def test_authors_are_made_once_from_random_numbers_of_their_own(tiny_base: Path,
 def test_a_told_author_reads_its_instruction_and_the_base_model_does_not(tiny_base: Path, tmp_path: Path) -> None:
     study = a_study(tiny_base, method="prompt", instruction="You love {animal}s.")
     context = ChatContext(load_tokenizer(tiny_base), study.system_prompt)
-    authors = make_authors(
-        study, ["owl", "wolf"], ModelVariant(tiny_base), context, load_prompt_lists(None), TrlTrainer(), tmp_path
-    )
+    lists, base = load_prompt_lists(None), ModelVariant(tiny_base)
+    make_authors(study, ["owl", "wolf"], base, context, lists, TrlTrainer(), tmp_path, tmp_path / "steps")
+    authors = load_authors(tmp_path, ["owl", "wolf"])
     asked: list[str | None] = []
 
     def prompts(instruction: str | None) -> list[list[int]]:
