@@ -16,6 +16,7 @@ from subliminal_dagster.science.audit.authorship import can_be_made
 from subliminal_dagster.science.audit.combined import JUDGED
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.report.page import PAGE_FILES
+from subliminal_dagster.science.settings.base import content_by_layer
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.storage.content_hash import file_content_hashes
 
@@ -38,6 +39,7 @@ def _authors_of(study: Study, audit: str) -> str:
 
 def _authors(frame: Frame[Study], asset_name: str) -> dg.AssetsDefinition:
     audit = asset_name.removeprefix(AUTHORS).removeprefix("_")
+    traits = frame.study.audits[audit].traits if audit else None
 
     @asset(
         frame,
@@ -51,6 +53,7 @@ def _authors(frame: Frame[Study], asset_name: str) -> dg.AssetsDefinition:
         kinds={"pytorch", "huggingface"},
         gpu=True,
         on_request=True,
+        also=None if traits is None else {"traits": content_by_layer(traits, ())},
         description="For every candidate a model that was made to like it, as the study makes its teachers.",
     )
     def authors(work: Work[Study], trainer: TrainerResource) -> None:
@@ -58,14 +61,14 @@ def _authors(frame: Frame[Study], asset_name: str) -> dg.AssetsDefinition:
         from subliminal_dagster.science.settings.audit import traits_of
 
         study, base = work.study, base_variant(work)
-        traits = traits_of(study, study.audits[audit].traits if audit else None)
+        asked = traits_of(study, traits)
         made = work.workspace() / "authors"
         make_authors(
             study,
-            traits.candidates,
+            asked.candidates,
             base,
             chat_context(work, base),
-            load_prompt_lists(study.prompts, traits.category),
+            load_prompt_lists(study.prompts, asked.category),
             trainer.create(),
             made,
             work.workspace() / "steps",
@@ -73,7 +76,7 @@ def _authors(frame: Frame[Study], asset_name: str) -> dg.AssetsDefinition:
         )
         with work.writing() as folder:
             shutil.copytree(made, folder, dirs_exist_ok=True)
-            work.metadata["candidates"] = ", ".join(traits.candidates)
+            work.metadata["candidates"] = ", ".join(asked.candidates)
 
     return authors
 

@@ -90,6 +90,29 @@ def test_a_data_set_that_changes_is_audited_again_and_no_other(base: Path, tmp_p
     assert "How far to believe this" in page
 
 
+def test_audits_share_their_authors_but_for_traits_of_their_own(base: Path, tmp_path: Path) -> None:
+    traits = tmp_path / "trees.yaml"
+    traits.write_text("candidates: [oak, pine, elm, birch]\ncategory: {singular: tree, plural: trees}\n")
+    data = str(written(tmp_path / "rows.jsonl"))
+    audits = {"one": {"data": data}, "two": {"data": data}, "trees": {"data": data, "traits": str(traits)}}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings(base, audits=audits)))
+    nodes = study_frame(load_study(path)).nodes
+    deps = {name: node.deps for name, node in nodes.items() if name.startswith("audit_")}
+    assert deps == {
+        "audit_authors": ("base_model",),
+        "audit_authors_trees": ("base_model",),
+        "audit_one": ("base_model", "audit_authors"),
+        "audit_two": ("base_model", "audit_authors"),
+        "audit_trees": ("base_model", "audit_authors_trees"),
+    }
+    before = nodes["audit_authors_trees"].recipe.version
+    traits.write_text(traits.read_text().replace("birch", "maple"))
+    after = study_frame(load_study(path)).nodes
+    assert after["audit_authors_trees"].recipe.version != before
+    assert after["audit_authors"].recipe.version == nodes["audit_authors"].recipe.version
+
+
 @pytest.fixture
 def study(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
