@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 
 import pytest
 
 from subliminal_dagster.build import study_frame
 from subliminal_dagster.planning.frame import Frame
-from subliminal_dagster.planning.planner import Part, Plan
+from subliminal_dagster.planning.planner import Part, Plan, make_plan
 from subliminal_dagster.planning.priority import ranks
 from subliminal_dagster.science.settings.study_file import load_study
+from subliminal_dagster.science.storage.store import ArtifactStore
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,17 @@ def test_every_due_part_has_a_rank_of_its_own_and_what_it_needs_a_lower_one(fram
             assert all(rank[needed] < rank[part.place] for needed in part.waits_for)
         made = Plan("s", (replace(plan.parts[0], status="fresh"), *plan.parts[1:]))
         assert plan.parts[0].place not in ranks(made, frame)
+
+
+def test_on_one_gpu_an_assets_groups_follow_each_other(tmp_path: Path) -> None:
+    """So that one start of vLLM serves them all (see `execution.carriers.local`)."""
+    frame = study_frame(load_study("gemma-2-9b-it"))
+    plan = make_plan(frame, ArtifactStore(tmp_path)).limited_to(frame.usual_parts(), frame)
+    rank, waiting, order = ranks(plan, frame), {part.place: part for part in plan.due}, []
+    while waiting:
+        ready = [place for place, part in waiting.items() if waiting.keys().isdisjoint(part.waits_for)]
+        first = min(ready, key=rank.__getitem__)
+        order.append(waiting.pop(first).asset)
+    rows = [(asset, len([*same])) for asset, same in groupby(order)]
+    for asset in ("teacher_preferences", "number_set", "preference_scores"):
+        assert [count for name, count in rows if name == asset] == [11]
