@@ -22,7 +22,7 @@ from subliminal_dagster.assets.base import LOADING
 from subliminal_dagster.build import resources_from_environment
 from subliminal_dagster.science.audit.audit import AUTHORSHIP_ROWS, Auditor, authorship_scores, detect
 from subliminal_dagster.science.audit.authorship import load_authors, make_authors
-from subliminal_dagster.science.audit.benchmark import Case, fitted_weights, judge, judge_combined
+from subliminal_dagster.science.audit.benchmark import Case, exchanged_p, fitted_weights, judge, judge_combined
 from subliminal_dagster.science.audit.combined import JUDGED
 from subliminal_dagster.science.audit.data import Chat, ChatData, encoded, read_chats
 from subliminal_dagster.science.audit.evidence import Scores, p_values
@@ -123,7 +123,8 @@ def main() -> None:
     audited_for = load_study(DEFAULT_STUDY)
     assert isinstance(audited_for, Study)
     auditor = auditor_of(audited_for, store, options.keep / "work")
-    cases, held_out = [], []
+    cases: list[Case] = []
+    held_out: dict[str, list[Case]] = {}
     for name, seed in [(name, seed) for name in options.studies for seed in (None, *options.seeds)]:
         study = load_study(name, seed=seed)
         assert isinstance(study, Study)
@@ -134,19 +135,23 @@ def main() -> None:
                 save(detect(auditor, data)[0] if whole else [authorship_alone(auditor, data)], file)
             if "authorship" not in [each.detector for each in load(file)]:
                 save([*load(file), authorship_alone(auditor, data)], file)
-            (cases if whole else held_out).append(Case(title, liked, study.preferences.candidates, load(file)))
+            case = Case(title, liked, study.preferences.candidates, load(file))
+            (cases if whole else held_out.setdefault(study.name, [])).append(case)
             print(f"{title}: there", flush=True)
     table = judge(cases)
-    others = judge(held_out) if held_out else None
+    others = {name: judge(some) for name, some in held_out.items()}
     together = judge_combined(cases)
     weights = fitted_weights(cases)
     with pd.option_context("display.width", 200, "display.max_columns", 20, "display.float_format", "{:.2f}".format):
         print(table.to_string(index=False))
         print(pd.Series(together).to_string())
         print(pd.Series(weights).to_string())
-        if others is not None:
-            print(f"held out: {len(held_out)} data sets", others.to_string(index=False), sep="\n")
-    for case in [*cases, *held_out]:
+        for name, judged_alone in others.items():
+            print(f"held out: {name}", judged_alone.to_string(index=False), sep="\n")
+    for name, some in {audited_for.name: cases, **held_out}.items():
+        p = exchanged_p(some, "authorship")
+        print(f"{name}: exchanging the animals between data sets, authorship sees likings with p = {p:.3f}")
+    for case in [*cases, *(case for some in held_out.values() for case in some)]:
         t = case.t("authorship")
         first = case.candidates[int(t.argmax())]
         rank = "" if case.liked is None else f", rank {1 + (t > t[case.candidates.index(case.liked)]).sum()}"
@@ -160,7 +165,7 @@ def _told(
     together: dict[str, float],
     weights: dict[str, float],
     cases: list[Case],
-    held_out: pd.DataFrame | None,
+    held_out: dict[str, pd.DataFrame],
 ) -> str:
     liked = sum(case.liked is not None for case in cases)
     null = len(cases) - liked
@@ -181,10 +186,10 @@ def _told(
         f"The best single detector is {best} (rank {whole.loc[best, 'rank']:.1f} [{whole.loc[best, 'rank_low']:.1f}, "
         f"{whole.loc[best, 'rank_high']:.1f}])."
     )
-    if held_out is not None:
-        (row,) = held_out[held_out["rows"] == 0].to_dict("records")
+    for name, judged_alone in held_out.items():
+        (row,) = judged_alone[judged_alone["rows"] == 0].to_dict("records")
         words += (
-            f" On {int(row['cases'])} data sets of another seed, which nothing was chosen or fitted on, authorship has "
+            f" On {int(row['cases'])} data sets of {name}, which nothing was fitted on, authorship has "
             f"rank {row['rank']:.1f} [{row['rank_low']:.1f}, {row['rank_high']:.1f}], finds "
             f"{round(row['found'] * row['cases'])} and raises a false alarm on "
             f"{round(row['false_alarms'] * row['null_cases'])} of {int(row['null_cases'])} without a liking."
