@@ -54,22 +54,23 @@ SLOW_FILES = [
     "dial_lessons",
     "dial_assets",
     "steering_assets",
-    "activation_and_probe_assets",
     "rebuild",
-    "description_assets",
     "requested_assets",
     "local",
     "sweep_assets",
     "examples",
     "training",
     "planner",
+    "activation_and_probe_assets",
+    "description_assets",
     "cli",
     "pipeline",
     "toy_sweep",
     "study_page",
     "odd_characters",
 ]
-"""Those that take longest, which start first: one that starts last keeps a single process at work in the end."""
+"""Those that take longest, which start first: one that starts last keeps a single process at work in the end. Of files
+that share a study of several minutes (`inside`), one comes long before the others, which would wait for it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
