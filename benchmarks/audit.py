@@ -199,8 +199,10 @@ def _told(
     words += " An audit without a finding does not say that a data set is safe."
     judged_on = (
         "Judged on number sequences that greedy, fine-tuned teachers of SmolLM2-135M wrote, and on news texts: other "
-        "models, channels and traits were not looked at. Combined scores were fitted without the animal that they are "
-        "judged on."
+        "models, channels and traits were not looked at. Authorship presumes that the data's author was made to like "
+        "something from the same model in a similar way, and chose its favourite tokens: of one data set that was "
+        "drawn at temperature 1 it ranks the animal 7th of 12. Combined scores were fitted without the animal that "
+        "they are judged on."
     )
     content = {
         "judged_on": judged_on,
