@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -108,7 +108,7 @@ def run_study(
         show_recorded(queue.plan, store, instance, frame)
         if queue.plan.due:
             listener.say(f"{frame.study.name}: {_summary(queue.plan.due)}")
-        if carrying is not None and carrying.needed_for(len(queue.plan.due)):
+        if carrying is not None and carrying.needed_for(at_once(queue.plan.due)):
             ended = carrying.carry_out(queue.next_run)
         else:
             ended = ((run, execute(run, definitions, instance)) for run in iter(queue.next_run, None))
@@ -120,6 +120,14 @@ def run_study(
         show_fresh(queue.whole_plan, instance, frame, {asset for asset, _ in outcome.made})
     outcome.seconds = time.perf_counter() - started
     return outcome
+
+
+def at_once(due: Sequence[Part]) -> int:
+    """How many of the due parts, upstream first, may go on side by side: one where each waits for the one before."""
+    depth: dict[Input, int] = {}
+    for part in due:
+        depth[part.place] = 1 + max((depth.get(place, 0) for place in part.waits_for), default=0)
+    return max(Counter(depth.values()).values(), default=0)
 
 
 class _Queue:

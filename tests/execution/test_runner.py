@@ -23,9 +23,9 @@ from subliminal_dagster.execution import runner
 from subliminal_dagster.execution.carriers.local import Workers
 from subliminal_dagster.execution.carriers.protocol import Carried, NextRun
 from subliminal_dagster.execution.listening import Sentences
-from subliminal_dagster.execution.runner import Outcome, execute, run_study
+from subliminal_dagster.execution.runner import Outcome, at_once, execute, run_study
 from subliminal_dagster.planning.frame import Frame, label
-from subliminal_dagster.planning.planner import DueRun, Plan
+from subliminal_dagster.planning.planner import DueRun, Part, Plan
 from subliminal_dagster.planning.priority import VERDICT
 from subliminal_dagster.planning.recipe import Input
 from subliminal_dagster.science.settings.study_file import load_study
@@ -254,3 +254,18 @@ def test_a_part_that_another_process_makes_is_left_to_it_while_others_go_on(fram
     assert made.clock.begun[held] >= made.clock.ended["child_lora", "owl|1"]
     # It was looked at again as soon as something else ended.
     assert made.clock.begun[held] < made.clock.ended["report", None] / 2
+
+
+def test_a_chain_is_for_one_process_with_all_cores() -> None:
+    def due(**waits: str) -> list[Part]:
+        return [
+            Part("s", name, None, "missing", waits_for=tuple((each, None) for each in needed.split()))
+            for name, needed in waits.items()
+        ]
+
+    assert at_once([]) == 0
+    assert at_once(due(authors="", audit="authors")) == 1
+    assert at_once(due(authors="base", audit="authors base", page="audit authors")) == 1
+    assert at_once(due(one="", two="", both="one two")) == 2
+    assert at_once(due(first="", chain="first", alone="")) == 2
+    assert at_once(due(first="", left="first", right="first", middle="first", last="left right")) == 3
