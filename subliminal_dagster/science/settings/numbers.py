@@ -43,7 +43,7 @@ class NumberSettings(Settings):
     def _only_if_set(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without `enough_valid` where it is not set: number sets that were drawn before there was one stay fresh."""
         found: dict[str, Any] = written(self)
-        if self.enough_valid is None:
+        if found.get("enough_valid") is None:
             found.pop("enough_valid", None)
         return found
 
