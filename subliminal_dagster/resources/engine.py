@@ -1,7 +1,5 @@
 """What generates and scores."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Literal
 
@@ -9,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models.left_open import may_stay_open
 from subliminal_dagster.science.models.protocol import Engine
 from subliminal_dagster.science.models.transformers_engine import TransformersEngine
 
@@ -32,7 +31,7 @@ class EngineResource(dg.ConfigurableResource):
         if self._use_vllm():
             from subliminal_dagster.science.models.vllm_engine import VllmEngine
 
-            return VllmEngine(self.gpu_memory_share, stays_open=for_more and _leaves_open)
+            return VllmEngine(self.gpu_memory_share, stays_open=for_more and may_stay_open())
         return TransformersEngine(self.generate_batch, self.score_batch)
 
     def _use_vllm(self) -> bool:
@@ -47,31 +46,3 @@ class EngineResource(dg.ConfigurableResource):
         import torch
 
         return torch.cuda.is_available()
-
-
-_leaves_open = False
-
-
-@contextmanager
-def engines_left_open() -> Iterator[None]:
-    """In this block an engine that was created `for_more` outlives its sessions, until `close_engines`."""
-    global _leaves_open
-    _leaves_open = True
-    try:
-        yield
-    finally:
-        _leaves_open = False
-
-
-def has_engine_open() -> bool:
-    """Whether an engine was left open in this process."""
-    from subliminal_dagster.science.models.vllm_engine import is_left_open
-
-    return is_left_open()
-
-
-def close_engines() -> None:
-    """Close what was left open in this process, and give back its memory."""
-    from subliminal_dagster.science.models.vllm_engine import shut_down_left_open
-
-    shut_down_left_open()

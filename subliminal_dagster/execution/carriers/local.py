@@ -29,8 +29,8 @@ from subliminal_dagster.execution.gpu_lease import has_held_gpu, hold_to_the_end
 from subliminal_dagster.execution.instance import open_instance
 from subliminal_dagster.planning.planner import DueRun
 from subliminal_dagster.planning.recipe import Input
-from subliminal_dagster.resources.engine import close_engines, engines_left_open, has_engine_open
 from subliminal_dagster.science.errors import UserError
+from subliminal_dagster.science.models.left_open import close_engines, engines_left_open, has_engine_open
 from subliminal_dagster.science.processes import SHARED_CORES, end_with_parent
 from subliminal_dagster.science.settings.study import AnyStudy
 

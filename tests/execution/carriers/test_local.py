@@ -157,14 +157,14 @@ def test_every_run_that_takes_a_gpu_has_a_process_of_its_own(tmp_path: Path, mon
 
 def with_an_engine(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None) -> Carried:
     """Takes a GPU, and leaves what stands for an engine open where the run says so and the worker allows it."""
-    from subliminal_dagster.resources import engine
     from subliminal_dagster.science.models import vllm_engine
+    from subliminal_dagster.science.models.left_open import may_stay_open
 
     with leased_gpu() as gpu:
         found = [str(os.getpid()), str(gpu), str(len(vllm_engine._left_open))]
         if run.parts[0].asset == "child":
             vllm_engine.shut_down_left_open()
-        elif engine._leaves_open:
+        elif may_stay_open():
             vllm_engine._left_open[ModelVariant(Path("base")), 0.5, ""] = NoEngine(
                 Path(instance.root_directory) / f"{os.getpid()} closed"
             )
