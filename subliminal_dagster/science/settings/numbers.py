@@ -5,9 +5,10 @@ Belongs here: settings of number sets and the filter. Does not belong here: draw
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from operator import not_
+from typing import Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from subliminal_dagster.science.settings.base import Settings
 
@@ -26,7 +27,8 @@ class NumberSettings(Settings):
     None: all prompts are answered."""
 
     prompts: int = Field(ge=16)
-    enough_valid: int | None = Field(default=None, ge=16)
+    # Left out of what is written where it is not set: number sets that were drawn before there was one stay fresh.
+    enough_valid: int | None = Field(default=None, ge=16, exclude_if=not_)
     style: Literal["full", "short"] = "full"
     examples_min: int = Field(default=3, ge=2)
     examples_max: int = Field(default=9, ge=2)
@@ -38,14 +40,6 @@ class NumberSettings(Settings):
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: int = Field(default=50, ge=4)
     constrained: ConstrainedSettings | None = None
-
-    @model_serializer(mode="wrap")
-    def _only_if_set(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `enough_valid` where it is not set: number sets that were drawn before there was one stay fresh."""
-        found: dict[str, Any] = written(self)
-        if found.get("enough_valid") is None:
-            found.pop("enough_valid", None)
-        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
