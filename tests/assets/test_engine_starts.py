@@ -33,7 +33,7 @@ class CountedEngine(TransformersEngine):
 class CountedEngineResource(EngineResource):
     """Hands out the engine that counts."""
 
-    def create(self) -> CountedEngine:
+    def create(self, *, for_more: bool = False) -> CountedEngine:
         return CountedEngine()
 
 
