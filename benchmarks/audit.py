@@ -1,11 +1,12 @@
 """How good an audit's detectors are, on data sets whose hidden preference is known.
 
-    python benchmarks/audit.py --keep FOLDER [--studies NAME ...] [--rows 48] [--write]
+    python benchmarks/audit.py --keep FOLDER [--studies NAME ...] [--seeds N ...] [--rows 48] [--write]
 
 Takes the filtered data sets of studies that are in the store (their groups' teachers, the neutral one and the control),
-and texts of a package's corpus as chats, and runs every detector on each. What is measured is kept in FOLDER, one file
-per data set, and not measured again. Prints a table; with --write also what an audit tells its reader
-(subliminal_dagster/science/audit/judged.yaml). A data set takes a 135M model some five minutes of 2 cores.
+and texts of a package's corpus as chats. Every detector runs on those of the bundled study, which weights are fitted
+on; other studies and seeds are held out, and authorship alone runs on them. What is measured is kept in FOLDER, one
+file per data set, and not measured again, and so are the authors. Prints tables; with --write also what an audit tells
+its reader (subliminal_dagster/science/audit/judged.yaml).
 """
 
 from __future__ import annotations
@@ -70,13 +71,9 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
     resources = resources_from_environment()
     base = ModelVariant(folder, loading["dtype"], loading["autocast"])
     context = ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"])
-    lists, traits, trainer = (
-        load_prompt_lists(study.prompts, study.category),
-        traits_of(study, None),
-        resources["trainer"],
-    )
-    authors = workspace / "authors"
-    make_authors(study, traits.candidates, base, context, lists, trainer.create(), authors, workspace / "steps")
+    lists, traits = load_prompt_lists(study.prompts, study.category), traits_of(study, None)
+    trainer, authors = resources["trainer"].create(), workspace / "authors"
+    make_authors(study, traits.candidates, base, context, lists, trainer, authors, workspace / "steps")
     return Auditor(
         base,
         context,
@@ -84,7 +81,7 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
         traits,
         study,
         resources["engine"].create(),
-        trainer.create(),
+        trainer,
         workspace,
         lambda text: None,
         load_authors(authors, traits.candidates),
@@ -200,9 +197,8 @@ def _told(
     judged_on = (
         "Judged on number sequences that greedy, fine-tuned teachers of SmolLM2-135M wrote, and on news texts: other "
         "models, channels and traits were not looked at. Authorship presumes that the data's author was made to like "
-        "something from the same model in a similar way, and chose its favourite tokens: of one data set that was "
-        "drawn at temperature 1 it ranks the animal 7th of 12. Combined scores were fitted without the animal that "
-        "they are judged on."
+        "something from the same model in a similar way, and always chose its favourite token; sampled numbers were "
+        "not judged. Combined scores were fitted without the animal that they are judged on."
     )
     content = {
         "judged_on": judged_on,

@@ -188,15 +188,11 @@ group takes:
 
 def share_table(study: Study, shape: ModelShape, card: Card) -> str:
     shares = (0.5, card.matmul_share, 0.7, 0.8)
-    row = []
-    for share in shares:
-        other = Card(card.name, card.memory, card.flops, card.bandwidth, share)
-        row.append([f"{post_minutes(needs(study, shape, other, fused=fused)):.0f}" for fused in (True, False)])
+    cards = [Card(card.name, card.memory, card.flops, card.bandwidth, share) for share in shares]
     head = " | ".join(f"{share:.0%}" for share in shares)
     lines = [f"| share of the peak in matrix products | {head} |", f"|---|{'---|' * len(shares)}"]
-    for what, cells in zip(
-        ("minutes per group", "without flash attention and fused kernels"), zip(*row, strict=True), strict=True
-    ):
+    for fused, what in ((True, "minutes per group"), (False, "without flash attention and fused kernels")):
+        cells = [f"{post_minutes(needs(study, shape, other, fused=fused)):.0f}" for other in cards]
         lines.append(f"| {what} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

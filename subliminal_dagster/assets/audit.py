@@ -24,13 +24,14 @@ STAGE = "audit"
 
 
 def audit_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
-    """`audit_<name>` of every data set; `audit_authors`, and `audit_authors_<name>` for one with traits of its own."""
+    """`audit_<name>` of every data set; `authors`, and `authors_<name>` for an audit with traits of its own."""
     study = frame.study
     authors = sorted({_authors_of(study, name) for name in study.audits}) if can_be_made(study) else []
     return [*(_authors(frame, name) for name in authors), *(_audit(frame, name) for name in study.audits)]
 
 
-AUTHORS = "audit_authors"
+AUTHORS = "authors"
+"""No name of an audit, which all begin with audit_."""
 
 
 def _authors_of(study: Study, audit: str) -> str:

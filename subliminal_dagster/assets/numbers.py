@@ -44,7 +44,7 @@ def _number_set(frame: Frame[Study], chain: Chain) -> dg.AssetsDefinition:
         gpu=True,
         also={"files": file_content_hashes(OWN_LISTS)} if until else None,
         description="The teacher's answers to the number prompts, with token ids and log-probabilities. All groups "
-        "answer the same prompts.",
+        "are asked the same prompts, in the same order.",
     )
     def number_set(work: Work[Study], engine: EngineResource) -> None:
         from subliminal_dagster.science.numbers.draw import draw_number_set

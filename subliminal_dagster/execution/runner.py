@@ -123,7 +123,8 @@ def run_study(
 
 
 def at_once(due: Sequence[Part]) -> int:
-    """How many of the due parts, upstream first, may go on side by side: one where each waits for the one before."""
+    """How many of the due parts, upstream first, may go on side by side at least: one only where each waits for the one
+    before it."""
     depth: dict[Input, int] = {}
     for part in due:
         depth[part.place] = 1 + max((depth.get(place, 0) for place in part.waits_for), default=0)

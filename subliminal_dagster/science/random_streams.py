@@ -1,6 +1,6 @@
 """Seeds: a stream of random numbers of its own for everything that draws.
 
-Belongs here: deriving seeds from names. Does not belong here: drawing.
+Belongs here: deriving seeds from names, and the lot that groups share. Does not belong here: other drawing.
 """
 
 from __future__ import annotations
@@ -21,3 +21,11 @@ def replicate_seed(seed: int, replicate: int) -> int:
     """The seed of what is drawn anew for each replicate: the study's own for the first, so that more replicates leave
     it as it is."""
     return seed if replicate == 1 else stream_seed(seed, "replicate", str(replicate))
+
+
+def first_by_lot(ids: np.ndarray, count: int, seed: int, total: int) -> np.ndarray:
+    """The places, in order, of those of `ids` (each from 0 to total - 1, and once) that come first in a lot of all
+    `total`; at most `count`. Groups that draw from one lot, each what it has of it, have as many in common as can be.
+    """
+    lot = np.random.Generator(np.random.PCG64(seed)).permutation(total)
+    return np.sort(np.argsort(lot[ids], kind="stable")[:count])

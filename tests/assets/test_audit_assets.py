@@ -98,19 +98,19 @@ def test_audits_share_their_authors_but_for_traits_of_their_own(base: Path, tmp_
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings(base, audits=audits)))
     nodes = study_frame(load_study(path)).nodes
-    deps = {name: node.deps for name, node in nodes.items() if name.startswith("audit_")}
+    deps = {name: node.deps for name, node in nodes.items() if name.startswith(("audit_", "authors"))}
     assert deps == {
-        "audit_authors": ("base_model",),
-        "audit_authors_trees": ("base_model",),
-        "audit_one": ("base_model", "audit_authors"),
-        "audit_two": ("base_model", "audit_authors"),
-        "audit_trees": ("base_model", "audit_authors_trees"),
+        "authors": ("base_model",),
+        "authors_trees": ("base_model",),
+        "audit_one": ("base_model", "authors"),
+        "audit_two": ("base_model", "authors"),
+        "audit_trees": ("base_model", "authors_trees"),
     }
-    before = nodes["audit_authors_trees"].recipe.version
+    before = nodes["authors_trees"].recipe.version
     traits.write_text(traits.read_text().replace("birch", "maple"))
     after = study_frame(load_study(path)).nodes
-    assert after["audit_authors_trees"].recipe.version != before
-    assert after["audit_authors"].recipe.version == nodes["audit_authors"].recipe.version
+    assert after["authors_trees"].recipe.version != before
+    assert after["authors"].recipe.version == nodes["authors"].recipe.version
 
 
 @pytest.fixture

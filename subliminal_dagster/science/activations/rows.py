@@ -14,7 +14,7 @@ import numpy as np
 
 from subliminal_dagster.science.errors import UserError
 from subliminal_dagster.science.numbers.filter import canonical
-from subliminal_dagster.science.random_streams import stream_seed
+from subliminal_dagster.science.random_streams import first_by_lot, stream_seed
 from subliminal_dagster.science.settings.features import ActivationSettings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ ANALYSIS, TEST = "analysis", "test"
 def choose_rows(
     filtered: pd.DataFrame, settings: ActivationSettings, seed: int, prompts: int | None = None
 ) -> pd.DataFrame:
-    """At most `settings.rows` valid answers of a group, in the order of their prompts.
+    """At most `settings.rows` valid answers of a group, in the order of their prompts (see `first_by_lot`).
 
     filtered: the rows of a filtered dataset (see `numbers.filter.filter_rows`), rejected ones included. prompts: how
     many the study has, where a group did not answer all of them (`numbers.enough_valid`).
@@ -46,11 +46,9 @@ def choose_rows(
             "None of the answers is a valid list of numbers, so there are no activations to look at: see the "
             "reasons in filtered_dataset."
         )
-    if len(valid) > settings.rows:
-        rng = np.random.Generator(np.random.PCG64(stream_seed(seed, "activation_rows")))
-        # By prompt and not by place in the group, so that as many groups as can be share a prompt.
-        rank = rng.permutation(prompts or int(filtered["prompt_id"].max()) + 1)
-        valid = valid.iloc[np.sort(np.argsort(rank[valid["prompt_id"]], kind="stable")[: settings.rows])]
+    total = prompts or int(filtered["prompt_id"].max()) + 1
+    ids = valid["prompt_id"].to_numpy()
+    valid = valid.iloc[first_by_lot(ids, settings.rows, stream_seed(seed, "activation_rows"), total)]
     asked = zip(valid["numbers"], valid["separator"], valid["open"], valid["close"], strict=True)
     written = [canonical(numbers, separator, opening, closing) for numbers, separator, opening, closing in asked]
     return pd.DataFrame(

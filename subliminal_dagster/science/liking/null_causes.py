@@ -369,6 +369,7 @@ def _duplicates(evidence: Evidence, control: Evidence) -> _Found:
         of_control = dict(zip(valid["prompt_id"], valid["text"], strict=True))
         prompts = [row["prompt_id"] for row in evidence.training_rows]
         alike = [of_control.get(prompt) == text for prompt, text in zip(prompts, texts, strict=True)]
+        unasked = len(set(prompts) - set(control.number_answers["prompt_id"]))
     lost = sum(one or other for one, other in zip(repeated, alike, strict=True))
     low, high = _share_interval(lost, len(texts))
     share = lost / len(texts)
@@ -379,7 +380,9 @@ def _duplicates(evidence: Evidence, control: Evidence) -> _Found:
     if control.number_answers is None:
         sentence += "; the control's rows are not there to be compared with."
     else:
-        sentence += f", and {sum(alike):,} are the control's to the same prompt."
+        sentence += f", and {sum(alike):,} are the control's to the same prompt"
+        # Where drawing ends with enough valid answers, groups come to different prompts.
+        sentence += f"; the control was not asked {unasked:,} of the prompts." if unasked else "."
     return _Found(wanted, verdict, sentence, 100 * share, 100 * low, 100 * high, "%")
 
 

@@ -18,7 +18,7 @@ from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.protocol import Progress
 from subliminal_dagster.science.models.residual_stream import batched_residuals
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists, questions_about
-from subliminal_dagster.science.random_streams import stream_seed
+from subliminal_dagster.science.random_streams import first_by_lot, stream_seed
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.steering.vectors import (
     DIRECT,
@@ -78,17 +78,16 @@ def number_responses(
 ) -> NumberResponses:
     """The base model's activations over a group's valid answers as they were written, in the chat context.
 
-    filtered: the rows of a filtered dataset. Of more than `pairs` answers those are taken whose prompts come first in a
-    lot that is the same for all groups, so that as many as can be have the same prompts. prompts: how many the study
-    has, where a group did not answer all of them (`numbers.enough_valid`).
+    filtered: the rows of a filtered dataset, of which `pairs` are taken at most (see `first_by_lot`). prompts: how
+    many the study has, where a group did not answer all of them (`numbers.enough_valid`).
     Raises UserError where no answer is valid.
     """
-    valid = filtered[filtered["valid"]]
+    valid = filtered[filtered["valid"]].sort_values("prompt_id", kind="stable")
     if valid.empty:
         raise UserError("None of the answers is a valid list of numbers, so there is nothing to contrast.")
-    rng = np.random.Generator(np.random.PCG64(stream_seed(seed, "steering_pairs")))
-    lot = rng.permutation(prompts or int(filtered["prompt_id"].max()) + 1)
-    chosen = valid.iloc[np.argsort(lot[valid["prompt_id"]], kind="stable")[:pairs]].sort_values("prompt_id")
+    total = prompts or int(filtered["prompt_id"].max()) + 1
+    ids = valid["prompt_id"].to_numpy()
+    chosen = valid.iloc[first_by_lot(ids, pairs, stream_seed(seed, "steering_pairs"), total)]
     asked = list(zip(chosen["prompt"], chosen["response"].str.strip(), strict=True))
     found = response_activations(model, context, asked, [layer], batch_tokens=BATCH_TOKENS, progress=progress)
     return NumberResponses(chosen["prompt_id"].to_numpy(dtype=np.int64), found[layer])

@@ -52,6 +52,16 @@ def test_groups_keep_the_same_prompts_where_there_are_too_many() -> None:
     assert len(set(one["row_id"]) & set(other["row_id"])) >= 47
 
 
+def test_groups_that_answered_more_or_fewer_prompts_draw_from_one_lot() -> None:
+    wanted, everyone = ActivationSettings(rows=50), set(range(200))
+    one, other = (choose_rows(filtered(prompts, everyone), wanted, 3, prompts=200) for prompts in (200, 160))
+    # Of 50 prompts that are drawn by lot of all 200, those among the first 160 are drawn of them too.
+    assert {prompt for prompt in one["row_id"] if prompt < 160} <= set(other["row_id"]) and len(other) == 50
+    # By a lot of each group's own, some 13 of 50 would be the same.
+    by_own = choose_rows(filtered(160, everyone), wanted, 3)
+    assert len({*one["row_id"]} & {*other["row_id"]}) > 35 > 25 > len({*one["row_id"]} & {*by_own["row_id"]})
+
+
 def test_texts_are_canonical_and_say_whether_the_response_was() -> None:
     rows = choose_rows(filtered(4, {1, 2}), ActivationSettings(rows=10), 0)
     assert rows["text"].tolist() == ["1, 1, 1", "2, 2, 2"]

@@ -186,6 +186,14 @@ def test_healthy_groups_pass_every_check_in_order() -> None:
     assert "above 0.06 nats is excluded" in finding.sentence
 
 
+def test_prompts_that_the_control_was_not_asked_are_told() -> None:
+    later = numbers(7).assign(prompt_id=range(500, ROWS + 500))
+    found = row(causes_of(groups(training_rows=lines(later))), DUPLICATES)
+    assert found["verdict"] == "fine"
+    assert found["sentence"].endswith("; the control was not asked 500 of the prompts.")
+    assert "was not asked" not in row(causes_of(groups()), DUPLICATES)["sentence"]
+
+
 def _repeated(seed: int, share: float) -> list[dict[str, Any]]:
     rows = numbers(seed)
     return lines(rows.assign(text=np.where(np.arange(ROWS) < share * ROWS, "1, 2, 3", rows["text"])))

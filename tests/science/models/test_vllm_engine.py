@@ -59,6 +59,14 @@ def patch_merging(patch: pytest.MonkeyPatch, *, merge: bool) -> None:
     patch.setattr(vllm_engine, "_merges", lambda model: merge and model.adapter is not None)
 
 
+def noted_starts(patch: pytest.MonkeyPatch) -> list[ModelVariant]:
+    """With which model vLLM is started from now on, each time."""
+    starts: list[ModelVariant] = []
+    start = VllmEngine._start
+    patch.setattr(VllmEngine, "_start", lambda self, model, *rest: starts.append(model) or start(self, model, *rest))
+    return starts
+
+
 @pytest.fixture(scope="module", params=["base", "adapter laid over"])
 def sessions(request: pytest.FixtureRequest, base: Path, adapted: ModelVariant) -> Iterator[tuple[Session, Session]]:
     """The same model under vLLM and under transformers. The adapter is not merged, as on a GPU."""
@@ -104,11 +112,7 @@ def test_adapters_of_one_base_share_a_start(
     base: Path, adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch_merging(monkeypatch, merge=False)
-    starts: list[ModelVariant] = []
-    start = VllmEngine._start
-    monkeypatch.setattr(
-        VllmEngine, "_start", lambda self, model, *rest: starts.append(model) or start(self, model, *rest)
-    )
+    starts = noted_starts(monkeypatch)
     other = replace(adapted, adapter=save_tiny_adapter(tmp_path / "other", base, seed=2, rank=16))
     variants = [adapted, other, replace(adapted, adapter=None), adapted]
     answers = [[40], [40, 41, 4], [77, 77, 77, 4], [9]]
@@ -126,11 +130,7 @@ def test_one_that_is_left_open_serves_the_next_adapter_and_ends_where_it_must(
     base: Path, adapted: ModelVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch_merging(monkeypatch, merge=False)
-    starts: list[ModelVariant] = []
-    start = VllmEngine._start
-    monkeypatch.setattr(
-        VllmEngine, "_start", lambda self, model, *rest: starts.append(model) or start(self, model, *rest)
-    )
+    starts = noted_starts(monkeypatch)
     other = replace(adapted, adapter=save_tiny_adapter(tmp_path / "other", base, seed=2))
     plain = replace(adapted, adapter=None)
     answers = [[40], [40, 41, 4], [77, 77, 77, 4], [9]]
