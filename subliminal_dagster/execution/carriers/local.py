@@ -14,8 +14,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import resource_tracker
@@ -168,12 +168,12 @@ class Workers:
             sys.warnoptions.append(_NO_WORD_OF_SEMAPHORES)
         resource_tracker.ensure_running()
         ours, theirs = _SPAWN.Pipe()
-        cores = max(1, (os.cpu_count() or 1) // self.count)
-        process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.definitions_of, self.execute, cores))
+        process = _SPAWN.Process(target=_work, args=(theirs, self.study, self.definitions_of, self.execute))
         # A terminal sends Ctrl-C to all of its processes. Workers inherit that it is blocked: this process ends them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            process.start()
+            with _variables_unless_given(self._shares()):
+                process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # Else this process would hold the worker's end open, and never be told that the worker is gone.
@@ -181,6 +181,12 @@ class Workers:
         worker = _Worker(process, ours)
         self._living.append(worker)
         return worker
+
+    def _shares(self) -> dict[str, str]:
+        """What a worker may use. What starts processes itself may use all cores: its share would leave some without
+        work once the runs beside it have ended."""
+        cores = os.cpu_count() or 1
+        return {"OMP_NUM_THREADS": str(max(1, cores // self.count)), SHARED_CORES: str(cores)}
 
     def _end(self, worker: _Worker) -> None:
         worker.pipe.close()
@@ -204,12 +210,24 @@ def _how_it_ended(process: SpawnProcess) -> str:
     return f"its process was killed from outside (signal {-code})"
 
 
-def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, execute: Execute, cores: int) -> None:
+@contextmanager
+def _variables_unless_given(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, processes that are started have these environment variables, where this one has none.
+
+    A process that set them itself would be late where the main module, which it loads first, computes: how many threads
+    compute is settled by then.
+    """
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, execute: Execute) -> None:
     """What a worker does until the other end is closed."""
-    # Before anything loads torch. What starts processes itself may use all cores: its share would leave some without
-    # work once the runs beside it have ended.
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-    os.environ.setdefault(SHARED_CORES, str(os.cpu_count() or 1))
     end_with_parent()
     hold_to_the_end()
     loaded: tuple[dg.Definitions, dg.DagsterInstance] | None = None

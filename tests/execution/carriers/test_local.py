@@ -137,6 +137,34 @@ def test_nothing_is_said_of_what_a_killed_process_left(tmp_path: Path) -> None:
     assert said.endswith("the last line\n")
 
 
+def threads(run: DueRun, _: dg.Definitions, instance: dg.DagsterInstance, run_id: str | None = None) -> Carried:
+    import torch
+
+    return Carried([str(torch.get_num_threads())], {}, 0.0)
+
+
+def test_processes_share_the_cores_though_the_main_module_has_computed(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import torch\ntorch.get_num_threads()\n"
+        "from test_local import *\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(load_study('toy'), os.cpu_count(), definitions_apart, threads) as workers:\n"
+        "        ((_, carried),) = carry_out(workers, 'one')\n"
+        "    print(carried.made, [name for name in os.environ if name == 'OMP_NUM_THREADS'])\n"
+    )
+    given = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    said = subprocess.run(
+        [sys.executable, script],
+        env=given | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    # Their share is no business of the process that started them, nor of those that it starts next.
+    assert said == "['1'] []\n"
+
+
 def test_every_run_that_takes_a_gpu_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
