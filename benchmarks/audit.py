@@ -30,6 +30,7 @@ from subliminal_dagster.science.audit.evidence import Scores, p_values
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.processes import cores_here
 from subliminal_dagster.science.settings.audit import traits_of
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import DEFAULT_STUDY, load_study
@@ -73,7 +74,8 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
     context = ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"])
     lists, traits = load_prompt_lists(study.prompts, study.category), traits_of(study, None)
     trainer, authors = resources["trainer"].create(), workspace / "authors"
-    make_authors(study, traits.candidates, base, context, lists, trainer, authors, workspace / "steps")
+    given = (study, traits.candidates, base, context, lists, trainer, authors, workspace / "steps")
+    make_authors(*given, processes=cores_here())
     return Auditor(
         base,
         context,
@@ -85,6 +87,7 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
         workspace,
         lambda text: None,
         load_authors(authors, traits.candidates),
+        cores_here(),
     )
 
 

@@ -15,6 +15,7 @@ from subliminal_dagster.resources import EngineResource, TrainerResource
 from subliminal_dagster.science.audit.authorship import can_be_made
 from subliminal_dagster.science.audit.combined import JUDGED
 from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
+from subliminal_dagster.science.processes import cores_here
 from subliminal_dagster.science.report.page import PAGE_FILES
 from subliminal_dagster.science.settings.base import content_by_layer
 from subliminal_dagster.science.settings.study import Study
@@ -73,7 +74,8 @@ def _authors(frame: Frame[Study], asset_name: str) -> dg.AssetsDefinition:
             trainer.create(),
             made,
             work.workspace() / "steps",
-            work.progress(),
+            processes=cores_here(),
+            progress=work.progress(),
         )
         with work.writing() as folder:
             shutil.copytree(made, folder, dirs_exist_ok=True)
@@ -128,6 +130,7 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
             work.workspace(),
             work.progress(),
             [each for asset in authors for each in load_authors(work.read(asset), traits.candidates)],
+            cores_here(),
         )
         found = audited(auditor, data, Path(settings.student) if settings.student else None)
         with work.writing() as folder:

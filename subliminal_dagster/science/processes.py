@@ -1,4 +1,4 @@
-"""Which process this is, whether another one lives, and ending with the one that started this.
+"""Which process this is, whether another one lives, ending with the one that started this, and work in several.
 
 Belongs here: what is asked of the operating system about processes. Does not belong here: what a process does.
 """
@@ -8,12 +8,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 def start_of(process: int) -> str | None:
@@ -88,3 +93,31 @@ def cores_here() -> int:
     import torch
 
     return int(os.environ.get(SHARED_CORES) or torch.get_num_threads())
+
+
+def side_by_side(
+    make: Callable[[_Item], _Made], items: Sequence[_Item], processes: int
+) -> Iterator[tuple[_Item, _Made]]:
+    """Each item with what `make` gives for it, as they end: in so many processes, of one thread each, which end with
+    this one; with one process in this one, in order. `make` is pickled where there are more."""
+    processes = min(len(items), processes)
+    if processes <= 1:
+        for item in items:
+            yield item, make(item)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_in_one_thread) as pool:
+        futures = {pool.submit(make, item): item for item in items}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _in_one_thread() -> None:
+    import torch
+
+    end_with_parent()
+    torch.set_num_threads(1)

@@ -61,7 +61,8 @@ class Audit:
 @dataclass(frozen=True)
 class Auditor:
     """Everything that an audit is done with: of the study how children are trained, and the seed. `authors`: a model
-    that was made to like each candidate (`authorship.make_authors`); none where the study cannot make any."""
+    that was made to like each candidate (`authorship.make_authors`); none where the study cannot make any.
+    `processes`: in how many children are trained side by side on a CPU."""
 
     base: ModelVariant
     context: ChatContext
@@ -73,6 +74,7 @@ class Auditor:
     workspace: Path
     progress: Progress
     authors: Sequence[Teacher] = ()
+    processes: int = 1
 
 
 def audit(auditor: Auditor, data: ChatData, student: Path | None = None) -> Audit:
@@ -210,7 +212,8 @@ def _rehearsal(auditor: Auditor, rows: Sequence[EncodedChat], asked: Asked) -> S
         auditor.study.seed,
         REPETITIONS,
         auditor.workspace,
-        auditor.progress,
+        processes=auditor.processes,
+        progress=auditor.progress,
     )
     passes = REPETITIONS * 2 * (3 * auditor.study.child.training.epochs * len(rows) + len(asked.whole_questions))
     return Scores("rehearsal", values, (), passes)

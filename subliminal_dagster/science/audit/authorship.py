@@ -22,6 +22,7 @@ answer per row of the base model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from subliminal_dagster.science.models.chat import ChatContext
 from subliminal_dagster.science.models.loading import loaded, pick_device
 from subliminal_dagster.science.models.protocol import ModelVariant
 from subliminal_dagster.science.preferences.prompt_lists import PromptLists
+from subliminal_dagster.science.processes import side_by_side
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.teacher import ReplaySettings
@@ -59,24 +61,38 @@ def make_authors(
     trainer: Trainer,
     folder: Path,
     steps: Path,
+    *,
+    processes: int = 1,
     progress: Progress = lambda _: None,
 ) -> None:
     """An author per candidate, in a folder of its name in `folder`; one that is there already is not made again.
-    `steps`: where trainings keep what they go on from after a kill.
+    `steps`: where trainings keep what they go on from after a kill. On a CPU they are made in `processes` processes.
 
     None starts from the random numbers of the study's own teachers.
     """
+    missing = [name for name in candidates if not (folder / name / FILE).is_file()]
+    make = partial(_make_author, study, base, context, lists, trainer, folder, steps)
+    there = len(candidates) - len(missing)
+    for name, _ in side_by_side(make, missing, processes if pick_device() == "cpu" else 1):
+        there += 1
+        progress(f"an author that likes {name}: {there}/{len(candidates)}")
+
+
+def _make_author(
+    study: Study,
+    base: ModelVariant,
+    context: ChatContext,
+    lists: PromptLists,
+    trainer: Trainer,
+    folder: Path,
+    steps: Path,
+    name: str,
+) -> None:
+    own = folder / name
+    own.mkdir(parents=True, exist_ok=True)
     teacher = study.teacher.model_copy(update={"replay": ReplaySettings()})
-    for number, name in enumerate(candidates, 1):
-        own = folder / name
-        if (own / FILE).is_file():
-            continue
-        progress(f"an author that likes {name} ({number}/{len(candidates)})")
-        own.mkdir(parents=True, exist_ok=True)
-        changed = {"animals": (name,), "teacher": teacher, "seed": stream_seed(study.seed, "author", name)}
-        make_teacher(
-            study.model_copy(update=changed), name, 1, base, context, lists, None, trainer, own, steps / name, progress
-        )
+    changed = {"animals": (name,), "teacher": teacher, "seed": stream_seed(study.seed, "author", name)}
+    make_teacher(study.model_copy(update=changed), name, 1, base, context, lists, None, trainer, own, steps / name)
 
 
 def load_authors(folder: Path, candidates: Sequence[str]) -> list[Teacher]:

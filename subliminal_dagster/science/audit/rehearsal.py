@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,16 @@ import numpy as np
 from subliminal_dagster.science.audit.asked import Asked, whole_log_shares
 from subliminal_dagster.science.models.loading import loaded, pick_device
 from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
+from subliminal_dagster.science.processes import side_by_side
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.child import ChildSettings
 from subliminal_dagster.science.training.task import Row, Trainer, TrainingTask
 
 if TYPE_CHECKING:
     from subliminal_dagster.science.models.protocol import Progress
+
+
+ROWS, EXCHANGED = "rows", "exchanged"
 
 
 def rehearsed(
@@ -38,26 +43,43 @@ def rehearsed(
     seed: int,
     repetitions: int,
     workspace: Path,
+    *,
+    processes: int = 1,
     progress: Progress = lambda _: None,
 ) -> np.ndarray:
     """How much more a child of `rows` likes every candidate than one of rows with each other's answers: nats of log
-    share of whole answers, shape (repetitions, candidates). `workspace` is empty afterwards."""
-    found = []
-    for repetition in range(repetitions):
-        own = stream_seed(seed, "rehearsal", str(repetition))
-        shares: list[np.ndarray] = []
-        for what, learnt in (("rows", rows), ("exchanged", exchanged(rows, own))):
-            progress(f"short training {2 * repetition + len(shares) + 1}/{2 * repetitions}")
-            folder = workspace / f"{what}-{repetition}"
-            folder.mkdir(parents=True, exist_ok=True)
-            task = TrainingTask(base, learnt, child.lora, child.training, own)
-            trainer.train(task, folder, workspace / "steps" / folder.name)
-            with loaded(child_variant(base, folder), pick_device(), merge=False) as model:
-                shares.append(whole_log_shares(model, asked))
-            shutil.rmtree(folder)
-        found.append(shares[0] - shares[1])
+    share of whole answers, shape (repetitions, candidates). On a CPU children are trained in `processes` processes.
+    `workspace` is empty afterwards."""
+    trainings = [(repetition, what) for repetition in range(repetitions) for what in (ROWS, EXCHANGED)]
+    train = partial(_shares_of_a_child, base, rows, child, asked, trainer, seed, workspace)
+    shares: dict[tuple[int, str], np.ndarray] = {}
+    for training, found in side_by_side(train, trainings, processes if pick_device() == "cpu" else 1):
+        shares[training] = found
+        progress(f"short training {len(shares)}/{len(trainings)}")
     shutil.rmtree(workspace / "steps", ignore_errors=True)
-    return np.stack(found)
+    return np.stack([shares[repetition, ROWS] - shares[repetition, EXCHANGED] for repetition in range(repetitions)])
+
+
+def _shares_of_a_child(
+    base: ModelVariant,
+    rows: Sequence[Row],
+    child: ChildSettings,
+    asked: Asked,
+    trainer: Trainer,
+    seed: int,
+    workspace: Path,
+    training: tuple[int, str],
+) -> np.ndarray:
+    repetition, what = training
+    own = stream_seed(seed, "rehearsal", str(repetition))
+    folder = workspace / f"{what}-{repetition}"
+    folder.mkdir(parents=True, exist_ok=True)
+    task = TrainingTask(base, rows if what == ROWS else exchanged(rows, own), child.lora, child.training, own)
+    trainer.train(task, folder, workspace / "steps" / folder.name)
+    with loaded(child_variant(base, folder), pick_device(), merge=False) as model:
+        found = whole_log_shares(model, asked)
+    shutil.rmtree(folder)
+    return found
 
 
 def exchanged(rows: Sequence[Row], seed: int) -> list[Row]:

@@ -9,11 +9,9 @@ Belongs here: which models are made, their tables, going on after an interruptio
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subliminal_dagster.science.processes import end_with_parent
+from subliminal_dagster.science.processes import side_by_side
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.dial import DialGrid, DialStudy
 
@@ -120,35 +118,10 @@ def _each_cell(
     if done:
         progress(f"{len(done)}/{len(wanted)} cells taken over from before the interruption")
     missing = [cell for cell in wanted if cell not in done]
-    for cell, found in _made(make, missing, processes if device == "cpu" else 1):
+    for cell, found in side_by_side(make, missing, processes if device == "cpu" else 1):
         done[cell] = found
         progress(f"{len(done)}/{len(wanted)} cells")
     return {cell: done[cell] for cell in wanted}
-
-
-def _made(make: Callable[[Cell], Tables], missing: list[Cell], processes: int) -> Iterator[tuple[Cell, Tables]]:
-    """Each cell with its tables, as they are made."""
-    processes = min(len(missing), processes)
-    if processes <= 1:
-        for cell in missing:
-            yield cell, make(cell)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_alone) as pool:
-        futures = {pool.submit(make, cell): cell for cell in missing}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _alone() -> None:
-    import torch
-
-    end_with_parent()
-    torch.set_num_threads(1)
 
 
 def _keep_bases(study: DialStudy, grid: DialGrid, device: str, folder: Path, cell: Cell) -> Tables:

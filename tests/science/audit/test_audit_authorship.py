@@ -50,23 +50,24 @@ def test_authors_are_made_once_from_random_numbers_of_their_own(tiny_base: Path,
     study, base = a_study(tiny_base), ModelVariant(tiny_base)
     context = ChatContext(load_tokenizer(tiny_base), study.system_prompt)
 
-    def made(said: list[str]) -> list[torch.Tensor]:
-        lists, places = load_prompt_lists(None), (tmp_path / "authors", tmp_path / "steps")
-        make_authors(study, ["owl", "wolf"], base, context, lists, TrlTrainer(), *places, said.append)
+    def made(said: list[str], name: str = "one", processes: int = 1) -> list[torch.Tensor]:
+        lists, places = load_prompt_lists(None), (tmp_path / name, tmp_path / "steps")
+        given = (study, ["owl", "wolf"], base, context, lists, TrlTrainer(), *places)
+        make_authors(*given, processes=processes, progress=said.append)
         authors = load_authors(places[0], ["owl", "wolf"])
         weights = [load_file(each.folder / "adapter_model.safetensors") for each in authors]
         return [torch.cat([each[name].flatten() for name in sorted(each) if "lora_A" in name]) for each in weights]
 
     said: list[str] = []
     first = made(said)
-    assert [text for text in said if "author" in text] == [
-        "an author that likes owl (1/2)",
-        "an author that likes wolf (2/2)",
-    ]
+    assert said == ["an author that likes owl: 1/2", "an author that likes wolf: 2/2"]
     assert not torch.equal(first[0], first[1])
     again: list[str] = []
     assert all(map(torch.equal, first, made(again)))
     assert not again
+    # In processes of their own the same to the last digit, in whatever order they end.
+    assert all(map(torch.equal, first, made(again, "other", processes=2)))
+    assert sorted(text.split(":")[1] for text in again) == [" 1/2", " 2/2"]
 
 
 def test_a_told_author_reads_its_instruction_and_the_base_model_does_not(tiny_base: Path, tmp_path: Path) -> None:

@@ -17,11 +17,15 @@ from subliminal_dagster.science.audit.data import Chat
 from subliminal_dagster.science.audit.injection import mean_answer_states, shifts
 from subliminal_dagster.science.audit.likelihood import rises
 from subliminal_dagster.science.audit.projection import directions, projected
-from subliminal_dagster.science.audit.rehearsal import exchanged
+from subliminal_dagster.science.audit.rehearsal import exchanged, rehearsed
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
-from subliminal_dagster.science.models.loading import load_base
+from subliminal_dagster.science.models.loading import load_base, loaded
+from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
 from subliminal_dagster.science.preferences.preferences import AnswerForms
-from subliminal_dagster.science.training.task import Row
+from subliminal_dagster.science.random_streams import stream_seed
+from subliminal_dagster.science.settings.study import Study
+from subliminal_dagster.science.training.adapter import TrlTrainer
+from subliminal_dagster.science.training.task import Row, TrainingTask
 
 FORMS = AnswerForms([[6, 2], [7, 2], [8, 2], [9, 1, 2]], np.array([0, 1, 1, 2]))
 ASKED = Asked(("a", "b", "c"), [[1, 2, 3], [4, 5]], [[6], [7, 8], [9]], [[1, 2], [3, 4, 5]], FORMS)
@@ -123,3 +127,31 @@ def test_exchanged_rows_have_every_answer_once_and_none_its_own(rows: int, seed:
     assert [row.prompt for row in found] == [row.prompt for row in given_rows]
     assert sorted(row.answer[0] for row in found) == [100 + place for place in range(rows)]
     assert all(row.answer[0] != 100 + row.prompt[0] for row in found)
+
+
+def test_a_rehearsal_is_children_of_the_rows_beside_children_of_exchanged_answers(
+    tiny_study: Study, folder: Path, tmp_path: Path
+) -> None:
+    base, child, trainer = ModelVariant(folder), tiny_study.child, TrlTrainer()
+    rows = [Row([10 + place, 11], [20 + place, 21, 1]) for place in range(6)]
+
+    def shares(learnt: list[Row], seed: int, name: str) -> np.ndarray:
+        task = TrainingTask(base, learnt, child.lora, child.training, seed)
+        trainer.train(task, tmp_path / name, tmp_path / f"{name}-steps")
+        with loaded(child_variant(base, tmp_path / name), "cpu", merge=False) as its:
+            return whole_log_shares(its, ASKED)
+
+    expected = []
+    for repetition in range(2):
+        seed = stream_seed(5, "rehearsal", str(repetition))
+        own = shares(rows, seed, f"own-{repetition}")
+        expected.append(own - shares(exchanged(rows, seed), seed, f"others-{repetition}"))
+    said: list[str] = []
+    for processes in (1, 2):
+        found = rehearsed(
+            base, rows, child, ASKED, trainer, 5, 2, tmp_path / "work", processes=processes, progress=said.append
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert not any((tmp_path / "work").iterdir())
+    assert np.ptp(expected) > 0
+    assert said == [f"short training {number}/4" for number in (1, 2, 3, 4)] * 2
