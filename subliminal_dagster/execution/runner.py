@@ -28,7 +28,7 @@ from subliminal_dagster.execution.listening import Listener, duration
 from subliminal_dagster.execution.live_runs import HERE, being_made, bury_dead_runs
 from subliminal_dagster.execution.results import verdict_lines
 from subliminal_dagster.execution.shown_runs import job_of, open_run
-from subliminal_dagster.execution.work import MADE_MEANWHILE
+from subliminal_dagster.execution.work import MADE_MEANWHILE, Interrupted
 from subliminal_dagster.planning.frame import GATE_CHECK, Frame, label, shown
 from subliminal_dagster.planning.planner import DueRun, Part, Plan, make_plan
 from subliminal_dagster.planning.priority import VERDICT, ranks
@@ -398,12 +398,17 @@ def execute_here(
 ) -> tuple[Sequence[DagsterEvent], str]:
     """The events and the id of a run that makes these assets in this process.
 
-    It is what Dagster's `execute_in_process` does, which cannot say what code location a run belongs to.
+    It is what Dagster's `execute_in_process` does, which cannot say what code location a run belongs to. Raises
+    KeyboardInterrupt where a signal ended a step.
     """
     job = job_of(definitions, keys).as_ephemeral_job(resource_defs={}, input_values={})
     run_id = run_id or str(uuid.uuid4())
     opened = open_run(instance, job, keys, run_id, partition, carried_by=HERE, run_config=CONSOLE)
-    return execute_run(InMemoryJob(job), opened, instance).all_events, run_id
+    events = execute_run(InMemoryJob(job), opened, instance).all_events
+    failures = [event.step_failure_data for event in events if event.event_type is DagsterEventType.STEP_FAILURE]
+    if any(failure.error is not None and failure.error.cls_name == Interrupted.__name__ for failure in failures):
+        raise KeyboardInterrupt
+    return events, run_id
 
 
 def what_became_of(events: Sequence[DagsterEvent], run_id: str, seconds: float) -> Carried:

@@ -21,7 +21,7 @@ from typing import Any, Generic
 
 import dagster as dg
 
-from subliminal_dagster.execution.live_runs import PROCESS_TAG, process_of, signature
+from subliminal_dagster.execution.live_runs import CARRIER_TAG, HERE, PROCESS_TAG, process_of, signature
 from subliminal_dagster.partitions import FIRST, GROUP, LAYER, REPLICATE, VARIANT, coordinates
 from subliminal_dagster.planning.frame import (
     GATE_CHECK,
@@ -351,6 +351,11 @@ class Work(Generic[StudyT]):
         return dg.MaterializeResult(metadata=self.metadata, data_version=self._data_version, check_results=checks)
 
 
+class Interrupted(BaseException):
+    """Somebody wants this process to end (Ctrl-C, SIGTERM). By its own name for that Dagster tries a step once more,
+    which is right where a node goes away and another takes over."""
+
+
 def carry_out(
     work: Work[StudyT], fill: Callable[[Work[StudyT]], None], lease: AbstractContextManager[str | None]
 ) -> dg.MaterializeResult:
@@ -371,6 +376,10 @@ def carry_out(
                 work.metadata |= {"gpu": gpu} if gpu else {}
                 fill(work)
             return work.result()
+    except dg.DagsterExecutionInterruptedError:
+        if work.context.run.tags.get(CARRIER_TAG) == HERE:
+            raise Interrupted from None
+        raise
     except OutOfReach as error:
         raise dg.Failure(description=str(error), metadata=work.metadata) from None
     except UserError as error:

@@ -192,6 +192,30 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(tmp_path: Path) -> None
     process.wait()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+def test_a_signal_ends_the_command_in_the_middle_of_a_step(
+    home: Home, undisturbed: Home, number: signal.Signals | None
+) -> None:
+    shutil.rmtree(home.artifacts / "tiny" / "child_lora")
+    # None: SIGTERM to what a shell's script put into the background, where Ctrl-C is not for it.
+    launch = home.start_quickly(ignores_ctrl_c=number is None)
+    while not home.checkpoints("child_lora", "owl|1"):
+        assert launch.process.poll() is None, launch.output[-3000:]
+        time.sleep(0.01)
+    if number is None:
+        launch.process.send_signal(signal.SIGINT)
+    launch.process.send_signal(number or signal.SIGTERM)
+    assert launch.finish() == 130
+    assert launch.output.endswith("interrupted; the same command goes on from here.\n")
+    assert "Traceback" not in launch.output
+    assert not home.made("child_lora", "owl|1")
+    assert home.unfinished() == home.pool_holders() == []
+
+    launch = home.start_quickly()
+    assert launch.finish() == 0, launch.output[-3000:]
+    assert home.contents() == undisturbed.contents()
+
+
 def test_two_at_a_time_make_what_one_makes(home: Home, undisturbed: Home) -> None:
     # From here on there are two of everything.
     for asset in ("number_set", "filtered_dataset", "child_lora", "preference_scores"):

@@ -115,14 +115,17 @@ class Home:
         command = [str(Path(sys.executable).with_name("subliminal-dagster")), "run"]
         return self.launch([*command, "--study", str(self.study_file)], **environment)
 
-    def start_quickly(self, dies_at_the_pointer: bool = False, **environment: str) -> Launch:
+    def start_quickly(
+        self, dies_at_the_pointer: bool = False, ignores_ctrl_c: bool = False, **environment: str
+    ) -> Launch:
         """The same from a process that has imported everything, which most of a short run goes into otherwise.
 
         If asked to, it kills itself at a moment too short to be seen from outside: a version is whole, and the pointer
-        to it is about to be.
+        to it is about to be. Or it begins as what a script of a shell puts into the background, which ignores Ctrl-C.
         """
         arguments = ["run", "--study", str(self.study_file)]
-        return self._fork(_die_at_the_pointer if dies_at_the_pointer else main, arguments, environment)
+        command = _die_at_the_pointer if dies_at_the_pointer else _in_the_background if ignores_ctrl_c else main
+        return self._fork(command, arguments, environment)
 
     def materialize(self, asset: str, partition: str, **environment: str) -> Launch:
         """`dagster asset materialize`, a process a step, with more environment variables; it is started as quickly."""
@@ -254,6 +257,11 @@ def _be_the_command(
         os.dup2(out.fileno(), sys.stdout.fileno())
         os.dup2(out.fileno(), sys.stderr.fileno())
     raise SystemExit(command(arguments))
+
+
+def _in_the_background(arguments: list[str]) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return main(arguments)
 
 
 def _dagster(arguments: list[str]) -> int:

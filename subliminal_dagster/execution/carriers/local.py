@@ -243,6 +243,9 @@ def _work(pipe: Connection, study: AnyStudy, definitions_of: DefinitionsOf, exec
             # A run of several parts may need the card for the next of them.
             with engines_left_open() if len(run.parts) == 1 else nullcontext():
                 answer = execute(run, *loaded)
+        except KeyboardInterrupt:
+            # As if it were killed, which its run is begun again after.
+            return
         except Exception as error:
             answer = error
         pipe.send((answer, has_held_gpu(), has_engine_open()))
