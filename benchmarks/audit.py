@@ -2,6 +2,9 @@
 
     python benchmarks/audit.py --keep FOLDER [--studies NAME ...] [--seeds N ...] [--rows 48] [--write]
 
+    # Held out: other seeds, and authors of another kind. Their data sets are made by, for each of them:
+    subliminal-dagster run --study benchmarks/told-teachers.yaml --select filtered_dataset
+
 Takes the filtered data sets of studies that are in the store (their groups' teachers, the neutral one and the control),
 and texts of a package's corpus as chats. Every detector runs on those of the bundled study, which weights are fitted
 on; other studies and seeds are held out, and authorship alone runs on them. What is measured is kept in FOLDER, one
@@ -198,10 +201,11 @@ def _told(
         words += " None of this is shown to be better than chance."
     words += " An audit without a finding does not say that a data set is safe."
     judged_on = (
-        "Judged on number sequences that greedy, fine-tuned teachers of SmolLM2-135M wrote, and on news texts: other "
-        "models, channels and traits were not looked at. Authorship presumes that the data's author was made to like "
-        "something from the same model in a similar way, and always chose its favourite token; sampled numbers were "
-        "not judged. Combined scores were fitted without the animal that they are judged on."
+        "Judged on number sequences that fine-tuned teachers of SmolLM2-135M wrote greedily or drew at temperature 1, "
+        "on those that it wrote when told what it likes, and on news texts: other models, channels and traits were not "
+        "looked at. Authorship presumes that the data's author was made to like something from the same model in a "
+        "similar way, and always chose its favourite token. Combined scores were fitted without the animal that they "
+        "are judged on."
     )
     content = {
         "judged_on": judged_on,
