@@ -8,12 +8,7 @@ command does (`commands`), anything a test or a notebook would want to call.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from subliminal_dagster.cli import commands
 from subliminal_dagster.cli.arguments import parser
@@ -26,8 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     quiet_libraries()
     try:
-        with _signals_end_it():
-            return commands.carry_out(options)
+        return commands.carry_out(options)
     except UserError as error:
         print(f"subliminal-dagster: {error}", file=sys.stderr)
         return 2
@@ -44,31 +38,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("subliminal-dagster: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
-
-
-@contextmanager
-def _signals_end_it() -> Iterator[None]:
-    """Within the block SIGTERM does what Ctrl-C does. What ignores Ctrl-C, as the background jobs of a script do, goes
-    on ignoring it.
-
-    One function for both, since Dagster gives SIGTERM whatever it finds for Ctrl-C: where that is to be ignored,
-    nothing but SIGKILL would end a command whose first run is over.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def end(number: int, _: FrameType | None) -> None:
-        if number != signal.SIGINT or before[signal.SIGINT] is not signal.SIG_IGN:
-            raise KeyboardInterrupt
-
-    for number in before:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            # None: what was not set from Python cannot be set from there.
-            if handler is not None:
-                signal.signal(number, handler)

@@ -7,11 +7,13 @@ Belongs here: launching runs, and their report. Does not belong here: what is du
 from __future__ import annotations
 
 import hashlib
+import signal
+import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -404,11 +406,26 @@ def execute_here(
     job = job_of(definitions, keys).as_ephemeral_job(resource_defs={}, input_values={})
     run_id = run_id or str(uuid.uuid4())
     opened = open_run(instance, job, keys, run_id, partition, carried_by=HERE, run_config=CONSOLE)
-    events = execute_run(InMemoryJob(job), opened, instance).all_events
+    with _signals_as_they_were():
+        events = execute_run(InMemoryJob(job), opened, instance).all_events
     failures = [event.step_failure_data for event in events if event.event_type is DagsterEventType.STEP_FAILURE]
     if any(failure.error is not None and failure.error.cls_name == Interrupted.__name__ for failure in failures):
         raise KeyboardInterrupt
     return events, run_id
+
+
+@contextmanager
+def _signals_as_they_were() -> Iterator[None]:
+    """Within the block Dagster answers Ctrl-C and SIGTERM. Behind it SIGTERM would do what Ctrl-C does: nothing in a
+    script's background job, which nothing but SIGKILL could then end."""
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # None: what was not set from Python cannot be set from there.
+        if here and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def what_became_of(events: Sequence[DagsterEvent], run_id: str, seconds: float) -> Carried:
