@@ -99,14 +99,16 @@ def side_by_side(
     make: Callable[[_Item], _Made], items: Sequence[_Item], processes: int
 ) -> Iterator[tuple[_Item, _Made]]:
     """Each item with what `make` gives for it, as they end: in so many processes, of one thread each, which end with
-    this one; with one process in this one, in order. `make` is pickled where there are more."""
-    processes = min(len(items), processes)
-    if processes <= 1:
+    this one; with one process in this one, in order. `make` is pickled where there are more.
+
+    A single item has a process of its own too: what is left of many after a kill comes out as it would have.
+    """
+    if processes <= 1 or not items:
         for item in items:
             yield item, make(item)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_in_one_thread) as pool:
+    with ProcessPoolExecutor(min(len(items), processes), mp_context=context, initializer=_in_one_thread) as pool:
         futures = {pool.submit(make, item): item for item in items}
         try:
             for future in as_completed(futures):

@@ -52,7 +52,8 @@ class Page:
 
 
 def html(page: Page) -> str:
-    """The page as one HTML document. The same page gives the same document."""
+    """The page as one HTML document. The same page gives the same document. A chart that opens it is not shown again
+    where it belongs."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -70,6 +71,7 @@ def html(page: Page) -> str:
         libraries=Markup(_libraries()),
         tables_of={section.name: [*section.tables, *_compared_table(section)] for section in page.sections},
         claims_table=Markup(_table(claims_table(page.claims))) if page.claims else "",
+        opened={chart.name for chart in page.opening.charts},
         counts={section.name: _counts(section) for section in page.sections},
     )
     return well_formed(text)
