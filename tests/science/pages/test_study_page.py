@@ -48,7 +48,14 @@ def test_a_report_in_a_browser(done: StudyRun, size: tuple[int, int], tmp_path: 
         assert page.locator("details.experiment[open]").count() == 0
         page.goto(f"{page_of(done).as_uri()}#liking")
         page.wait_for_function("document.querySelector('#liking').open")
-        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        # What opens has its charts drawn anew, some time later: wait for that, and for the drawing.
+        page.evaluate(
+            """async () => {
+                document.querySelectorAll("details").forEach(part => { part.open = true; });
+                await new Promise(done => setTimeout(done, 100));
+                await Promise.all([...document.querySelectorAll(".js-plotly-plot")].map(c => Plotly.Plots.resize(c)));
+            }"""
+        )
         charts = page.locator(".chart")
         assert charts.count() == page.locator(".chart .js-plotly-plot").count() > 3
         drawn = page.eval_on_selector_all(
