@@ -88,6 +88,8 @@ def few_of_everything(content: dict[str, Any]) -> dict[str, Any]:
     content["animals"] = content["animals"][:2]
     content["preferences"] |= {"questions": 4, "samples_per_question": 2, "max_new_tokens": 4}
     content["numbers"] |= {"prompts": 64}
+    if "enough_valid" in content["numbers"]:
+        content["numbers"]["enough_valid"] = 40
     content["filter"] |= {"train_rows": 24, "validation_rows": 8, "unique": False}
     content["comparison"] = {"permutations": 200}
     content["activations"] = {"rows": 40}
