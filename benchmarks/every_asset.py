@@ -124,7 +124,8 @@ def small(content: dict[str, Any], base: Path) -> dict[str, Any]:
     content["layers"] = [0, LAYERS - 1]
     content["base_model"] = {"kind": "local", "path": str(base), "dtype": content["base_model"]["dtype"]}
     content["teacher"] |= {"gate": {"preference": 0.0, "prompts": 8}}
-    content["teacher"]["training"] |= few
+    if "training" in content["teacher"]:
+        content["teacher"]["training"] |= few
     content["teacher"].pop("stop", None)
     # The answers' numbers, and the way of asking that a grammar needs.
     content["numbers"] |= {"style": "short", "answer_count": 3, "max_new_tokens": 16}
