@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py --keep FOLDER [--studies NAME ...] [--seeds N ...] [--rows 48] [--write]
 
-    # Held out: other seeds, and authors of another kind. Their data sets are made by, for each of them:
+    # Held out: other seeds, and teachers of another kind, whose data sets this makes (and sampled-teachers.yaml):
     subliminal-dagster run --study benchmarks/told-teachers.yaml --select filtered_dataset
 
 Takes the filtered data sets of studies that are in the store (their groups' teachers, the neutral one and the control),
@@ -77,8 +77,8 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
     context = ChatContext(load_tokenizer(folder), study.system_prompt, variables=loading["template"])
     lists, traits = load_prompt_lists(study.prompts, study.category), traits_of(study, None)
     trainer, authors = resources["trainer"].create(), workspace / "authors"
-    given = (study, traits.candidates, base, context, lists, trainer, authors, workspace / "steps")
-    make_authors(*given, processes=cores_here())
+    steps = workspace / "steps"
+    make_authors(study, traits.candidates, base, context, lists, trainer, authors, steps, processes=cores_here())
     return Auditor(
         base,
         context,
@@ -90,7 +90,7 @@ def auditor_of(study: Study, store: ArtifactStore, workspace: Path) -> Auditor:
         workspace,
         lambda text: None,
         load_authors(authors, traits.candidates),
-        cores_here(),
+        processes=cores_here(),
     )
 
 

@@ -65,22 +65,23 @@ def main() -> None:
 def write_study(name: str, folder: Path, vocabulary: int | None) -> Path:
     """The study, small, on a random model of its family; the model is written too, where it is not there. A study whose
     model needs no hub keeps it."""
+    base, path = folder / "base", folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(small_study(name, base)), encoding="utf-8")
     source = load_study(name).base_model  # type: ignore[union-attr]
-    content = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
-    path = folder / f"{name}.yaml"
-    if not isinstance(source, HubSource):
-        path.write_text(yaml.safe_dump(few_of_everything(content)), encoding="utf-8")
-        return path
-    config = config_of(source.repo) | NARROW | {"num_attention_heads": 4, "num_key_value_heads": 2}
-    if vocabulary:
-        config["vocab_size"] = vocabulary
-    for field in ("layer_types", "sliding_window_pattern"):
-        config.pop(field, None)
-    base = folder / "base"
-    if not (base / "config.json").is_file():
+    if isinstance(source, HubSource) and not (base / "config.json").is_file():
+        config = config_of(source.repo) | NARROW | {"num_attention_heads": 4, "num_key_value_heads": 2}
+        if vocabulary:
+            config["vocab_size"] = vocabulary
+        for field in ("layer_types", "sliding_window_pattern"):
+            config.pop(field, None)
         save_random_model(config, ModelShape.from_config(config), base, "cpu")
-    path.write_text(yaml.safe_dump(small(content, base)), encoding="utf-8")
     return path
+
+
+def small_study(name: str, base: Path) -> dict[str, Any]:
+    """The content of the shipped study, small; on the model in `base` where its own is on the hub."""
+    content = few_of_everything(yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8")))
+    return small(content, base) if content["base_model"]["kind"] == "hub" else content
 
 
 def few_of_everything(content: dict[str, Any]) -> dict[str, Any]:
@@ -117,8 +118,7 @@ def few_of_everything(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def small(content: dict[str, Any], base: Path) -> dict[str, Any]:
-    """The same on a model of random weights."""
-    content = few_of_everything(content)
+    """What has little to compute, on a model of random weights."""
     few = {"batch_size": 8, "accumulation": 1, "epochs": 2, "learning_rate": 0.01}
     content.pop("prompts", None)
     content["layers"] = [0, LAYERS - 1]

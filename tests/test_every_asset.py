@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from subliminal_dagster.science.settings.base_model import HubSource
 from subliminal_dagster.science.settings.study import Study
-from subliminal_dagster.science.settings.study_file import STUDIES, load_study, shipped_studies
+from subliminal_dagster.science.settings.study_file import load_study, shipped_studies
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -17,12 +16,10 @@ LANGUAGE_MODELS = [study for study in map(load_study, shipped_studies()) if isin
 
 @pytest.mark.parametrize("study", LANGUAGE_MODELS, ids=lambda study: study.name)
 def test_a_study_made_small_is_a_study(study: Study, tmp_path: Path) -> None:
-    from every_asset import few_of_everything, small
+    from every_asset import small_study
 
-    content = yaml.safe_load((STUDIES / f"{study.name}.yaml").read_text(encoding="utf-8"))
-    on_hub = isinstance(study.base_model, HubSource)
     path = tmp_path / f"{study.name}.yaml"
-    path.write_text(yaml.safe_dump(small(content, tmp_path) if on_hub else few_of_everything(content)))
+    path.write_text(yaml.safe_dump(small_study(study.name, tmp_path)))
     made = load_study(path)
     assert isinstance(made, Study)
     assert made.numbers.prompts < study.numbers.prompts

@@ -32,7 +32,7 @@ def audit_assets(frame: Frame[Study]) -> list[dg.AssetsDefinition]:
 
 
 AUTHORS = "authors"
-"""No name of an audit, which all begin with audit_."""
+"""Names no audit: those begin with audit_."""
 
 
 def _authors_of(study: Study, audit: str) -> str:
@@ -130,7 +130,7 @@ def _audit(frame: Frame[Study], name: str) -> dg.AssetsDefinition:
             work.workspace(),
             work.progress(),
             [each for asset in authors for each in load_authors(work.read(asset), traits.candidates)],
-            cores_here(),
+            processes=cores_here(),
         )
         found = audited(auditor, data, Path(settings.student) if settings.student else None)
         with work.writing() as folder:

@@ -416,8 +416,8 @@ def execute_here(
 
 @contextmanager
 def _signals_as_they_were() -> Iterator[None]:
-    """Within the block Dagster answers Ctrl-C and SIGTERM. Behind it SIGTERM would do what Ctrl-C does: nothing in a
-    script's background job, which nothing but SIGKILL could then end."""
+    """Within the block Dagster answers Ctrl-C and SIGTERM. After it Dagster would leave SIGTERM to do what Ctrl-C does:
+    in a script's background job that is nothing, and only SIGKILL could end it."""
     here = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:

@@ -352,8 +352,8 @@ class Work(Generic[StudyT]):
 
 
 class Interrupted(BaseException):
-    """Somebody wants this process to end (Ctrl-C, SIGTERM). By its own name for that Dagster tries a step once more,
-    which is right where a node goes away and another takes over."""
+    """Somebody wants this process to end (Ctrl-C, SIGTERM). Dagster's own error for that would have the step tried once
+    more, which is right where a node goes away and another takes over, and not here."""
 
 
 def carry_out(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from functools import cache
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-_Item = TypeVar("_Item")
+_Name = TypeVar("_Name")
 _Made = TypeVar("_Made")
 
 
@@ -95,21 +95,19 @@ def cores_here() -> int:
     return int(os.environ.get(SHARED_CORES) or torch.get_num_threads())
 
 
-def side_by_side(
-    make: Callable[[_Item], _Made], items: Sequence[_Item], processes: int
-) -> Iterator[tuple[_Item, _Made]]:
-    """Each item with what `make` gives for it, as they end: in so many processes, of one thread each, which end with
-    this one; with one process in this one, in order. `make` is pickled where there are more.
+def side_by_side(work: Mapping[_Name, Callable[[], _Made]], processes: int) -> Iterator[tuple[_Name, _Made]]:
+    """What each piece of `work` gives, with its name, as they end: in so many processes, of one thread each, which end
+    with this one; with one process in this one, in order. Pieces are pickled where there are more.
 
-    A single item has a process of its own too: what is left of many after a kill comes out as it would have.
+    A single piece has a process of its own too: what is left of many after a kill comes out as it would have.
     """
-    if processes <= 1 or not items:
-        for item in items:
-            yield item, make(item)
+    if processes <= 1 or not work:
+        for name, piece in work.items():
+            yield name, piece()
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(items), processes), mp_context=context, initializer=_in_one_thread) as pool:
-        futures = {pool.submit(make, item): item for item in items}
+    with ProcessPoolExecutor(min(len(work), processes), mp_context=context, initializer=_in_one_thread) as pool:
+        futures = {pool.submit(piece): name for name, piece in work.items()}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()

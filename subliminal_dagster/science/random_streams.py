@@ -25,7 +25,7 @@ def replicate_seed(seed: int, replicate: int) -> int:
 
 def first_by_lot(ids: np.ndarray, count: int, seed: int, total: int) -> np.ndarray:
     """The places, in order, of those of `ids` (each from 0 to total - 1, and once) that come first in a lot of all
-    `total`; at most `count`. Groups that draw from one lot, each what it has of it, have as many in common as can be.
+    `total`; at most `count`. Groups that draw from one lot have as many in common as can be, whatever ids each has.
     """
     lot = np.random.Generator(np.random.PCG64(seed)).permutation(total)
     return np.sort(np.argsort(lot[ids], kind="stable")[:count])

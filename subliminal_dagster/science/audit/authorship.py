@@ -70,29 +70,21 @@ def make_authors(
 
     None starts from the random numbers of the study's own teachers.
     """
-    missing = [name for name in candidates if not (folder / name / FILE).is_file()]
-    make = partial(_make_author, study, base, context, lists, trainer, folder, steps)
+    teacher = study.teacher.model_copy(update={"replay": ReplaySettings()})
+    missing = {}
+    for name in candidates:
+        own = folder / name
+        if not (own / FILE).is_file():
+            own.mkdir(parents=True, exist_ok=True)
+            changed = {"animals": (name,), "teacher": teacher, "seed": stream_seed(study.seed, "author", name)}
+            its_study = study.model_copy(update=changed)
+            missing[name] = partial(
+                make_teacher, its_study, name, 1, base, context, lists, None, trainer, own, steps / name
+            )
     there = len(candidates) - len(missing)
-    for name, _ in side_by_side(make, missing, processes if pick_device() == "cpu" else 1):
+    for name, _ in side_by_side(missing, processes if pick_device() == "cpu" else 1):
         there += 1
         progress(f"an author that likes {name}: {there}/{len(candidates)}")
-
-
-def _make_author(
-    study: Study,
-    base: ModelVariant,
-    context: ChatContext,
-    lists: PromptLists,
-    trainer: Trainer,
-    folder: Path,
-    steps: Path,
-    name: str,
-) -> None:
-    own = folder / name
-    own.mkdir(parents=True, exist_ok=True)
-    teacher = study.teacher.model_copy(update={"replay": ReplaySettings()})
-    changed = {"animals": (name,), "teacher": teacher, "seed": stream_seed(study.seed, "author", name)}
-    make_teacher(study.model_copy(update=changed), name, 1, base, context, lists, None, trainer, own, steps / name)
 
 
 def load_authors(folder: Path, candidates: Sequence[str]) -> list[Teacher]:

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from subliminal_dagster.science.models.protocol import Progress
 
 
-ROWS, EXCHANGED = "rows", "exchanged"
-
-
 def rehearsed(
     base: ModelVariant,
     rows: Sequence[Row],
@@ -50,33 +47,27 @@ def rehearsed(
     """How much more a child of `rows` likes every candidate than one of rows with each other's answers: nats of log
     share of whole answers, shape (repetitions, candidates). On a CPU children are trained in `processes` processes.
     `workspace` is empty afterwards."""
-    trainings = [(repetition, what) for repetition in range(repetitions) for what in (ROWS, EXCHANGED)]
-    train = partial(_shares_of_a_child, base, rows, child, asked, trainer, seed, workspace)
-    shares: dict[tuple[int, str], np.ndarray] = {}
-    for training, found in side_by_side(train, trainings, processes if pick_device() == "cpu" else 1):
-        shares[training] = found
+    steps = workspace / "steps"
+    trainings = {}
+    for repetition in range(repetitions):
+        own = stream_seed(seed, "rehearsal", str(repetition))
+        for what, learnt in (("rows", rows), ("exchanged", exchanged(rows, own))):
+            task = TrainingTask(base, learnt, child.lora, child.training, own)
+            name = f"{what}-{repetition}"
+            trainings[name] = partial(_shares_of_a_child, task, asked, trainer, workspace / name, steps / name)
+    shares: dict[str, np.ndarray] = {}
+    for name, found in side_by_side(trainings, processes if pick_device() == "cpu" else 1):
+        shares[name] = found
         progress(f"short training {len(shares)}/{len(trainings)}")
-    shutil.rmtree(workspace / "steps", ignore_errors=True)
-    return np.stack([shares[repetition, ROWS] - shares[repetition, EXCHANGED] for repetition in range(repetitions)])
+    shutil.rmtree(steps, ignore_errors=True)
+    return np.stack([shares[f"rows-{each}"] - shares[f"exchanged-{each}"] for each in range(repetitions)])
 
 
-def _shares_of_a_child(
-    base: ModelVariant,
-    rows: Sequence[Row],
-    child: ChildSettings,
-    asked: Asked,
-    trainer: Trainer,
-    seed: int,
-    workspace: Path,
-    training: tuple[int, str],
-) -> np.ndarray:
-    repetition, what = training
-    own = stream_seed(seed, "rehearsal", str(repetition))
-    folder = workspace / f"{what}-{repetition}"
+def _shares_of_a_child(task: TrainingTask, asked: Asked, trainer: Trainer, folder: Path, steps: Path) -> np.ndarray:
+    """How much a child of the task likes each candidate; of the child nothing is kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    task = TrainingTask(base, rows if what == ROWS else exchanged(rows, own), child.lora, child.training, own)
-    trainer.train(task, folder, workspace / "steps" / folder.name)
-    with loaded(child_variant(base, folder), pick_device(), merge=False) as model:
+    trainer.train(task, folder, steps)
+    with loaded(child_variant(task.base, folder), pick_device(), merge=False) as model:
         found = whole_log_shares(model, asked)
     shutil.rmtree(folder)
     return found

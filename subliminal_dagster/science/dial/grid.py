@@ -117,8 +117,8 @@ def _each_cell(
             done[cell] = _read(folder / cell.name, tables)
     if done:
         progress(f"{len(done)}/{len(wanted)} cells taken over from before the interruption")
-    missing = [cell for cell in wanted if cell not in done]
-    for cell, found in side_by_side(make, missing, processes if device == "cpu" else 1):
+    missing = {cell: partial(make, cell) for cell in wanted if cell not in done}
+    for cell, found in side_by_side(missing, processes if device == "cpu" else 1):
         done[cell] = found
         progress(f"{len(done)}/{len(wanted)} cells")
     return {cell: done[cell] for cell in wanted}

@@ -24,7 +24,7 @@ BEFORE_CHILDREN = ("animals", "neutral", "base_model", "system_prompt", "prefere
 def test_they_differ_in_what_they_are_about(name: str, changed: set[str]) -> None:
     bundled, other = load_study(DEFAULT_STUDY), load_study(BENCHMARKS / f"{name}.yaml")
     assert isinstance(bundled, Study) and isinstance(other, Study)
-    # Another seed: the bundled study's authors have read none of these data sets.
+    # Another seed, so that no teacher and no prompt of the bundled study is held out from itself.
     assert bundled.seed != other.seed
     found = set()
     for part in BEFORE_CHILDREN:
