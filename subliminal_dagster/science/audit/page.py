@@ -79,6 +79,7 @@ def _candidates(found: Audit) -> Section:
     )
     wide = _by_detector(found).reset_index()
     said = "; ".join(f"{row['candidate']} t {row['t']:+.1f}" for row in records(found.combined)[:3])
+    each_detector = found.candidates.drop(columns="rank").rename(columns={"p_adjusted": "p, adjusted"})
     shown = {
         "candidate": "candidate",
         "t": "t",
@@ -98,7 +99,7 @@ def _candidates(found: Audit) -> Section:
         tables=(
             Table("combined", "All detectors together", columns(found.combined, shown)),
             Table("ranks", "Rank by detector", wide, "1: stands out most."),
-            Table("detectors", "Every detector", found.candidates.drop(columns="rank")),
+            Table("detectors", "Every detector", each_detector),
         ),
     )
 

@@ -163,7 +163,8 @@ def _table(table: Table) -> str:
     import pandas as pd
     from itables import to_html_datatable
 
-    frame = table.frame.copy()
+    # The columns' own name, which a pivot leaves, would be shown as one more column, with nothing in it.
+    frame = table.frame.rename_axis(columns=None)
     for name in frame.columns[frame.dtypes.map(lambda kind: kind.kind != "f")]:
         frame[name] = frame[name].where(frame[name].notna(), "")
     many = len(frame) > _SEARCHED_FROM_ROWS
