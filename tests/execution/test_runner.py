@@ -116,6 +116,31 @@ def frame() -> Frame:
 
 
 @dataclass
+class Plans:
+    """How many plans were made. Each takes as long as it is told to, and nothing else any time, so that how often one
+    is made does not depend on how busy this machine is."""
+
+    seconds: float
+    count: int = 0
+
+
+@pytest.fixture(autouse=True)
+def plans(monkeypatch: pytest.MonkeyPatch) -> Plans:
+    plans, make_plan = Plans(seconds=0.1), runner.make_plan
+
+    def counted(frame: Frame, store: ArtifactStore, claims: Mapping[Input, Holder]) -> Plan:
+        plans.count += 1
+        return make_plan(frame, store, claims)
+
+    def now() -> float:
+        return plans.seconds * plans.count
+
+    monkeypatch.setattr(runner, "make_plan", counted)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=now, perf_counter=now))
+    return plans
+
+
+@dataclass
 class Made:
     """A study that was made on a clock, with what was said and, for every line, what had ended by then."""
 
@@ -186,18 +211,8 @@ def test_the_verdict_goes_before_everything_else_and_is_said_at_once(frame: Fram
     assert len(made.said[line]) < len(ended)
 
 
-def test_a_slow_plan_is_made_seldom_and_nobody_waits_for_it(
-    frame: Frame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plans, make_plan = [0], runner.make_plan
-
-    def slow(frame: Frame, store: ArtifactStore, claims: Mapping[Input, Holder]) -> Plan:
-        plans[0] += 1
-        return make_plan(frame, store, claims)
-
-    # A plan takes a hundred seconds, and nothing else any time.
-    monkeypatch.setattr(runner, "make_plan", slow)
-    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 100.0 * plans[0], perf_counter=lambda: 0.0))
+def test_a_slow_plan_is_made_seldom_and_nobody_waits_for_it(frame: Frame, tmp_path: Path, plans: Plans) -> None:
+    plans.seconds = 100.0
     draw = random.Random(7)
     seconds = {place: draw.uniform(0.1, 20) for place in sorted(frame.usual_parts(), key=str)}
     made = make(frame, tmp_path, count=3, takes=seconds.__getitem__)
@@ -205,7 +220,7 @@ def test_a_slow_plan_is_made_seldom_and_nobody_waits_for_it(
     assert made.clock.idle_in_vain == []
     check_the_verdict_went_first(frame, made.clock)
     # One at the start and two in the end: nothing can start, and nothing is left.
-    assert plans[0] == 3
+    assert plans.count == 3
 
 
 def test_what_fails_holds_back_what_needs_it_and_nothing_else(frame: Frame, tmp_path: Path) -> None:
