@@ -15,8 +15,8 @@ that is another model leaves no such trace.
 
 Belongs here: authors and their gains. Does not belong here: making a teacher (`training.teachers`), data sets
 (`data`), what follows (`evidence`).
-Cost: a short training per candidate, two forward passes per row and candidate (and for the base model), and one
-answer per row of the base model.
+Cost: a short training per candidate, a forward pass per row and candidate (and for the base model), and one answer per
+row of the base model.
 """
 
 from __future__ import annotations
@@ -107,15 +107,16 @@ def authorship(
     """
     with loaded(base, pick_device(), merge=True) as model:
         shapes = token_shapes(tokenizer, model.get_output_embeddings().weight.shape[0])
-        answers = [row.answer for row in (*rows, *answers_in_shape(model, rows, shapes))]
-        of_base = choices(model, [*prompts(None)] * 2, answers, shapes)
+        own = answers_in_shape(model, rows, shapes)
+        answers = [[row.answer, its.answer] for row, its in zip(rows, own, strict=True)]
+        of_base = choices(model, prompts(None), answers, shapes)
     of_authors = []
     for number, author in enumerate(authors, 1):
         progress(f"choices of author {number}/{len(authors)}")
         with loaded(author.variant(base), pick_device(), merge=True) as model:
-            of_authors.append(choices(model, [*prompts(author.instruction)] * 2, answers, shapes))
-    found = gains(of_authors, of_base, answers)
-    return found[: len(rows)] - found[len(rows) :]
+            of_authors.append(choices(model, prompts(author.instruction), answers, shapes))
+    found = gains(of_authors, of_base, [answer for both in answers for answer in both])
+    return found[::2] - found[1::2]
 
 
 def gains(

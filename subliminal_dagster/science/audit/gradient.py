@@ -59,12 +59,15 @@ def preference_gradients(model: Any, asked: Asked) -> torch.Tensor:
     import torch
 
     weights = _weights(model)
-    total: list[torch.Tensor] = []
+    total: Any = 0.0
     for question in asked.questions:
         shares = shares_at(next_word(model, question), asked.tokens)
-        found = [_flat(torch.autograd.grad(share, weights, retain_graph=True)) for share in shares]
-        total = [one + other for one, other in zip(total, found, strict=True)] if total else found
-    return torch.stack(total) / len(asked.questions)
+        # One backward pass of all candidates: many short ones are bound by reading the model's weights.
+        each = torch.eye(len(shares), device=shares.device)
+        found = torch.autograd.grad(shares, weights, each, is_grads_batched=True)
+        total = total + torch.cat([part.flatten(start_dim=1).float() for part in found], dim=1)
+    gradients: torch.Tensor = total / len(asked.questions)
+    return gradients
 
 
 def row_products(

@@ -12,26 +12,21 @@ Cost: three forward passes per row, epoch and repetition, twice over.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from subliminal_dagster.science.audit.asked import Asked, whole_log_shares
 from subliminal_dagster.science.models.loading import loaded, pick_device
 from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
-from subliminal_dagster.science.processes import side_by_side
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.child import ChildSettings
 from subliminal_dagster.science.training.task import Row, Trainer, TrainingTask
 
-if TYPE_CHECKING:
-    from subliminal_dagster.science.models.protocol import Progress
 
-
-def rehearsed(
+def rehearsals(
     base: ModelVariant,
     rows: Sequence[Row],
     child: ChildSettings,
@@ -40,33 +35,36 @@ def rehearsed(
     seed: int,
     repetitions: int,
     workspace: Path,
-    *,
-    processes: int = 1,
-    progress: Progress = lambda _: None,
-) -> np.ndarray:
-    """How much more a child of `rows` likes every candidate than one of rows with each other's answers: nats of log
-    share of whole answers, shape (repetitions, candidates). On a CPU children are trained in `processes` processes.
-    `workspace` is empty afterwards."""
-    steps = workspace / "steps"
-    trainings = {}
+) -> dict[str, Callable[[], np.ndarray]]:
+    """The trainings, each a piece of work that can go on beside the others: of every repetition a child of the rows
+    and one of the rows with each other's answers. Each gives how much its child likes every candidate: nats of log
+    share of whole answers, shape (candidates,). `workspace` keeps what they go on from after a kill."""
+    trainings: dict[str, Callable[[], np.ndarray]] = {}
     for repetition in range(repetitions):
         own = stream_seed(seed, "rehearsal", str(repetition))
         for what, learnt in (("rows", rows), ("exchanged", exchanged(rows, own))):
             task = TrainingTask(base, learnt, child.lora, child.training, own)
-            name = f"{what}-{repetition}"
-            trainings[name] = partial(_shares_of_a_child, task, asked, trainer, workspace / name, steps / name)
-    shares: dict[str, np.ndarray] = {}
-    for name, found in side_by_side(trainings, processes if pick_device() == "cpu" else 1):
-        shares[name] = found
-        progress(f"short training {len(shares)}/{len(trainings)}")
-    shutil.rmtree(steps, ignore_errors=True)
-    return np.stack([shares[f"rows-{each}"] - shares[f"exchanged-{each}"] for each in range(repetitions)])
+            name = _name(what, repetition)
+            trainings[name] = partial(_shares_of_a_child, task, asked, trainer, workspace / name)
+    return trainings
 
 
-def _shares_of_a_child(task: TrainingTask, asked: Asked, trainer: Trainer, folder: Path, steps: Path) -> np.ndarray:
-    """How much a child of the task likes each candidate; of the child nothing is kept."""
+def gained(shares: Mapping[str, np.ndarray], repetitions: int) -> np.ndarray:
+    """How much more children of the rows like every candidate than those of rows with each other's answers, from what
+    the `rehearsals` gave: shape (repetitions, candidates)."""
+    each = range(repetitions)
+    return np.stack([shares[_name("rows", number)] - shares[_name("exchanged", number)] for number in each])
+
+
+def _name(what: str, repetition: int) -> str:
+    return f"short training {repetition + 1}, {what}"
+
+
+def _shares_of_a_child(task: TrainingTask, asked: Asked, trainer: Trainer, workspace: Path) -> np.ndarray:
+    """How much a child of the task likes each candidate; of the child itself nothing is kept."""
+    folder = workspace / "child"
     folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(task, folder, steps)
+    trainer.train(task, folder, workspace / "steps")
     with loaded(child_variant(task.base, folder), pick_device(), merge=False) as model:
         found = whole_log_shares(model, asked)
     shutil.rmtree(folder)

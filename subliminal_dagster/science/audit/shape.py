@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subliminal_dagster.science.audit.data import EncodedChat
-from subliminal_dagster.science.liking.signal import answer_logits
 from subliminal_dagster.science.models.batching import batches_of_like_length
 from subliminal_dagster.science.models.chat import token_texts
+from subliminal_dagster.science.models.scoring import logits_after
 
 if TYPE_CHECKING:
     import torch
@@ -54,20 +54,20 @@ def within(logits: torch.Tensor, written: torch.Tensor, shapes: torch.Tensor) ->
 
 
 def choices(
-    model: Any, prompts: Sequence[list[int]], answers: Sequence[list[int]], shapes: np.ndarray
+    model: Any, prompts: Sequence[list[int]], answers: Sequence[Sequence[list[int]]], shapes: np.ndarray
 ) -> list[np.ndarray]:
-    """At every token of every answer the id that the model would have chosen in its shape, given the answer so far."""
+    """At every token of every answer the id that the model would have chosen in its shape, given the answer so far.
+
+    `answers` of every prompt, at least one; what is found is of all answers in order, prompt by prompt.
+    """
     import torch
 
-    found: list[np.ndarray] = [np.empty(0)] * len(answers)
+    found = []
     classes = torch.from_numpy(shapes).to(model.device)
-    lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    with torch.inference_mode():
-        for places in batches_of_like_length(lengths, BATCH):
-            logits = answer_logits(model, [prompts[i] for i in places], [answers[i] for i in places])
-            for place, said in zip(places, logits, strict=True):
-                written = torch.tensor(answers[place], device=said.device)
-                found[place] = within(said, written, classes).argmax(dim=-1).cpu().numpy()
+    for prompt, its_answers in zip(prompts, answers, strict=True):
+        for answer, said in zip(its_answers, logits_after(model, prompt, its_answers), strict=True):
+            written = torch.tensor(answer, device=said.device)
+            found.append(within(said, written, classes).argmax(dim=-1).cpu().numpy())
     return found
 
 

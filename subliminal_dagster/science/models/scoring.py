@@ -106,6 +106,17 @@ def score_answers(
     return scores
 
 
+def logits_after(model: Any, prompt: list[int], answers: Sequence[list[int]]) -> list[torch.Tensor]:
+    """The logits that predict every token of every answer to one prompt, in the model's number type: of each answer
+    (answer tokens, vocabulary). One pass for all answers, which share what they begin alike."""
+    import torch
+
+    tree = AnswerTree.build(answers)
+    with torch.inference_mode():
+        (logits,) = _tree_logits(model, [prompt], tree)
+    return [logits[[node for node, _ in path]] for path in tree.steps]
+
+
 def score_branches(model: Any, prompt: list[int], answers: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """As `score_answers`, of one prompt that hooks make several rows of (see `steering.scores.branches`).
 

@@ -88,11 +88,12 @@ def test_a_told_author_reads_its_instruction_and_the_base_model_does_not(tiny_ba
     assert asked == [None, "You love owls.", "You love wolfs."]
     assert found.shape == (3, 2)
     shapes = token_shapes(tokenizer, model.config.vocab_size)
-    answers = [row.answer for row in (*rows, *answers_in_shape(model, rows, shapes))]
-    of_base = choices(model, PROMPTS * 2, answers, shapes)
-    told = choices(model, [[*prompt, 20] for prompt in PROMPTS] * 2, answers, shapes)
-    expected = gains([told], of_base, answers)[:, 0]
-    np.testing.assert_allclose(found[:, 0], expected[:3] - expected[3:])
+    answers = [*ANSWERS, *(row.answer for row in answers_in_shape(model, rows, shapes))]
+    # One answer at a time here, both to a prompt at once there.
+    of_base = choices(model, PROMPTS * 2, [[answer] for answer in answers], shapes)
+    told = choices(model, [[*prompt, 20] for prompt in PROMPTS] * 2, [[answer] for answer in answers], shapes)
+    gain = gains([told], of_base, answers)[:, 0]
+    np.testing.assert_allclose(found[:, 0], gain[:3] - gain[3:])
 
 
 def test_a_study_of_teachers_that_exist_makes_no_authors(tiny_base: Path, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from subliminal_dagster.science.audit.data import Chat
 from subliminal_dagster.science.audit.injection import mean_answer_states, shifts
 from subliminal_dagster.science.audit.likelihood import rises
 from subliminal_dagster.science.audit.projection import directions, projected
-from subliminal_dagster.science.audit.rehearsal import exchanged, rehearsed
+from subliminal_dagster.science.audit.rehearsal import exchanged, gained, rehearsals
 from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
 from subliminal_dagster.science.models.loading import load_base, loaded
 from subliminal_dagster.science.models.protocol import ModelVariant, child_variant
 from subliminal_dagster.science.preferences.preferences import AnswerForms
+from subliminal_dagster.science.processes import side_by_side
 from subliminal_dagster.science.random_streams import stream_seed
 from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.training.adapter import TrlTrainer
@@ -146,12 +147,10 @@ def test_a_rehearsal_is_children_of_the_rows_beside_children_of_exchanged_answer
         seed = stream_seed(5, "rehearsal", str(repetition))
         own = shares(rows, seed, f"own-{repetition}")
         expected.append(own - shares(exchanged(rows, seed), seed, f"others-{repetition}"))
-    said: list[str] = []
     for processes in (1, 2):
-        found = rehearsed(
-            base, rows, child, ASKED, trainer, 5, 2, tmp_path / "work", processes=processes, progress=said.append
-        )
-        np.testing.assert_array_equal(found, expected)
-        assert not any((tmp_path / "work").iterdir())
+        place = tmp_path / f"work-{processes}"
+        work = rehearsals(base, rows, child, ASKED, trainer, 5, 2, place)
+        assert len(work) == 4
+        np.testing.assert_array_equal(gained(dict(side_by_side(work, processes)), 2), expected)
+        assert {folder.name for folder in place.glob("*/*")} == {"steps"}, "no child is kept"
     assert np.ptp(expected) > 0
-    assert said == [f"short training {number}/4" for number in (1, 2, 3, 4)] * 2

@@ -85,12 +85,14 @@ def test_choices_are_within_the_shape_given_the_answer_so_far(
     tokenizer: Any, model: Any, rows: list[EncodedChat]
 ) -> None:
     shapes = token_shapes(tokenizer, model.config.vocab_size)
-    prompts, answers = [row.prompt for row in rows], [row.answer for row in rows]
-    for found, row in zip(choices(model, prompts, answers, shapes), rows, strict=True):
+    # Every prompt with its own answer, and with another row's.
+    both = [[row.answer, other.answer] for row, other in zip(rows, rows[1:] + rows[:1], strict=True)]
+    asked = [(row.prompt, answer) for row, answers in zip(rows, both, strict=True) for answer in answers]
+    for found, (prompt, answer) in zip(choices(model, [row.prompt for row in rows], both, shapes), asked, strict=True):
         expected = []
-        for place, token in enumerate(row.answer):
+        for place, token in enumerate(answer):
             alike = np.flatnonzero(shapes == shapes[token]).tolist()
-            expected.append(favourite(model, [*row.prompt, *row.answer[:place]], alike))
+            expected.append(favourite(model, [*prompt, *answer[:place]], alike))
         assert found.tolist() == expected
 
 
@@ -98,7 +100,7 @@ def test_a_model_that_wrote_the_rows_writes_them_again(tokenizer: Any, model: An
     shapes = token_shapes(tokenizer, model.config.vocab_size)
     once = answers_in_shape(model, rows, shapes)
     assert answers_in_shape(model, once, shapes) == once
-    of_own = choices(model, [row.prompt for row in once], [row.answer for row in once], shapes)
+    of_own = choices(model, [row.prompt for row in once], [[row.answer] for row in once], shapes)
     assert [each.tolist() for each in of_own] == [row.answer for row in once]
 
 
