@@ -34,8 +34,8 @@ mkdir -p -- "$_home" && DAGSTER_HOME="$(CDPATH='' cd -- "$_home" && pwd)" || {
 }
 # The webserver and the daemon read it, which never import this project.
 DAGSTER_DISABLE_TELEMETRY="${DAGSTER_DISABLE_TELEMETRY:-yes}"
-# Memory in large pages where the kernel leaves that to programs: a training touches gigabytes anew at every step, which
-# small ones make a tenth or more slower on a virtual machine. What is computed stays the same; read by glibc alone.
+# Memory in large pages where the kernel leaves that to programs: a training touches gigabytes anew at every step, and a
+# page touched for the first time costs a virtual machine much. What is computed stays the same; read by glibc alone.
 GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export PATH DAGSTER_HOME DAGSTER_DISABLE_TELEMETRY GLIBC_TUNABLES
 # A link to nothing is replaced: the project's folder was moved.

@@ -19,9 +19,18 @@ from subliminal_dagster.build import study_frame
 from subliminal_dagster.cli import main
 from subliminal_dagster.planning.planner import make_plan
 from subliminal_dagster.planning.selection import wanted_parts
+from subliminal_dagster.science.audit.audit import Auditor, detect
+from subliminal_dagster.science.audit.data import read_chats
+from subliminal_dagster.science.models.chat import ChatContext, load_tokenizer
+from subliminal_dagster.science.models.protocol import ModelVariant
+from subliminal_dagster.science.models.transformers_engine import TransformersEngine
+from subliminal_dagster.science.preferences.prompt_lists import load_prompt_lists
 from subliminal_dagster.science.processes import SHARED_CORES
+from subliminal_dagster.science.settings.audit import traits_of
+from subliminal_dagster.science.settings.study import Study
 from subliminal_dagster.science.settings.study_file import load_study
 from subliminal_dagster.science.storage.store import ArtifactStore
+from subliminal_dagster.science.training.adapter import TrlTrainer
 
 NAMES = ["owl", "wolf", "cat", "dog", "fox"]
 
@@ -93,6 +102,29 @@ def test_a_data_set_that_changes_is_audited_again_and_no_other(
     page = (first.path / "audit.html").read_text()
     assert "Which preference would this data set pass on?" in page
     assert "How far to believe this" in page
+
+
+def test_an_audit_says_how_far_it_is_and_leaves_nothing_behind(base: Path, tmp_path: Path) -> None:
+    study, said = Study.model_validate(settings(base)), list[str]()
+    traits = traits_of(study, None)
+    workspace = tmp_path / "workspace"
+    auditor = Auditor(
+        ModelVariant(base),
+        ChatContext(load_tokenizer(base), study.system_prompt),
+        load_prompt_lists(study.prompts, study.category),
+        traits,
+        study,
+        TransformersEngine(),
+        TrlTrainer(),
+        workspace,
+        said.append,
+    )
+    scores, _ = detect(auditor, read_chats(written(tmp_path / "rows.jsonl"), 12, study.seed))
+    assert [each.detector for each in scores] == ["likelihood", "gradient", "injection", "rehearsal"]
+    ended = [text for text in said if text.endswith("/7)")]
+    assert [text.split("(")[1] for text in ended] == [f"{number}/7)" for number in range(1, 8)]
+    assert sum(text.startswith("short training") for text in ended) == 4
+    assert not any(workspace.iterdir())
 
 
 def test_audits_share_their_authors_but_for_traits_of_their_own(base: Path, tmp_path: Path) -> None:
