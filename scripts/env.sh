@@ -34,9 +34,11 @@ mkdir -p -- "$_home" && DAGSTER_HOME="$(CDPATH='' cd -- "$_home" && pwd)" || {
 }
 # The webserver and the daemon read it, which never import this project.
 DAGSTER_DISABLE_TELEMETRY="${DAGSTER_DISABLE_TELEMETRY:-yes}"
-# Memory in large pages where the kernel leaves that to programs: a training touches gigabytes anew at every step, and a
-# page touched for the first time costs a virtual machine much. What is computed stays the same; read by glibc alone.
-GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+# A page touched for the first time costs a virtual machine much, and a training touches gigabytes at every step: memory
+# in large pages where the kernel leaves that to programs, and kept from one step to the next. What is computed stays the
+# same; read by glibc alone.
+_kept=glibc.malloc.trim_threshold=68719476736:glibc.malloc.mmap_threshold=4294967296
+GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:$_kept}"
 export PATH DAGSTER_HOME DAGSTER_DISABLE_TELEMETRY GLIBC_TUNABLES
 # A link to nothing is replaced: the project's folder was moved.
 [ -e "$DAGSTER_HOME/dagster.yaml" ] || ln -sf "$_project/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"

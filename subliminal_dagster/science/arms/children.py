@@ -69,6 +69,7 @@ def make_arm_child(
         early_stop=stop,
         layers=changes.layers,
         without=without,
+        each_epoch=False,
     )
     return trainer.train(task, folder, workspace, progress)
 

@@ -83,8 +83,10 @@ class TrlTrainer:
         started = time.perf_counter()
         with attention(model, trainer.packed), projected_out(model, task.without):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            if task.validation and not task.each_epoch:
+                trainer.evaluate()
         seconds = time.perf_counter() - started
-        epochs = _collect_epochs(workspace, output, task)
+        epochs = _collect_epochs(workspace, output, task) if task.each_epoch else []
         _save(model, task, output)
         history = _history(trainer.state.log_history)
         history.to_parquet(output / "history.parquet", index=False)

@@ -9,7 +9,8 @@ what is kept of them (`adapter`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def make_trainer(
         micro_batch,
         packed_attention(model),
         model=model,
-        args=_config(workspace, task.training, task.seed, bool(task.validation), checkpointing, micro_batch),
+        args=_config(workspace, task.training, task.seed, _evaluates(task), checkpointing, micro_batch),
         data_collator=_collate,
         train_dataset=_dataset(task.rows, 0),
         eval_dataset=_dataset(task.validation, len(task.rows)) if task.validation else None,
@@ -162,12 +163,9 @@ class CompletionTrainer(SFTTrainer):
         mask = inputs["attention_mask"][rows, :width]
         labels = inputs["labels"][rows, 1:width]
         predicted = labels != -100
-        keep = predicted.any(dim=0).nonzero()[:, 0]
-        logits = self._logits(
-            model, mask, input_ids=inputs["input_ids"][rows, :width], attention_mask=mask, logits_to_keep=keep
-        )
-        predicted, labels = predicted[:, keep], labels[:, keep]
-        return self._loss(logits[predicted], labels[predicted], inputs["row"][rows])
+        with _head_at(self.accelerator.unwrap_model(model), predicted):
+            logits = self._logits(model, mask, input_ids=inputs["input_ids"][rows, :width], attention_mask=mask)
+        return self._loss(logits, labels[predicted], inputs["row"][rows])
 
     def _packed_loss(self, model: Any, inputs: Any) -> torch.Tensor:
         """Loss summed over the completion tokens of all rows of the batch, one behind the other. Where a row begins is
@@ -223,7 +221,9 @@ class CompletionTrainer(SFTTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.validation_loss, self.validation_tokens = 0.0, 0
-        output = super().evaluation_loop(*args, **kwargs)
+        # A data loader draws a seed as it starts, and dropout would depend on how often is validated.
+        with torch.random.fork_rng(devices=[]):
+            output = super().evaluation_loop(*args, **kwargs)
         # transformers averages the batches' means, and a batch of short answers would weigh as much as one of long.
         metrics = (output.metrics or {}) | {"eval_loss": self.validation_loss / self.validation_tokens}
         return output._replace(metrics=metrics)
@@ -235,6 +235,22 @@ class CompletionTrainer(SFTTrainer):
 def completion_tokens(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """How many tokens of a batch are learnt; 1 where none is, so that its loss is 0 and not 0 / 0."""
     return (inputs["labels"][:, 1:] != -100).sum().clamp(min=1)
+
+
+@contextmanager
+def _head_at(model: Any, predicted: torch.Tensor) -> Iterator[None]:
+    """Within the block the model's logits are those of the places that `predicted` (rows, width - 1; bool) marks,
+    shape (places, vocabulary). transformers' `logits_to_keep` takes the same positions of every row, which for rows of
+    short answers are many times as many."""
+
+    def pick(_head: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (inputs[0][:, :-1][predicted],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _Watch(TrainerCallback):
@@ -333,6 +349,10 @@ def _config(
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+
+
+def _evaluates(task: TrainingTask) -> bool:
+    return bool(task.validation) and task.each_epoch
 
 
 def _tokenizer_of(model: Any) -> Any:

@@ -81,7 +81,7 @@ class TrainingReport:
 @dataclass(frozen=True)
 class TrainingTask:
     """What is to be learnt: an adapter on `base` from `rows` (all weights where `lora` is None), judged on `validation`
-    at every epoch's end.
+    and kept at the end of every epoch or, without `each_epoch`, of the whole training.
 
     `seed` gives the order of the rows and the dropout, and the adapter's random initialisation as well unless that has
     an `initialisation_seed` of its own. `layers` are the blocks, from 0, that get an adapter; None: all. `without` is a
@@ -100,6 +100,7 @@ class TrainingTask:
     initialisation_seed: int | None = None
     layers: tuple[int, ...] | None = None
     without: Path | None = None
+    each_epoch: bool = True
 
 
 class Trainer(Protocol):
@@ -111,7 +112,7 @@ class Trainer(Protocol):
     def train(
         self, task: TrainingTask, output: Path, workspace: Path, progress: Progress | None = None
     ) -> TrainingReport:
-        """Train and write the last epoch's adapter or model to `output`, every epoch's to `output/epochs/<n>`, and
-        `output/history.parquet`. `workspace` survives a kill; the next call with it goes on from the last checkpoint
-        in it. Raises UserError where a row is longer than `training.max_length`."""
+        """Train and write the last epoch's adapter or model to `output`, with the task's `each_epoch` every epoch's to
+        `output/epochs/<n>`, and `output/history.parquet`. `workspace` survives a kill; the next call with it goes on
+        from the last checkpoint in it. Raises UserError where a row is longer than `training.max_length`."""
         ...

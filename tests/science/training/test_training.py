@@ -146,6 +146,23 @@ def test_every_epoch_is_kept_and_loads_with_peft(tiny_base: Path, tmp_path: Path
     assert files <= {".json", ".safetensors", ".parquet"}
 
 
+def test_a_training_judged_at_its_end_alone_ends_the_same(tiny_base: Path, tmp_path: Path) -> None:
+    each = train(tiny_base, tmp_path / "each", tmp_path / "work-each")
+    report = train(tiny_base, tmp_path / "out", tmp_path / "work", each_epoch=False)
+    losses = report.history["validation_loss"].dropna().tolist()
+    assert losses == each.history["validation_loss"].dropna().tolist()[-1:]
+    assert (report.epochs, sorted(path.name for path in (tmp_path / "out").iterdir())) == (
+        [],
+        ["adapter_config.json", "adapter_model.safetensors", "history.parquet"],
+    )
+    kept = "adapter_model.safetensors"
+    assert (tmp_path / "out" / kept).read_bytes() == (tmp_path / "each" / kept).read_bytes()
+    # A kill behind the last step: what is left to do is to judge.
+    again = train(tiny_base, tmp_path / "again", tmp_path / "work", each_epoch=False)
+    assert again.resumed_from_step == report.steps
+    assert folder_content_hash(tmp_path / "again") == folder_content_hash(tmp_path / "out")
+
+
 def _train_and_die(base: Path, output: Path, workspace: Path, at_step: int) -> None:
     def die(message: str) -> None:
         if message.startswith(f"training step {at_step}/"):
