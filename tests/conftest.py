@@ -41,26 +41,28 @@ settings.load_profile("repeatable")
 
 
 SLOW_FILES = [
-    "slurm",
-    "ray",
     "gpu_node",
-    "kills",
     "versions_complete",
-    "launcher",
-    "two_runners",
-    "backfill",
-    "ui",
-    "toy_assets",
-    "dial_lessons",
-    "dial_assets",
     "steering_assets",
+    "launcher",
+    "kills",
+    "audit_assets",
+    "ray",
+    "slurm",
+    "dial_lessons",
+    "two_runners",
+    "mechanism_assets",
+    "ui",
+    "backfill",
+    "local",
+    "planner",
+    "toy_assets",
+    "dial_assets",
     "rebuild",
     "requested_assets",
-    "local",
     "sweep_assets",
     "examples",
     "training",
-    "planner",
     "activation_and_probe_assets",
     "description_assets",
     "cli",
@@ -69,8 +71,9 @@ SLOW_FILES = [
     "study_page",
     "odd_characters",
 ]
-"""Those that take longest, which start first: one that starts last keeps a single process at work in the end. Of files
-that share a study of several minutes (`inside`), one comes long before the others, which would wait for it."""
+"""Those that take longest, which start first: one that starts last keeps a single process at work in the end. Those
+that wait for a clock or a cluster take turns with those that compute. Of files that share a study of several minutes
+(`inside`), one comes long before the others, which would wait for it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

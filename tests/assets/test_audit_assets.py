@@ -87,8 +87,9 @@ def test_a_data_set_that_changes_is_audited_again_and_no_other(
         first = run.store.read("tiny", "audit_mine")
         # Detectors in processes of their own find the same to the last digit.
         monkeypatch.setenv(SHARED_CORES, "2")
-        again = StudyRun(load_study(path), ArtifactStore(tmp_path / "again"), instance)
-        assert again.run(wanted_parts(study_frame(again.study), "audit_mine", None)).complete
+        again = run.copy(tmp_path / "again", instance)
+        assert again.materialize("audit_mine").success
+        assert again.store.read("tiny", "audit_mine").path.name != first.path.name
         for name in ("candidates", "combined", "leads", "surface"):
             one, other = (
                 pd.read_parquet(store.read("tiny", "audit_mine").path / f"{name}.parquet")
