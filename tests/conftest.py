@@ -40,40 +40,19 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
-SLOW_FILES = [
-    "gpu_node",
-    "versions_complete",
-    "steering_assets",
-    "launcher",
-    "kills",
-    "audit_assets",
-    "ray",
-    "slurm",
-    "dial_lessons",
-    "two_runners",
-    "mechanism_assets",
-    "ui",
-    "backfill",
-    "local",
-    "planner",
-    "toy_assets",
-    "dial_assets",
-    "rebuild",
-    "requested_assets",
-    "sweep_assets",
-    "examples",
-    "training",
-    "activation_and_probe_assets",
-    "description_assets",
-    "cli",
-    "pipeline",
-    "toy_sweep",
-    "study_page",
-    "odd_characters",
-]
+SLOW_FILES = """
+gpu_node versions_complete steering_assets audit_assets dial_lessons mechanism_assets
+kills planner transformers_engine micro_batches code_slice toy_assets local training arm_assets
+launcher cli probes toy_sweep arm_comparison audit_authorship calibration audit_detectors report_steering dial_curve
+ray toy_autoencoder dial_assets signal report_tuning sweep_assets
+slurm entanglement report_capability toy_statements runner description_assets apart tuning rebuild requested_assets
+two_runners replicates examples activation_and_probe_assets
+ui pipeline study_page
+backfill odd_characters
+""".split()
 """Those that take longest, which start first: one that starts last keeps a single process at work in the end. Those
-that wait for a clock or a cluster take turns with those that compute. Of files that share a study of several minutes
-(`inside`), one comes long before the others, which would wait for it."""
+that wait, for a clock, a cluster or a browser, begin a line each, and behind them stands what computes meanwhile. Of files that share a study of several minutes (`inside`), one comes long before the others, which would wait
+for it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
