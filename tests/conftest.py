@@ -40,23 +40,53 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
-SLOW_FILES = """
-gpu_node versions_complete steering_assets audit_assets dial_lessons mechanism_assets
-kills planner transformers_engine micro_batches code_slice toy_assets local training arm_assets
-launcher cli probes toy_sweep arm_comparison audit_authorship calibration audit_detectors report_steering dial_curve
-ray toy_autoencoder dial_assets signal report_tuning sweep_assets
-slurm entanglement report_capability toy_statements runner description_assets apart tuning rebuild requested_assets
-two_runners replicates examples activation_and_probe_assets
-ui pipeline study_page
-backfill odd_characters
-""".split()
-"""Those that take longest, which start first: one that starts last keeps a single process at work in the end. Those
-that wait, for a clock, a cluster or a browser, begin a line each, and behind them stands what computes meanwhile. Of files that share a study of several minutes (`inside`), one comes long before the others, which would wait
-for it."""
+SLOW_FILES = {
+    "gpu_node": ["versions_complete", "steering_assets", "audit_assets", "dial_lessons", "mechanism_assets"],
+    "kills": [
+        "planner",
+        "transformers_engine",
+        "micro_batches",
+        "code_slice",
+        "toy_assets",
+        "local",
+        "training",
+        "arm_assets",
+    ],
+    "launcher": [
+        "cli",
+        "probes",
+        "toy_sweep",
+        "arm_comparison",
+        "audit_authorship",
+        "calibration",
+        "audit_detectors",
+        "report_steering",
+        "dial_curve",
+    ],
+    "ray": ["toy_autoencoder", "dial_assets", "signal", "report_tuning", "sweep_assets"],
+    "slurm": [
+        "entanglement",
+        "report_capability",
+        "toy_statements",
+        "runner",
+        "description_assets",
+        "apart",
+        "tuning",
+        "rebuild",
+        "requested_assets",
+    ],
+    "two_runners": ["replicates", "examples", "activation_and_probe_assets"],
+    "ui": ["pipeline", "study_page"],
+    "backfill": ["odd_characters"],
+}
+"""Those that take longest, which start first: one that starts last keeps a single process at work in the end. Each that
+waits, for a clock, a cluster or a browser, with those that compute meanwhile. Of files that share a study of several
+minutes (`inside`), one comes long before the others, which would wait for it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {f"test_{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    names = [name for waits, computing in SLOW_FILES.items() for name in (waits, *computing)]
+    order = {f"test_{name}.py": place for place, name in enumerate(names)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
