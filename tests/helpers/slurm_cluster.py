@@ -95,9 +95,11 @@ class Cluster:
         """As in a power cut: the node's daemon and all that it started are killed, and the controller told."""
         daemon = psutil.Process(int((self.folder / f"slurmd-{node}.pid").read_text()))
         for process in [daemon, *_steps(node)]:
-            for each in [*process.children(recursive=True), process]:
-                with suppress(psutil.NoSuchProcess):
-                    each.kill()
+            # One that has ended by now, with the daemon or by itself, is what is wanted.
+            with suppress(psutil.NoSuchProcess):
+                for each in [*process.children(recursive=True), process]:
+                    with suppress(psutil.NoSuchProcess):
+                        each.kill()
         self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
 
     def bring_up(self, node: str) -> None:

@@ -178,17 +178,18 @@ def test_jobs_that_are_cancelled_requeued_preempted_lost_with_their_node_or_fail
     ended: dict[str, Carried] = {}
     attempts: dict[str, int] = {}
     waiting = ["digits", "ablated_n400", "ablated_no_relu"]
-    doings: dict[str, Callable[[str], object]] = {
+    # Of a job and how often it has begun.
+    doings: dict[str, Callable[[str, int], object]] = {
         # Cancelled by a person.
-        "digits": lambda job: nodes.call("scancel", job),
+        "digits": lambda job, _: nodes.call("scancel", job),
         # Its node goes down; then, on the other, it is put back into the queue by an operator, and by a job before it.
-        "ablated_n400": lambda job: [
+        "ablated_n400": lambda job, begun: [
             lambda: nodes.take_down(nodes.node_of(job)),
             lambda: nodes.call("scontrol", "requeue", job),
             lambda: nodes.call(
                 "sbatch", "--partition=urgent", "--gpus-per-node=1", "--output=/dev/null", "--wrap=true"
             ),
-        ][began("ablated_n400") - 1](),
+        ][begun - 1](),
     }
 
     def began(name: str) -> int:
@@ -200,9 +201,10 @@ def test_jobs_that_are_cancelled_requeued_preempted_lost_with_their_node_or_fail
         nodes.start_now()
         for name, doing in doings.items():
             job = next((n for n, other in carrier._at_work.items() if other.order.run.parts[0].asset == name), None)
-            if job and nodes.jobs().get(job) == "RUNNING" and began(name) > attempts.get(name, 0) and began(name) <= 3:
-                attempts[name] = began(name)
-                doing(job)
+            begun = began(name)
+            if job and nodes.jobs().get(job) == "RUNNING" and attempts.get(name, 0) < begun <= 3:
+                attempts[name] = begun
+                doing(job, begun)
         if began("ablated_n400") == 4:
             (tmp_path / "ablated_n400 may end").touch()
         return due(waiting.pop(0)) if waiting else None
