@@ -34,9 +34,9 @@ mkdir -p -- "$_home" && DAGSTER_HOME="$(CDPATH='' cd -- "$_home" && pwd)" || {
 }
 # The webserver and the daemon read it, which never import this project.
 DAGSTER_DISABLE_TELEMETRY="${DAGSTER_DISABLE_TELEMETRY:-yes}"
-# A page touched for the first time costs a virtual machine much, and a training touches gigabytes at every step: memory
-# in large pages where the kernel leaves that to programs, and kept from one step to the next. What is computed stays the
-# same; read by glibc alone.
+# Touching a page of memory for the first time is slow on a virtual machine, and a training touches gigabytes at every
+# step. So memory comes in large pages where the kernel leaves that to programs, and is kept from one step to the next.
+# What is computed stays the same; only glibc reads this.
 _kept=glibc.malloc.trim_threshold=68719476736:glibc.malloc.mmap_threshold=4294967296
 GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:$_kept}"
 export PATH DAGSTER_HOME DAGSTER_DISABLE_TELEMETRY GLIBC_TUNABLES

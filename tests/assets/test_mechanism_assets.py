@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRun]:
         study = StudyRun(load_study(path), ArtifactStore(folder / "artifacts"), instance)
         outcome = study.run(wanted_parts(study_frame(study.study), "group:mechanism", None))
         assert outcome.complete, outcome
-        # Of what there is: as a part to make it would come after all that it can show.
+        # By itself, of what there is: planned, it would wait for everything that it can show.
         assert study.materialize("report").success
         yield study
 

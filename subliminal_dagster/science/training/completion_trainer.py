@@ -63,7 +63,9 @@ def make_trainer(
         micro_batch,
         packed_attention(model),
         model=model,
-        args=_config(workspace, task.training, task.seed, _evaluates(task), checkpointing, micro_batch),
+        args=_config(
+            workspace, task.training, task.seed, bool(task.validation) and task.each_epoch, checkpointing, micro_batch
+        ),
         data_collator=_collate,
         train_dataset=_dataset(task.rows, 0),
         eval_dataset=_dataset(task.validation, len(task.rows)) if task.validation else None,
@@ -221,7 +223,7 @@ class CompletionTrainer(SFTTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.validation_loss, self.validation_tokens = 0.0, 0
-        # A data loader draws a seed as it starts, and dropout would depend on how often is validated.
+        # A data loader draws a seed when it starts; without this, dropout would depend on how often validation runs.
         with torch.random.fork_rng(devices=[]):
             output = super().evaluation_loop(*args, **kwargs)
         # transformers averages the batches' means, and a batch of short answers would weigh as much as one of long.
@@ -240,8 +242,8 @@ def completion_tokens(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 @contextmanager
 def _head_at(model: Any, predicted: torch.Tensor) -> Iterator[None]:
     """Within the block the model's logits are those of the places that `predicted` (rows, width - 1; bool) marks,
-    shape (places, vocabulary). transformers' `logits_to_keep` takes the same positions of every row, which for rows of
-    short answers are many times as many."""
+    shape (places, vocabulary). transformers' `logits_to_keep` takes the same positions from every row: with short
+    answers behind prompts of different lengths that would be several times as many."""
 
     def pick(_head: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         return (inputs[0][:, :-1][predicted],)
@@ -349,10 +351,6 @@ def _config(
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-
-
-def _evaluates(task: TrainingTask) -> bool:
-    return bool(task.validation) and task.each_epoch
 
 
 def _tokenizer_of(model: Any) -> Any:
